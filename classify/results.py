@@ -1,0 +1,220 @@
+"""The result: the one record that every model, head or network, leaves behind.
+
+``runs/<data>/<model>/`` holds ``result.json`` (this record), ``predictions.h5`` (what the model
+said of each test photo, from which every metric is computed, here and nowhere else) and the model.
+"""
+
+import io
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    top_k_accuracy_score,
+)
+
+from extract import atomic
+from extract.console import InputError
+
+SCHEMA = 1
+PHASES = ("features", "tune", "fit", "predict")
+PACKAGES = ("h5py", "keras", "numpy", "pillow", "scikit-learn", "skops", "tensorflow")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of the test photos.
+
+    Attributes
+    ----------
+    paths : list of str, length n
+        Relative to the data set's root.
+    labels : ndarray of shape (n,), int64
+        True classes, indices into the class names.
+    probabilities : ndarray of shape (n, k), float32
+        One row a photo, each summing to 1.
+    """
+
+    paths: list[str]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a model was made and how well it did.
+
+    Attributes
+    ----------
+    model : str
+        ``logistic``, ``svm``, ``mlp``, ``baseline`` or ``finetuned``.
+    stage : str
+        ``head`` (trained on cached features) or ``network`` (trained by Keras).
+    data : str
+        Name of the data set.
+    data_digest : str
+        Of the features file's paths, photos, labels and splits. Two results may be compared only
+        when theirs are equal.
+    recipe_digest : str
+        Of the features.
+    class_names : list of str, length k
+    hyperparameters : dict
+        What was chosen.
+    tried : list of dict
+        Every candidate with its score on the validation split.
+    seconds : dict of str to float
+        By phase: ``features`` (the shared VGG16 pass; 0 where it was not used), ``tune``, ``fit``,
+        ``predict``.
+    epochs : int or None
+        Of training, where there are epochs.
+    parameters : int
+        Numbers that were learned from these photos.
+    seed : int
+    metrics : dict of str to float
+        See `metrics`.
+    versions : dict of str to str
+    created : str
+        ISO 8601, UTC.
+    """
+
+    model: str
+    stage: str
+    data: str
+    data_digest: str
+    recipe_digest: str
+    class_names: list[str]
+    hyperparameters: dict[str, Any]
+    tried: list[dict[str, Any]]
+    seconds: dict[str, float]
+    epochs: int | None
+    parameters: int
+    seed: int
+    metrics: dict[str, float]
+    versions: dict[str, str]
+    created: str
+    schema: int = SCHEMA
+
+
+def metrics(predictions: Predictions) -> dict[str, float]:
+    """Compute every figure of a result from what the model said.
+
+    Returns
+    -------
+    dict
+        ``accuracy``, ``mean_class_recall`` (over the classes that occur in the test split),
+        ``macro_f1``, ``log_loss`` (nats, probabilities clipped to at least 1e-7 and renormalised)
+        and, for more than five classes, ``top5_accuracy``.
+    """
+    y = predictions.labels
+    k = predictions.probabilities.shape[1]
+    probabilities = np.clip(predictions.probabilities.astype(np.float64), 1e-7, None)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    predicted = predictions.probabilities.argmax(axis=1)
+    every = np.arange(k)
+    figures = {
+        "accuracy": accuracy_score(y, predicted),
+        "mean_class_recall": balanced_accuracy_score(y, predicted),
+        "macro_f1": f1_score(y, predicted, labels=every, average="macro", zero_division=0.0),
+        "log_loss": log_loss(y, probabilities, labels=every),
+    }
+    if k > 5:
+        figures["top5_accuracy"] = top_k_accuracy_score(y, probabilities, k=5, labels=every)
+    return {name: float(value) for name, value in figures.items()}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that make a result, importing none."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def save(
+    folder: Path,
+    result: Result,
+    predictions: Predictions,
+    *,
+    write_model: Callable[[Path], None],
+) -> None:
+    """Leave a model and its record in `folder`; ``result.json`` comes last and makes it whole.
+
+    Parameters
+    ----------
+    write_model : callable
+        Given `folder`, writes the model's own files into it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / "result.json"
+    record.unlink(missing_ok=True)
+    write_model(folder)
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file["path"] = np.array(predictions.paths, dtype=h5py.string_dtype())
+        file["label"] = predictions.labels.astype(np.int64)
+        file["probability"] = predictions.probabilities.astype(np.float32)
+    atomic.write_bytes(folder / "predictions.h5", image.getvalue())
+    atomic.write_text(record, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
+
+
+def load(folder: Path) -> Result:
+    """Read the record of one model.
+
+    Raises
+    ------
+    InputError
+        If ``result.json`` is not there or is not such a record.
+    """
+    path = folder / "result.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Result(**{field.name: record[field.name] for field in fields(Result)})
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not there; train the model again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a result record ({error}); train it again") from error
+
+
+def load_predictions(folder: Path) -> Predictions:
+    """Read what a model said of the test photos.
+
+    Raises
+    ------
+    InputError
+        If ``predictions.h5`` is not there, damaged or of another kind.
+    """
+    path = folder / "predictions.h5"
+    try:
+        with h5py.File(path, "r") as file:
+            return Predictions(
+                paths=file["path"].asstr()[:].tolist(),
+                labels=file["label"][:],
+                probabilities=file["probability"][:],
+            )
+    except (OSError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: not a file of predictions ({error}); train it again") from error
+
+
+def folders(runs: Path) -> Sequence[Path]:
+    """Return the folders below `runs` that hold a whole result, sorted by name."""
+    return sorted(path.parent for path in runs.glob("*/result.json"))

@@ -1,0 +1,128 @@
+"""The terminal: progress, notes, errors of one line, exit codes."""
+
+import errno
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+UNUSABLE = 2
+ADVICE = {
+    errno.ENOSPC: "free some space, or choose another folder with --out",
+    errno.EDQUOT: "free some space, or choose another folder with --out",
+    errno.EFBIG: "raise the file-size limit, or choose another folder with --out",
+    errno.EACCES: "grant the permission, or choose another folder with --out",
+    errno.EPERM: "grant the permission, or choose another folder with --out",
+    errno.EROFS: "choose a folder that can be written, with --out",
+}
+
+
+class InputError(Exception):
+    """What the user gave cannot be used; the message says which thing, why, and what to do."""
+
+
+def one_line(text: object) -> str:
+    """Make `text` safe to show on one line: control characters and lone surrogates are escaped."""
+    return "".join(
+        character
+        if character.isprintable()
+        else character.encode("unicode_escape", "backslashreplace").decode()
+        for character in str(text)
+    )
+
+
+def say(message: object) -> None:
+    """Tell the user something on standard output, on one line."""
+    print(one_line(message), flush=True)
+
+
+def warn(message: object) -> None:
+    """Tell the user something on standard error, on one line."""
+    print(one_line(message), file=sys.stderr, flush=True)
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """Write a number with its noun: ``1 photo``, ``2,000 photos``, ``3 classes``."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+class Speed(ProgressColumn):
+    """Things a second, blank until it is known."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Draw the speed of one task."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} {self.unit}/s" if speed else "")
+
+
+@contextmanager
+def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show a bar with speed and time left while the block runs; nothing when not on a terminal.
+
+    Yields
+    ------
+    advance : callable
+        Call it with the number of things just done.
+    """
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Speed(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(description, total=total)
+        yield lambda n: bar.advance(task, n)
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a command line and exit: 0 done, 2 unusable input, 130 or 143 stopped by a signal.
+
+    Input that cannot be used, a full disk or a missing permission becomes one line on standard
+    error. Anything else is a defect of ours and keeps its traceback.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        main()
+    except InputError as error:
+        warn(f"error: {error}")
+        sys.exit(UNUSABLE)
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        warn(f"error: {where}{error.strerror}: {ADVICE[error.errno]}; what was computed is kept")
+        sys.exit(UNUSABLE)
+    except KeyboardInterrupt:
+        warn("stopped; what was computed is kept, run the same command again to go on")
+        sys.exit(128 + signal.SIGINT)
+    sys.exit(0)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

@@ -1,0 +1,37 @@
+"""The recipe: everything that changes the numbers of the features, and nothing that does not."""
+
+import hashlib
+import json
+from typing import Any
+
+SIZE = 224
+TAPS = {
+    "block5_avg": 512,
+    "block5_avg2x2": 2048,
+    "block5_max": 512,
+    "block4_avg": 512,
+    "block4_max": 512,
+    "block3_avg": 256,
+    "block3_max": 256,
+}
+"""Name of each tap, deepest first, and how many values it has."""
+
+DTYPE = "float32"
+PIXELS = "EXIF-rotated; transparency over white; squashed with Pillow's bilinear filter"
+
+
+def recipe(weights_digest: str) -> dict[str, Any]:
+    """Describe how photos become features, given the digest of VGG16's weights."""
+    return {
+        "network": "VGG16",
+        "weights_digest": weights_digest,
+        "size": SIZE,
+        "pixels": PIXELS,
+        "taps": TAPS,
+        "dtype": DTYPE,
+    }
+
+
+def recipe_digest(recipe: dict[str, Any]) -> str:
+    """Return the SHA-256 of a recipe, 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
