@@ -6,11 +6,8 @@ said of each test photo, from which every metric is computed, here and nowhere e
 
 import io
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,6 @@ from extract.console import InputError
 
 SCHEMA = 1
 PHASES = ("features", "tune", "fit", "predict")
-PACKAGES = ("h5py", "keras", "numpy", "pillow", "scikit-learn", "skops", "tensorflow")
 
 
 @dataclass(frozen=True)
@@ -126,28 +122,16 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     figures = {
         "accuracy": accuracy_score(y, predicted),
         "mean_class_recall": balanced_accuracy_score(y, predicted),
-        "macro_f1": f1_score(y, predicted, labels=every, average="macro", zero_division=0.0),
+        "macro_f1": f1_score(
+            y, predicted, labels=every, average="macro", zero_division=0.0
+        ),
         "log_loss": log_loss(y, probabilities, labels=every),
     }
     if k > 5:
-        figures["top5_accuracy"] = top_k_accuracy_score(y, probabilities, k=5, labels=every)
+        figures["top5_accuracy"] = top_k_accuracy_score(
+            y, probabilities, k=5, labels=every
+        )
     return {name: float(value) for name, value in figures.items()}
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that make a result, importing none."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def save(
@@ -174,7 +158,9 @@ def save(
         file["label"] = predictions.labels.astype(np.int64)
         file["probability"] = predictions.probabilities.astype(np.float32)
     atomic.write_bytes(folder / "predictions.h5", image.getvalue())
-    atomic.write_text(record, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
+    atomic.write_text(
+        record, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def load(folder: Path) -> Result:
@@ -192,7 +178,9 @@ def load(folder: Path) -> Result:
     except FileNotFoundError as error:
         raise InputError(f"{path}: not there; train the model again") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a result record ({error}); train it again") from error
+        raise InputError(
+            f"{path}: not a result record ({error}); train it again"
+        ) from error
 
 
 def load_predictions(folder: Path) -> Predictions:
@@ -212,7 +200,9 @@ def load_predictions(folder: Path) -> Predictions:
                 probabilities=file["probability"][:],
             )
     except (OSError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: not a file of predictions ({error}); train it again") from error
+        raise InputError(
+            f"{path}: not a file of predictions ({error}); train it again"
+        ) from error
 
 
 def folders(runs: Path) -> Sequence[Path]:

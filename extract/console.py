@@ -28,6 +28,8 @@ ADVICE = {
     errno.EFBIG: "raise the file-size limit, or choose another folder with --out",
     errno.EACCES: "grant the permission, or choose another folder with --out",
     errno.EPERM: "grant the permission, or choose another folder with --out",
+    errno.EEXIST: "a file is in the way; move it, or choose another folder with --out",
+    errno.ENOTDIR: "a file is in the way; move it, or choose another folder with --out",
     errno.EROFS: "choose a folder that can be written, with --out",
 }
 
@@ -75,7 +77,9 @@ class Speed(ProgressColumn):
 
 
 @contextmanager
-def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(
+    description: str, total: int, *, unit: str
+) -> Iterator[Callable[[int], None]]:
     """Show a bar with speed and time left while the block runs; nothing when not on a terminal.
 
     Yields
@@ -116,7 +120,9 @@ def run(main: Callable[[], None]) -> NoReturn:
         if error.errno not in ADVICE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        warn(f"error: {where}{error.strerror}: {ADVICE[error.errno]}; what was computed is kept")
+        warn(
+            f"error: {where}{error.strerror}: {ADVICE[error.errno]}; what was computed is kept"
+        )
         sys.exit(UNUSABLE)
     except KeyboardInterrupt:
         warn("stopped; what was computed is kept, run the same command again to go on")

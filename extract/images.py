@@ -1,0 +1,228 @@
+"""Photos: scan a folder, decode a file to RGB, say what cannot be used and why."""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from extract.console import InputError
+from extract.recipe import SIZE
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+CLUTTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+
+# Pillow warns of odd palettes, EXIF blocks and sizes; what cannot be used is told by its reason.
+warnings.filterwarnings("ignore", module="PIL")
+
+
+class Unreadable(Exception):
+    """A file gives no picture; the message is the reason."""
+
+
+@dataclass(frozen=True, order=True)
+class Photo:
+    """A file in a class folder that may be a photo.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the data set's root, ``/`` separated.
+    class_name : str
+    split : str
+        ``train``, ``val`` or ``test`` where the folder says so, else empty.
+    """
+
+    path: str
+    class_name: str
+    split: str = ""
+
+
+@dataclass
+class Scan:
+    """What a folder holds: every file is a photo to try or is skipped with a reason.
+
+    Attributes
+    ----------
+    photos : list of Photo, in sorted path order
+    skipped : list of (path, reason)
+    class_names : list of str, sorted
+        Of all class folders, with or without photos.
+    """
+
+    photos: list[Photo] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    class_names: list[str] = field(default_factory=list)
+
+
+def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
+    """List the photos of a folder of class folders, or of one with train, val and test.
+
+    Parameters
+    ----------
+    root : Path
+        Holds one folder a class, or ``train/`` and at least one of ``val/``, ``validation/`` and
+        ``test/`` that hold them. Folders inside a class folder belong to the class.
+    exclude : sequence of str
+        Class folders to leave out.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two classes.
+    """
+    found = Scan()
+    folders = _visible_folders(root, root, found)
+    given = {f: SPLIT_FOLDERS[f.lower()] for f in folders if f.lower() in SPLIT_FOLDERS}
+    if "train" in given.values() and len(set(given.values())) > 1:
+        for name in folders:
+            if name in given:
+                classes = _visible_folders(root, root / name, found)
+                _scan_classes(root, root / name, classes, given[name], exclude, found)
+            else:
+                found.skipped.append((f"{name}/", "folder beside train, val and test"))
+    else:
+        _scan_classes(root, root, folders, "", exclude, found)
+    found.photos.sort()
+    found.skipped.sort()
+    found.class_names = sorted(set(found.class_names))
+    if len(found.class_names) < 2:
+        raise InputError(
+            f"{root}: {len(found.class_names)} class folder(s) found; put the photos of each class "
+            "in a sub-folder of its own, at least two of them"
+        )
+    return found
+
+
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name in CLUTTER
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _readable_name(path: str) -> str:
+    """Show a name that is not UTF-8 in a form that can be stored."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _visible_folders(root: Path, folder: Path, found: Scan) -> list[str]:
+    """Return the sub-folders that may be classes; what else lies there is skipped, with reason."""
+    names = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = _readable_name(_relative(Path(entry.path), root))
+        if not entry.is_dir():
+            reason = (
+                "hidden or system file"
+                if _is_clutter(entry.name)
+                else "not in a class folder"
+            )
+            found.skipped.append((path, reason))
+        elif _is_clutter(entry.name):
+            found.skipped.append((f"{path}/", "hidden or system folder"))
+        else:
+            names.append(entry.name)
+    return names
+
+
+def _scan_classes(
+    root: Path,
+    folder: Path,
+    names: Sequence[str],
+    split: str,
+    exclude: Sequence[str],
+    found: Scan,
+) -> None:
+    for name in names:
+        if name in exclude:
+            path = f"{_relative(folder / name, root)}/"
+            found.skipped.append((path, "class left out (--background keeps it)"))
+            continue
+        found.class_names.append(_readable_name(name))
+        for path in _files(folder / name, set()):
+            relative = _relative(path, root)
+            if _is_clutter(path.name):
+                found.skipped.append(
+                    (_readable_name(relative), "hidden or system file")
+                )
+            elif relative != _readable_name(relative):
+                reason = "file or folder name is not UTF-8; rename it"
+                found.skipped.append((_readable_name(relative), reason))
+            else:
+                found.photos.append(Photo(relative, name, split))
+
+
+def _files(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Yield every file below a folder; links are followed, loops are not."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from _files(Path(entry.path), seen | {real})
+        else:
+            yield Path(entry.path)
+
+
+def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
+    """Turn the bytes of an image file into a square RGB array.
+
+    The EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits,
+    an animation gives its first frame. The photo is squashed to a square: with VGG16 this has been
+    as good as cropping, and nothing of the object is lost.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file, in any format that Pillow reads.
+    size : int
+        Side of the result in pixels.
+
+    Returns
+    -------
+    ndarray of shape (size, size, 3), uint8
+        RGB, 0..255.
+
+    Raises
+    ------
+    Unreadable
+        With the reason, if the bytes give no picture.
+    """
+    if not data:
+        raise Unreadable("empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            rgb = _rgb(ImageOps.exif_transpose(image))
+        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+    except Unreadable:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise Unreadable("not an image file that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        raise Unreadable("more pixels than is safe to decode") from error
+    # Pillow's readers raise whatever a damaged file leads them to: OSError, SyntaxError,
+    # struct.error, IndexError, zlib.error and more.
+    except Exception as error:
+        raise Unreadable(f"damaged image: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16-bit values at 255 instead of scaling them.
+        grey = np.clip(np.asarray(image, dtype=np.float64), 0, 65535) / 257
+        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise Unreadable(
+            "floating-point pixels have no fixed range; convert it to 8 bits"
+        )
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

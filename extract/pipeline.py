@@ -1,0 +1,139 @@
+"""Photos through the network: reading and decoding run ahead while the network computes."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract import images
+from extract.store import ShardWriter
+
+if TYPE_CHECKING:
+    from extract.engines import Engine
+
+BATCH_SIZE = 32
+READERS = 2
+READ_AHEAD = 3 * BATCH_SIZE
+
+
+class Read(NamedTuple):
+    """A file as it was read: the digest and the pixels are of the same bytes.
+
+    Attributes
+    ----------
+    path : str
+    digest : str
+        Empty where the file could not be read at all.
+    photo : ndarray of shape (size, size, 3), uint8, or None
+    reason : str
+        Why there is no photo.
+    """
+
+    path: str
+    digest: str
+    photo: NDArray[np.uint8] | None
+    reason: str
+
+
+def hash_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of every file that can be read, by path."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda path: _digest(root / path), paths)
+        return {
+            path: digest for path, digest in zip(paths, found, strict=True) if digest
+        }
+
+
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def read(root: Path, path: str) -> Read:
+    """Read, hash and decode one file."""
+    try:
+        data = (root / path).read_bytes()
+    except OSError as error:
+        return Read(path, "", None, f"cannot be read: {error.strerror}")
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        return Read(path, digest, images.decode(data), "")
+    except images.Unreadable as reason:
+        return Read(path, digest, None, str(reason))
+
+
+def read_ahead(root: Path, paths: Sequence[str]) -> Iterator[Read]:
+    """Yield every file in order, decoding the next ones in threads meanwhile."""
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        waiting = iter(paths)
+        running: deque[Future[Read]] = deque()
+        for path in islice(waiting, READ_AHEAD):
+            running.append(pool.submit(read, root, path))
+        while running:
+            yield running.popleft().result()
+            for path in islice(waiting, 1):
+                running.append(pool.submit(read, root, path))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def compute(
+    root: Path,
+    paths: Sequence[str],
+    *,
+    build_engine: Callable[[], "Engine"],
+    writer: ShardWriter,
+    advance: Callable[[int], None],
+    batch_size: int = BATCH_SIZE,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Run the network over files and hand the taps to the writer, batch by batch.
+
+    Parameters
+    ----------
+    root : Path
+    paths : sequence of str
+        Files to try, relative to `root`.
+    build_engine : callable
+        Called only when the first photo has been decoded.
+    writer : ShardWriter
+    advance : callable
+        Told how many files are done.
+
+    Returns
+    -------
+    digests : dict of path to digest
+        Of the very bytes that were computed.
+    unreadable : dict of path to reason
+    """
+    digests: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
+
+    def photos() -> Iterator[Read]:
+        for item in read_ahead(root, paths):
+            if item.photo is None:
+                unreadable[item.path] = item.reason
+                advance(1)
+            else:
+                yield item
+
+    engine = None
+    readable = photos()
+    while batch := list(islice(readable, batch_size)):
+        engine = engine or build_engine()
+        taps = engine.forward(
+            np.stack([item.photo for item in batch if item.photo is not None])
+        )
+        writer.add([item.digest for item in batch], taps, engine=engine.name)
+        digests |= {item.path: item.digest for item in batch}
+        advance(len(batch))
+    return digests, unreadable

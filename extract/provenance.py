@@ -1,0 +1,26 @@
+"""When and with what something was made."""
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = ("h5py", "keras", "numpy", "pillow", "scikit-learn", "skops", "tensorflow")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that make a result, importing none."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        # TensorFlow for processors without a GPU goes by another name.
+        for name in (package, f"{package}-cpu"):
+            try:
+                found[package] = version(name)
+                break
+            except PackageNotFoundError:
+                continue
+    return found
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,75 @@
+"""VGG16 in Keras: its preprocessing, its 13 convolutions, its taps.
+
+Preprocessing belongs to the weights and is the network's first layer: photos go in as RGB 0..255.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.backend import keras
+from extract.recipe import SIZE, TAPS
+from extract.weights import LAYERS
+
+IMAGENET_MEANS_BGR = (103.939, 116.779, 123.68)
+
+
+def convolutions(arrays: Sequence[NDArray[np.float32]]) -> keras.Model:
+    """Build VGG16's convolutions with their weights, named as Keras names them.
+
+    Parameters
+    ----------
+    arrays : sequence of 26 ndarrays
+        As in `extract.weights.Weights`.
+
+    Returns
+    -------
+    keras.Model
+        (n, 224, 224, 3) RGB 0..255 to (n, 7, 7, 512).
+    """
+    photos = keras.Input((SIZE, SIZE, 3), name="rgb")
+    # A 1 x 1 convolution reorders the channels exactly and is saved and exported by every format,
+    # where a Lambda layer would need code to be trusted on loading.
+    preprocess = keras.layers.Conv2D(
+        3, 1, trainable=False, name="rgb_to_bgr_minus_means"
+    )
+    x = preprocess(photos)
+    for index, (name, filters) in enumerate(LAYERS.items()):
+        block = name.split("_")[0]
+        x = keras.layers.Conv2D(
+            filters, 3, padding="same", activation="relu", name=name
+        )(x)
+        following = list(LAYERS)[index + 1 : index + 2]
+        if not following or not following[0].startswith(block):
+            x = keras.layers.MaxPooling2D(2, name=f"{block}_pool")(x)
+    network = keras.Model(photos, x, name="vgg16")
+    flip = np.eye(3)[::-1].reshape(1, 1, 3, 3)
+    preprocess.set_weights([flip, -np.array(IMAGENET_MEANS_BGR)])
+    for index, name in enumerate(LAYERS):
+        network.get_layer(name).set_weights(arrays[2 * index : 2 * index + 2])
+    return network
+
+
+def taps(network: keras.Model) -> dict[str, keras.KerasTensor]:
+    """Return every tap of the recipe as an output of `network`, each of shape (n, values)."""
+    last = {name.split("_")[0]: name for name in LAYERS}
+    outputs = {}
+    for tap in TAPS:
+        block, pooling = tap.split("_")
+        if pooling == "avg2x2":
+            # Windows of 4 at stride 3 on 7 x 7: the four overlapping quarters.
+            x = keras.layers.AveragePooling2D(4, strides=3)(
+                network.get_layer(f"{block}_pool").output
+            )
+            outputs[tap] = keras.layers.Flatten(name=tap)(x)
+        else:
+            x = network.get_layer(last[block]).output
+            outputs[tap] = _POOLINGS[pooling](name=tap)(x)
+    return outputs
+
+
+_POOLINGS = {
+    "avg": keras.layers.GlobalAveragePooling2D,
+    "max": keras.layers.GlobalMaxPooling2D,
+}
