@@ -46,6 +46,8 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.8,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "figure.constrained_layout.hspace": 0.08,
+    "figure.constrained_layout.wspace": 0.04,
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "onepass",
@@ -68,6 +70,7 @@ TIMES = {
     360000: "100 h",
 }
 SHORTEST = 0.01
+MARGIN = 24
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,13 @@ def curves(row: Row, *, name: str) -> Chart | None:
 def alone(chart: Chart) -> str:
     """Return the wide SVG as a file of its own, with its own colours for light and dark."""
     head, body = chart.wide.split(">", 1)
+    head = re.sub(r'width="(\d+)" height="(\d+)" viewBox="[^"]*"', _with_margin, head)
     return f"{head}>{ALONE}{body}"
+
+
+def _with_margin(size: re.Match[str]) -> str:
+    width, height = (int(length) + 2 * MARGIN for length in size.groups())
+    return f'width="{width}" height="{height}" viewBox="-{MARGIN} -{MARGIN} {width} {height}"'
 
 
 def _chart(name: str, title: str, draw: Callable[[int], Figure]) -> Chart:
@@ -189,7 +198,7 @@ def _cost(rows: Sequence[Row], width: int) -> Figure:
             arrowprops={"arrowstyle": "-", "color": INK, "alpha": 0.3, "linewidth": 0.8},
         )
     _times(axes, every=2 if narrow and span > 3 else 1)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.yaxis.set_major_formatter(_percent)
     axes.set_title("Accuracy on the test photos")
     axes.set_xlabel("total time, log scale")
     _key(figure, rows, columns=1 if narrow else 3)
@@ -229,7 +238,7 @@ def _scores(rows: Sequence[Row], width: int) -> Figure:
         accuracy.plot(row.accuracy, place, marker, color=colour, markersize=7)
         loss.plot(row.result.metrics["log_loss"], place, marker, color=colour, markersize=7)
     accuracy.set_title("Accuracy and its 95% interval")
-    accuracy.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    accuracy.xaxis.set_major_formatter(_percent)
     loss.set_title("Log loss, in nats: lower is better")
     loss.set_xlim(0, None)
     for axes in (accuracy, loss):
@@ -275,9 +284,15 @@ def _curves(row: Row, panels: Sequence[tuple[str, Any]], width: int) -> Figure:
             )
         axes.margins(y=0.15)
         axes.set_title(f"{label} by epoch")
+        if label == "Accuracy":
+            axes.yaxis.set_major_formatter(_percent)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     figure.axes[0].legend(loc="best", fontsize=11)
     return figure
+
+
+def _percent(value: float, _: float) -> str:
+    return f"{value:.0%}"
 
 
 def _pass(row: Row) -> float:

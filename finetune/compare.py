@@ -173,12 +173,12 @@ def verdict(rows: Sequence[Row], pairs: Sequence[Pair]) -> str:
         largest = max(pair.corrected for pair in pairs)
         return (
             f"{best.model} is the most accurate, beyond chance against every other model "
-            f"({test}, largest p {largest:.2g}): {score} in {duration(best.seconds)}."
+            f"({test}, largest p = {largest:.2g}): {score} in {duration(best.seconds)}."
         )
     cheapest = min([best, *(r for r in rows if r.model in rivals)], key=lambda row: row.seconds)
     return (
         f"No clear winner: {best.model} comes first with {score}, but {len(best.correct):,} test "
-        f"photos do not tell it from {listing(list(rivals))} ({test}, smallest p "
+        f"photos do not tell it from {listing(list(rivals))} ({test}, smallest p = "
         f"{min(rivals.values()):.2g}); the cheapest of them is {cheapest.model}, "
         f"{cheapest.accuracy:.1%} in {duration(cheapest.seconds)}."
     )

@@ -242,4 +242,7 @@ def _provenance(comparison: Comparison) -> list[tuple[str, str]]:
     features = comparison.features
     found = {"data_digest": features.data_digest, "recipe_digest": features.recipe_digest}
     found |= {k: v for k, v in features.attributes.items() if k not in ELSEWHERE}
+    if "versions" in found:
+        versions = json.loads(found["versions"])
+        found["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
     return [(name.replace("_", " "), str(value)) for name, value in found.items()]

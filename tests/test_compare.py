@@ -147,7 +147,7 @@ def test_verdict_with_a_winner(tmp_path: Path) -> None:
     folders = [save(tmp_path, of, "x", []), save(tmp_path, of, "y", range(9))]
     said = compare(of, folders).verdict
     assert said.startswith("x is the most accurate, beyond chance")
-    assert "largest p 0.0039" in said
+    assert "largest p = 0.0039" in said
     assert "accuracy 100.0% (95% interval 83.9% to 100.0%) in 1 min 4 s" in said
 
 
