@@ -6,7 +6,7 @@ said of each test photo, from which every metric is computed, here and nowhere e
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -122,15 +122,11 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     figures = {
         "accuracy": accuracy_score(y, predicted),
         "mean_class_recall": balanced_accuracy_score(y, predicted),
-        "macro_f1": f1_score(
-            y, predicted, labels=every, average="macro", zero_division=0.0
-        ),
+        "macro_f1": f1_score(y, predicted, labels=every, average="macro", zero_division=0.0),
         "log_loss": log_loss(y, probabilities, labels=every),
     }
     if k > 5:
-        figures["top5_accuracy"] = top_k_accuracy_score(
-            y, probabilities, k=5, labels=every
-        )
+        figures["top5_accuracy"] = top_k_accuracy_score(y, probabilities, k=5, labels=every)
     return {name: float(value) for name, value in figures.items()}
 
 
@@ -158,9 +154,7 @@ def save(
         file["label"] = predictions.labels.astype(np.int64)
         file["probability"] = predictions.probabilities.astype(np.float32)
     atomic.write_bytes(folder / "predictions.h5", image.getvalue())
-    atomic.write_text(
-        record, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
-    )
+    atomic.write_text(record, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
 
 
 def load(folder: Path) -> Result:
@@ -178,9 +172,7 @@ def load(folder: Path) -> Result:
     except FileNotFoundError as error:
         raise InputError(f"{path}: not there; train the model again") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: not a result record ({error}); train it again"
-        ) from error
+        raise InputError(f"{path}: not a result record ({error}); train it again") from error
 
 
 def load_predictions(folder: Path) -> Predictions:
@@ -200,11 +192,14 @@ def load_predictions(folder: Path) -> Predictions:
                 probabilities=file["probability"][:],
             )
     except (OSError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path}: not a file of predictions ({error}); train it again"
-        ) from error
+        raise InputError(f"{path}: not a file of predictions ({error}); train it again") from error
 
 
-def folders(runs: Path) -> Sequence[Path]:
+def runs_of(data: str, out: Path) -> Path:
+    """Return where the results of a data set are below `out`, one folder a model."""
+    return out / "runs" / data
+
+
+def folders(runs: Path) -> list[Path]:
     """Return the folders below `runs` that hold a whole result, sorted by name."""
     return sorted(path.parent for path in runs.glob("*/result.json"))

@@ -1,1 +1,1 @@
-"""Photos to features: the only room that knows image files, folders, VGG16 and the feature store."""
+"""Photos to features: the one room that knows image files, folders, VGG16 and the store."""

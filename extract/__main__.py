@@ -49,14 +49,10 @@ def main() -> None:
     """Read the command line and make the features file."""
     parser = argparse.ArgumentParser(prog="python -m extract", description=__doc__)
     names = ", ".join(datasets.BUILT_IN)
-    parser.add_argument(
-        "data", help=f"{names}, or a folder with one sub-folder per class"
-    )
+    parser.add_argument("data", help=f"{names}, or a folder with one sub-folder per class")
     parser.add_argument("--out", type=Path, default=Path(), help="where features/ goes")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.add_argument(
-        "--weights", type=Path, help="VGG16's weights: Keras's file or ONNX"
-    )
+    parser.add_argument("--weights", type=Path, help="VGG16's weights: Keras's file or ONNX")
     parser.add_argument(
         "--background",
         action="store_true",
@@ -86,9 +82,9 @@ def make_features(
     strict: bool,
 ) -> None:
     """Bring ``features/<data>.h5`` up to date with the photos, saying what is done."""
-    name = datasets.name_of(data)
+    name = store.name_of(data)
     root = datasets.locate(data)
-    path = store.file_of(name, out)
+    path = store.file_of(data, out)
     published = _attributes(path)
     found = images.scan(root, exclude=() if background else (datasets.BACKGROUND,))
     files, classes = count(len(found.photos), "file"), len(found.class_names)
@@ -102,10 +98,9 @@ def make_features(
             f"{count(len(seen.unreadable), 'unreadable photo')} and --strict, the first {path_}: "
             f"{reason}; mend or remove it"
         )
-    rows, copies = _rows(found, seen, seed)
+    rows, copies, rule = _rows(found, seen, seed)
     skipped = sorted([*found.skipped, *seen.unreadable.items(), *copies])
     assert len(rows) + len(seen.unreadable) + len(copies) == len(found.photos)
-    rule = splits.split_rule({photo.split for photo in found.photos})
     attributes = {
         "data": name,
         "root": str(root),
@@ -153,9 +148,7 @@ def _see(root: Path, paths: Sequence[str], vgg16: Weights, out: Path) -> Seen:
     folder = store.cache_of(out) / recipe_digest(the_recipe)
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
-        raise InputError(
-            f"{folder}: no permission to write; choose another folder with --out"
-        )
+        raise InputError(f"{folder}: no permission to write; choose another folder with --out")
     digests = pipeline.hash_files(root, paths)
     places = store.index(folder, the_recipe)
     reused = len(places.keys() & set(digests.values()))
@@ -183,9 +176,7 @@ def _see(root: Path, paths: Sequence[str], vgg16: Weights, out: Path) -> Seen:
         seconds = time.monotonic() - started
         speed = f"{seconds:.0f} s, {computed / seconds:.1f} photos/s"
         say(f"VGG16: {count(computed, 'image')} computed ({speed}), {reused:,} reused")
-    usable = {
-        path: digest for path, digest in digests.items() if path not in unreadable
-    }
+    usable = {path: digest for path, digest in digests.items() if path not in unreadable}
     return Seen(usable, places, unreadable, computed)
 
 
@@ -206,12 +197,8 @@ def _pending(
 
 def _with_copies(failed: dict[str, str], digests: dict[str, str]) -> dict[str, str]:
     """Give the copies of an unreadable file its reason."""
-    reasons = {
-        digests[path]: reason for path, reason in failed.items() if path in digests
-    }
-    copies = {
-        path: reasons[digest] for path, digest in digests.items() if digest in reasons
-    }
+    reasons = {digests[path]: reason for path, reason in failed.items() if path in digests}
+    copies = {path: reasons[digest] for path, digest in digests.items() if digest in reasons}
     return copies | failed
 
 
@@ -224,8 +211,8 @@ def _engine(vgg16: Weights) -> "Engine":
 
 def _rows(
     found: images.Scan, seen: Seen, seed: int
-) -> tuple[list[Row], list[tuple[str, str]]]:
-    """Give every usable photo its label and split; leave out copies that would leak."""
+) -> tuple[list[Row], list[tuple[str, str]], str]:
+    """Give every usable photo its label and split, by a rule; leave out copies that would leak."""
     photos = [photo for photo in found.photos if photo.path in seen.digests]
     digests = [seen.digests[photo.path] for photo in photos]
     given = [photo.split for photo in photos]
@@ -239,11 +226,12 @@ def _rows(
     ]
     kept = [row for row in range(len(photos)) if row not in leaks]
     photos, digests = [photos[row] for row in kept], [digests[row] for row in kept]
+    given = [photo.split for photo in photos]
     assigned = splits.assign(
         found.class_names,
         [photo.class_name for photo in photos],
         digests,
-        [photo.split for photo in photos],
+        given,
         seed=seed,
     )
     labels = {name: label for label, name in enumerate(found.class_names)}
@@ -251,11 +239,11 @@ def _rows(
         Row(photo.path, digest, labels[photo.class_name], str(split))
         for photo, digest, split in zip(photos, digests, assigned, strict=True)
     ]
-    return rows, copies
+    return rows, copies, splits.split_rule(set(given))
 
 
 def _tell(rows: Sequence[Row], skipped: Sequence[tuple[str, str]], rule: str) -> None:
-    sizes = {split: 0 for split in ("train", "val", "test")}
+    sizes = dict.fromkeys(("train", "val", "test"), 0)
     for row in rows:
         sizes[row.split] += 1
     shares = ", ".join(f"{split} {size:,}" for split, size in sizes.items())

@@ -77,9 +77,7 @@ class Speed(ProgressColumn):
 
 
 @contextmanager
-def progress(
-    description: str, total: int, *, unit: str
-) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
     """Show a bar with speed and time left while the block runs; nothing when not on a terminal.
 
     Yields
@@ -120,9 +118,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         if error.errno not in ADVICE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        warn(
-            f"error: {where}{error.strerror}: {ADVICE[error.errno]}; what was computed is kept"
-        )
+        warn(f"error: {where}{error.strerror}: {ADVICE[error.errno]}; what was computed is kept")
         sys.exit(UNUSABLE)
     except KeyboardInterrupt:
         warn("stopped; what was computed is kept, run the same command again to go on")

@@ -65,22 +65,6 @@ ARCHIVES = {
 BUILT_IN = ("chess", *ARCHIVES)
 
 
-def name_of(data: str) -> str:
-    """Return the name under which features, runs and reports of `data` are stored.
-
-    Raises
-    ------
-    InputError
-        If the path has no last part to name it by.
-    """
-    name = data if data in BUILT_IN else Path(os.path.abspath(data)).name
-    if not name:
-        raise InputError(
-            f"{data}: cannot name a data set after this path; choose a folder in it"
-        )
-    return name
-
-
 def locate(data: str, *, folder: Path = DATA_FOLDER) -> Path:
     """Return the folder that holds the class folders (or train, val, test) of `data`.
 
@@ -140,9 +124,7 @@ def _fetch(name: str, root: Path) -> None:
             _unpack(path, outer)
             found = sorted(outer.rglob(archive.inner))
             if not found:
-                raise InputError(
-                    f"{path}: has no {archive.inner} inside; remove it and try again"
-                )
+                raise InputError(f"{path}: has no {archive.inner} inside; remove it and try again")
             _unpack(found[0], root)
     _record(root, path)
     path.unlink()
@@ -167,9 +149,7 @@ def _download(name: str, archive: Archive, downloads: Path, root: Path) -> Path:
             )
         )
     except (requests.RequestException, ValueError) as error:
-        wrong = isinstance(error, ValueError) and not isinstance(
-            error, requests.RequestException
-        )
+        wrong = isinstance(error, ValueError) and not isinstance(error, requests.RequestException)
         problem = "is not the file that was published" if wrong else "cannot be reached"
         raise InputError(
             f"{archive.url} {problem}: download it elsewhere, unpack it, and put or link the "

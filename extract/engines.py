@@ -35,8 +35,6 @@ def keras_engine(weights: Weights) -> Engine:
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
         outputs = network.predict_on_batch(photos)
-        return {
-            tap: np.asarray(values, dtype=np.float32) for tap, values in outputs.items()
-        }
+        return {tap: np.asarray(values, dtype=np.float32) for tap, values in outputs.items()}
 
     return Engine(f"keras {keras.__version__} on {keras.backend.backend()}", forward)

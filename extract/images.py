@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from extract.console import InputError
 from extract.recipe import SIZE
@@ -118,11 +118,7 @@ def _visible_folders(root: Path, folder: Path, found: Scan) -> list[str]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = _readable_name(_relative(Path(entry.path), root))
         if not entry.is_dir():
-            reason = (
-                "hidden or system file"
-                if _is_clutter(entry.name)
-                else "not in a class folder"
-            )
+            reason = "hidden or system file" if _is_clutter(entry.name) else "not in a class folder"
             found.skipped.append((path, reason))
         elif _is_clutter(entry.name):
             found.skipped.append((f"{path}/", "hidden or system folder"))
@@ -145,12 +141,10 @@ def _scan_classes(
             found.skipped.append((path, "class left out (--background keeps it)"))
             continue
         found.class_names.append(_readable_name(name))
-        for path in _files(folder / name, set()):
-            relative = _relative(path, root)
-            if _is_clutter(path.name):
-                found.skipped.append(
-                    (_readable_name(relative), "hidden or system file")
-                )
+        for file in _files(folder / name, set()):
+            relative = _relative(file, root)
+            if _is_clutter(file.name):
+                found.skipped.append((_readable_name(relative), "hidden or system file"))
             elif relative != _readable_name(relative):
                 reason = "file or folder name is not UTF-8; rename it"
                 found.skipped.append((_readable_name(relative), reason))
@@ -202,7 +196,7 @@ def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
         return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
     except Unreadable:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise Unreadable("not an image file that Pillow can read") from error
     except Image.DecompressionBombError as error:
         raise Unreadable("more pixels than is safe to decode") from error
@@ -218,9 +212,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         grey = np.clip(np.asarray(image, dtype=np.float64), 0, 65535) / 257
         return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise Unreadable(
-            "floating-point pixels have no fixed range; convert it to 8 bits"
-        )
+        raise Unreadable("floating-point pixels have no fixed range; convert it to 8 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")

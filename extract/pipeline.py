@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import images
+from extract.recipe import SIZE
 from extract.store import ShardWriter
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def hash_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
     """Return the SHA-256 of every file that can be read, by path."""
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda path: _digest(root / path), paths)
-        return {
-            path: digest for path, digest in zip(paths, found, strict=True) if digest
-        }
+        return {path: digest for path, digest in zip(paths, found, strict=True) if digest}
 
 
 def _digest(path: Path) -> str:
@@ -58,7 +57,7 @@ def _digest(path: Path) -> str:
         return ""
 
 
-def read(root: Path, path: str) -> Read:
+def read(root: Path, path: str, *, size: int = SIZE) -> Read:
     """Read, hash and decode one file."""
     try:
         data = (root / path).read_bytes()
@@ -66,7 +65,7 @@ def read(root: Path, path: str) -> Read:
         return Read(path, "", None, f"cannot be read: {error.strerror}")
     digest = hashlib.sha256(data).hexdigest()
     try:
-        return Read(path, digest, images.decode(data), "")
+        return Read(path, digest, images.decode(data, size=size), "")
     except images.Unreadable as reason:
         return Read(path, digest, None, str(reason))
 
@@ -130,9 +129,7 @@ def compute(
     readable = photos()
     while batch := list(islice(readable, batch_size)):
         engine = engine or build_engine()
-        taps = engine.forward(
-            np.stack([item.photo for item in batch if item.photo is not None])
-        )
+        taps = engine.forward(np.stack([item.photo for item in batch if item.photo is not None]))
         writer.add([item.digest for item in batch], taps, engine=engine.name)
         digests |= {item.path: item.digest for item in batch}
         advance(len(batch))

@@ -45,9 +45,7 @@ def copies(digests: Sequence[str], given: Sequence[str]) -> dict[int, int]:
     last: dict[str, int] = {}
     splits = effective(given)
     for row, digest in enumerate(digests):
-        if digest not in last or order.index(splits[row]) > order.index(
-            splits[last[digest]]
-        ):
+        if digest not in last or order.index(splits[row]) > order.index(splits[last[digest]]):
             last[digest] = row
     return {
         row: last[digest]
@@ -114,21 +112,15 @@ def assign(
     )
 
 
-def _cut(
-    name: str, digests: set[str], shares: Mapping[str, float], seed: int
-) -> dict[str, str]:
+def _cut(name: str, digests: set[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Cut one class so that every split has a share, at least one distinct photo each."""
     if len(digests) <= len(shares):
         raise InputError(
             f"class '{name}' has {count(len(digests), 'distinct usable photo')} to share between "
             f"{', '.join(['train', *sorted(shares)])}; add photos or remove the folder"
         )
-    ordered = sorted(
-        digests, key=lambda d: hashlib.sha256(f"{seed},{d}".encode()).digest()
-    )
+    ordered = sorted(digests, key=lambda d: hashlib.sha256(f"{seed},{d}".encode()).digest())
     splits: list[str] = []
     for split, share in shares.items():
         splits += [split] * max(1, round(share * len(ordered)))
-    return dict(
-        zip(ordered, splits + ["train"] * (len(ordered) - len(splits)), strict=True)
-    )
+    return dict(zip(ordered, splits + ["train"] * (len(ordered) - len(splits)), strict=True))

@@ -9,8 +9,9 @@ Any HDF5 tool reads a published file::
 import hashlib
 import io
 import json
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +30,7 @@ SHARD_IMAGES = 256
 SHARD_SECONDS = 60.0
 ROWS_AT_ONCE = 1024
 TEXT = h5py.string_dtype()
-MOVE_AWAY = (
-    "move it away and run make features (photos already seen are not computed again)"
-)
+MOVE_AWAY = "move it away and run make features (photos already seen are not computed again)"
 
 Taps = Mapping[str, NDArray[np.float32]]
 
@@ -54,9 +53,23 @@ class Row:
     split: str
 
 
-def file_of(data_name: str, out: Path) -> Path:
-    """Return where the features of a data set are published below `out`."""
-    return out / "features" / f"{data_name}.h5"
+def name_of(data: str) -> str:
+    """Return the name under which features, runs and reports of a data set are stored.
+
+    Raises
+    ------
+    InputError
+        If `data` is a path with no last part to name it by.
+    """
+    name = Path(os.path.abspath(data)).name
+    if not name:
+        raise InputError(f"{data}: cannot name a data set after this path; choose a folder in it")
+    return name
+
+
+def file_of(data: str, out: Path) -> Path:
+    """Return where the features of `data` are: itself if it is an .h5 file, else below `out`."""
+    return Path(data) if data.endswith(".h5") else out / "features" / f"{name_of(data)}.h5"
 
 
 def cache_of(out: Path) -> Path:
@@ -111,9 +124,7 @@ class ShardWriter:
     def flush(self) -> None:
         """Write what is held as one shard."""
         if self.digests:
-            taps = {
-                tap: np.concatenate([batch[tap] for batch in self.taps]) for tap in TAPS
-            }
+            taps = {tap: np.concatenate([batch[tap] for batch in self.taps]) for tap in TAPS}
             seconds = time.monotonic() - self.since
             write_shard(
                 self.folder,
@@ -164,9 +175,7 @@ def write_shard(
 def _create_tap(file: h5py.File, tap: str, n: int) -> h5py.Dataset:
     chunks = (max(1, min(n, 64)), TAPS[tap])
     shape = (n, TAPS[tap])
-    return file.create_dataset(
-        f"taps/{tap}", shape, DTYPE, chunks=chunks, fletcher32=True
-    )
+    return file.create_dataset(f"taps/{tap}", shape, DTYPE, chunks=chunks, fletcher32=True)
 
 
 def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
@@ -187,17 +196,13 @@ def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
                     raise ValueError("made by another recipe")
                 digests = file["digest"].asstr("ascii")[:]
                 shapes = {tap: file[f"taps/{tap}"].shape for tap in TAPS}
-                if shapes != {
-                    tap: (len(digests), width) for tap, width in TAPS.items()
-                }:
+                if shapes != {tap: (len(digests), width) for tap, width in TAPS.items()}:
                     raise ValueError("its taps do not fit its digests")
                 seconds = float(file.attrs["seconds"]) / len(digests)
         except (OSError, KeyError, ValueError) as error:
             warn(f"{shard}: not a whole shard ({error}); its images are computed anew")
             continue
-        places |= {
-            digest: Place(shard, row, seconds) for row, digest in enumerate(digests)
-        }
+        places |= {digest: Place(shard, row, seconds) for row, digest in enumerate(digests)}
     return places
 
 
@@ -236,36 +241,29 @@ def publish(
     attributes : mapping
         Root attributes beside schema and seconds.
     """
-    with atomic.replacing(path) as temporary:
-        with h5py.File(temporary, "w") as file:
-            file["path"] = np.array([row.path for row in rows], dtype=TEXT)
-            file["digest"] = np.array([row.digest for row in rows], dtype="S64")
-            file["label"] = np.array([row.label for row in rows], dtype=np.int64)
-            file["split"] = np.array([row.split for row in rows], dtype=TEXT)
-            file["class_names"] = np.array(class_names, dtype=TEXT)
-            file["skipped/path"] = np.array([path for path, _ in skipped], dtype=TEXT)
-            file["skipped/reason"] = np.array(
-                [reason for _, reason in skipped], dtype=TEXT
-            )
-            for tap in TAPS:
-                _create_tap(file, tap, len(rows))
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                wanted = [
-                    places[row.digest] for row in rows[start : start + ROWS_AT_ONCE]
-                ]
-                for tap, values in _gather(wanted).items():
-                    file[f"taps/{tap}"][start : start + len(wanted)] = values
-            distinct = {row.digest for row in rows}
-            file.attrs["schema"] = SCHEMA
-            file.attrs["seconds"] = sum(places[digest].seconds for digest in distinct)
-            file.attrs.update(attributes)
+    with atomic.replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file["path"] = np.array([row.path for row in rows], dtype=TEXT)
+        file["digest"] = np.array([row.digest for row in rows], dtype="S64")
+        file["label"] = np.array([row.label for row in rows], dtype=np.int64)
+        file["split"] = np.array([row.split for row in rows], dtype=TEXT)
+        file["class_names"] = np.array(class_names, dtype=TEXT)
+        file["skipped/path"] = np.array([path for path, _ in skipped], dtype=TEXT)
+        file["skipped/reason"] = np.array([reason for _, reason in skipped], dtype=TEXT)
+        for tap in TAPS:
+            _create_tap(file, tap, len(rows))
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            wanted = [places[row.digest] for row in rows[start : start + ROWS_AT_ONCE]]
+            for tap, values in _gather(wanted).items():
+                file[f"taps/{tap}"][start : start + len(wanted)] = values
+        distinct = {row.digest for row in rows}
+        file.attrs["schema"] = SCHEMA
+        file.attrs["seconds"] = sum(places[digest].seconds for digest in distinct)
+        file.attrs.update(attributes)
 
 
 def _gather(places: Sequence[Place]) -> dict[str, NDArray[np.float32]]:
     """Read the taps of some images, opening each shard once."""
-    taps = {
-        tap: np.empty((len(places), width), np.float32) for tap, width in TAPS.items()
-    }
+    taps = {tap: np.empty((len(places), width), np.float32) for tap, width in TAPS.items()}
     by_shard: dict[Path, list[int]] = {}
     for position, place in enumerate(places):
         by_shard.setdefault(place.shard, []).append(position)
@@ -329,14 +327,14 @@ class Features:
     ) -> None:
         self.file.close()
 
-    def rows(self, split: str) -> NDArray[np.intp]:
-        """Return the row numbers of a split, in path order."""
-        return np.flatnonzero(self.splits == split)
+    def rows(self, *splits: str) -> NDArray[np.intp]:
+        """Return the row numbers of the given splits, in path order."""
+        return np.flatnonzero(np.isin(self.splits, splits))
 
-    def read(self, tap: str, split: str) -> NDArray[np.float32]:
-        """Read one tap of a split, of shape (rows, values), float32."""
-        values: NDArray[np.float32] = self.file[f"taps/{tap}"][:][self.rows(split)]
-        return values
+    def read(self, taps: Iterable[str], *splits: str) -> NDArray[np.float32]:
+        """Read taps of the given splits side by side, of shape (rows, values), float32."""
+        rows = self.rows(*splits)
+        return np.hstack([self.file[f"taps/{tap}"][:][rows] for tap in taps])
 
 
 def open(path: Path) -> Features:
@@ -355,12 +353,8 @@ def open(path: Path) -> Features:
         raise InputError(f"{path}: damaged or not HDF5; {MOVE_AWAY}") from error
     try:
         if file.attrs["schema"] != SCHEMA:
-            raise ValueError(
-                f"schema {file.attrs['schema']}, and this version reads {SCHEMA}"
-            )
+            raise ValueError(f"schema {file.attrs['schema']}, and this version reads {SCHEMA}")
         return Features(file)
     except (KeyError, ValueError, AttributeError) as error:
         file.close()
-        raise InputError(
-            f"{path}: not a features file ({error}); {MOVE_AWAY}"
-        ) from error
+        raise InputError(f"{path}: not a features file ({error}); {MOVE_AWAY}") from error

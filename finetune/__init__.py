@@ -1,0 +1,1 @@
+"""Photos to Keras networks to results, and the comparison of all results."""

@@ -1,0 +1,145 @@
+"""Photos to networks, and results to a report.
+
+``python -m finetune train chess`` trains the baseline from scratch and fine-tunes VGG16;
+``python -m finetune compare chess`` compares every result with every other.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from classify import results
+from classify.results import Result
+from extract import atomic, console, store, weights
+from extract.console import InputError, say, warn
+from extract.provenance import now, versions
+from extract.store import Features
+from finetune import report
+from finetune.compare import compare
+
+if TYPE_CHECKING:
+    from finetune.train import Trained
+
+MODELS = ("baseline", "finetuned")
+
+
+def main() -> None:
+    """Read the command line and train or compare."""
+    parser = argparse.ArgumentParser(prog="python -m finetune", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    training = commands.add_parser("train", help="train the networks")
+    training.add_argument("data", help="a data set that has features, or a features file (.h5)")
+    training.add_argument("--out", type=Path, default=Path(), help="where runs/ goes")
+    training.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation")
+    training.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    training.add_argument(
+        "--unfreeze",
+        choices=("block5", "block4", "all"),
+        default="block5",
+        help="the first block of VGG16 that is trained",
+    )
+    training.add_argument("--weights", type=Path, help="VGG16's weights, if not the usual ones")
+    training.add_argument("--learning-rate", type=float, help="of the last phase, if not by rule")
+    training.add_argument("--epochs", type=int, help="at most, of the last phase, if not by rule")
+    training.add_argument("--again", action="store_true", help="train even if nothing changed")
+    training.set_defaults(command=_train)
+    comparing = commands.add_parser("compare", help="compare all results of a data set")
+    comparing.add_argument("data", help="a data set that has results")
+    comparing.add_argument("--out", type=Path, default=Path(), help="where reports/ goes")
+    comparing.set_defaults(command=_compare)
+    options = parser.parse_args()
+    options.command(options)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    with store.open(store.file_of(options.data, options.out)) as features:
+        found = compare(features, results.folders(results.runs_of(features.data, options.out)))
+    for sentence in found.refused:
+        warn(sentence)
+    written = report.write(found, options.out / "reports" / found.features.data)
+    Console().print(report.table(found))
+    say(found.verdict)
+    say(f"the report: {written[0]}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    with store.open(store.file_of(options.data, options.out)) as features:
+        for name in options.models:
+            _train_one(name, features, options)
+
+
+def _train_one(name: str, features: Features, options: argparse.Namespace) -> None:
+    """Train one network unless its result is there already, and leave its result."""
+    folder = results.runs_of(features.data, options.out) / name
+    asked = {"learning_rate": options.learning_rate, "epochs": options.epochs}
+    if name == "finetuned":
+        asked["unfreeze"] = options.unfreeze
+    if not options.again and _is_done(folder, features, asked, options.seed):
+        say(f"{folder}: nothing to do (--again trains it anew)")
+        return
+    # Importing Keras takes seconds, and there may have been nothing to do.
+    from finetune import train
+
+    if name == "baseline":
+        trained = train.train_baseline(features, seed=options.seed, asked=asked)
+    else:
+        cache = store.cache_of(options.out)
+        vgg16 = weights.load(options.weights, cache=cache)
+        if vgg16.digest != features.attributes["weights_digest"]:
+            raise InputError(
+                f"{vgg16.origin}: not the weights the features were made with; give those with "
+                "--weights, or run make features with these"
+            )
+        trained = train.train_finetuned(features, vgg16, seed=options.seed, asked=asked)
+    started = time.perf_counter()
+    predictions = train.predict(trained.network, features)
+    result = Result(
+        model=name,
+        stage="network",
+        data=features.data,
+        data_digest=features.data_digest,
+        recipe_digest=features.recipe_digest,
+        class_names=features.class_names,
+        hyperparameters={"asked": asked, **trained.schedules},
+        tried=[],
+        seconds={**trained.seconds, "predict": time.perf_counter() - started},
+        epochs=len(trained.history["phase"]),
+        parameters=trained.parameters,
+        seed=options.seed,
+        metrics=results.metrics(predictions),
+        versions=versions(),
+        created=now(),
+    )
+    results.save(folder, result, predictions, write_model=partial(_write, trained))
+    photos = f"{len(predictions.labels):,} test photos"
+    accuracy = f"accuracy {result.metrics['accuracy']:.4f}"
+    epochs = f"{result.epochs} epochs, {trained.seconds['fit']:.0f} s"
+    say(f"{name}: {accuracy} on {photos}, {epochs}: {folder}")
+
+
+def _is_done(folder: Path, features: Features, asked: dict[str, Any], seed: int) -> bool:
+    if not (folder / "result.json").exists():
+        return False
+    result = results.load(folder)
+    made_of = (result.data_digest, result.recipe_digest, result.seed)
+    same = made_of == (features.data_digest, features.recipe_digest, seed)
+    return same and result.hyperparameters.get("asked") == asked
+
+
+def _write(trained: "Trained", folder: Path) -> None:
+    atomic.write_text(folder / "history.json", json.dumps(trained.history) + "\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        # Keras wants the file's name to end in .keras.
+        path = Path(temporary, "model.keras")
+        trained.network.save(path)
+        atomic.write_bytes(folder / "model.keras", path.read_bytes())
+
+
+if __name__ == "__main__":
+    console.run(main)
