@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import pooch
 import requests
 
-from extract import atomic, wheels
+from extract import atomic, images, wheels
 from extract.console import InputError, say
 from extract.wheels import Wheel
 
@@ -100,9 +100,12 @@ def locate(data: str, *, folder: Path = DATA_FOLDER) -> Path:
 def _unwrapped(root: Path) -> Path:
     """Step into folders that only wrap the class folders, as archives often do."""
     while True:
-        visible = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
+        visible = [entry for entry in root.iterdir() if not images.is_clutter(entry.name)]
         inner = [entry for entry in visible if entry.is_dir()]
         if len(inner) != 1 or not any(entry.is_dir() for entry in inner[0].iterdir()):
+            return root
+        # A link to the folder it lies in would be stepped into for ever.
+        if root.resolve().is_relative_to(inner[0].resolve()):
             return root
         root = inner[0]
 
@@ -188,7 +191,12 @@ def _unpack(archive: Path, target: Path, *, only: str = "") -> None:
         folder.mkdir()
         try:
             opened(archive, folder, lambda name: _inside(name, only))
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
+        # On a damaged archive the readers raise zlib.error, RuntimeError, NotImplementedError and
+        # more; a file where a folder must be is its fault too, a full disk is not.
+        except Exception as error:
+            conflict = isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError)
+            if isinstance(error, OSError) and error.errno and not conflict:
+                raise
             archive.unlink()
             raise InputError(
                 f"{archive}: damaged or unsafe archive ({error}); it was removed, try again"
@@ -202,9 +210,7 @@ def _inside(name: str, only: str) -> PurePosixPath | None:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"member {name!r} leaves the folder")
-    if not str(path).startswith(only.rstrip("/")):
-        return None
-    return path.relative_to(only)
+    return path.relative_to(only) if path.is_relative_to(only) else None
 
 
 Place = Callable[[str], PurePosixPath | None]

@@ -85,7 +85,8 @@ def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
                 classes = _visible_folders(root, root / name, found)
                 _scan_classes(root, root / name, classes, given[name], exclude, found)
             else:
-                found.skipped.append((f"{name}/", "folder beside train, val and test"))
+                path = f"{_readable_name(name)}/"
+                found.skipped.append((path, "folder beside train, val and test"))
     else:
         _scan_classes(root, root, folders, "", exclude, found)
     found.photos.sort()
@@ -99,7 +100,8 @@ def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
     return found
 
 
-def _is_clutter(name: str) -> bool:
+def is_clutter(name: str) -> bool:
+    """Say whether a file or folder of this name is the system's, not the user's."""
     return name.startswith(".") or name in CLUTTER
 
 
@@ -117,10 +119,10 @@ def _visible_folders(root: Path, folder: Path, found: Scan) -> list[str]:
     names = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = _readable_name(_relative(Path(entry.path), root))
-        if not entry.is_dir():
-            reason = "hidden or system file" if _is_clutter(entry.name) else "not in a class folder"
+        if not _is_folder(entry):
+            reason = "hidden or system file" if is_clutter(entry.name) else "not in a class folder"
             found.skipped.append((path, reason))
-        elif _is_clutter(entry.name):
+        elif is_clutter(entry.name):
             found.skipped.append((f"{path}/", "hidden or system folder"))
         else:
             names.append(entry.name)
@@ -141,13 +143,16 @@ def _scan_classes(
             found.skipped.append((path, "class left out (--background keeps it)"))
             continue
         found.class_names.append(_readable_name(name))
-        for file in _files(folder / name, set()):
+        for file in _files(folder / name, {os.path.realpath(root), os.path.realpath(folder)}):
             relative = _relative(file, root)
-            if _is_clutter(file.name):
+            if is_clutter(file.name):
                 found.skipped.append((_readable_name(relative), "hidden or system file"))
             elif relative != _readable_name(relative):
                 reason = "file or folder name is not UTF-8; rename it"
                 found.skipped.append((_readable_name(relative), reason))
+            elif file.exists() and not file.is_file():
+                # Reading a named pipe would wait for ever.
+                found.skipped.append((relative, "not a regular file"))
             else:
                 found.photos.append(Photo(relative, name, split))
 
@@ -158,10 +163,17 @@ def _files(folder: Path, seen: set[str]) -> Iterator[Path]:
     if real in seen:
         return
     for entry in os.scandir(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _files(Path(entry.path), seen | {real})
         else:
             yield Path(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
