@@ -1,0 +1,169 @@
+"""What the tests share: made photos, VGG16 with random weights, a site on this machine."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from extract.weights import LAYERS
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+Arrays = list[NDArray[np.float32]]
+MakePhotos = Callable[..., Path]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give Keras an empty home before anything imports it, so that no test depends on a user's."""
+    home = tempfile.TemporaryDirectory(prefix="keras-home-")
+    config.add_cleanup(home.cleanup)
+    os.environ["KERAS_HOME"] = home.name
+
+
+@pytest.fixture
+def keras_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a test a Keras home of its own, to put files in."""
+    home = tmp_path_factory.mktemp("keras-home")
+    monkeypatch.setenv("KERAS_HOME", str(home))
+    return home
+
+
+def picture(seed: int, *, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """Return a picture of its own: coloured noise over a colour, RGB, `size` wide and high."""
+    random = np.random.default_rng(seed)
+    width, height = size
+    noise = random.integers(-60, 60, (height, width, 3)) + random.integers(60, 196, 3)
+    return Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+
+
+def write_photos(root: Path, classes: Mapping[str, int], *, seed: int = 0) -> Path:
+    """Write `classes[name]` photos into the folder of each class, no two of them alike.
+
+    A name may be a path, ``train/cats`` for one.
+    """
+    for position, (name, n) in enumerate(classes.items()):
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            picture(seed * 10_000_000 + position * 10_000 + i).save(folder / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> MakePhotos:
+    """Return a function that writes a folder of class folders, 6 photos in each of 2 by default."""
+
+    def make(
+        classes: Mapping[str, int] | None = None, *, name: str = "pets", seed: int = 0
+    ) -> Path:
+        return write_photos(tmp_path / name, classes or {"cats": 6, "dogs": 6}, seed=seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def vgg16_arrays() -> Arrays:
+    """VGG16's 26 arrays with random values, small enough that activations stay moderate."""
+    random = np.random.default_rng(16)
+    arrays: Arrays = []
+    channels = 3
+    for filters in LAYERS.values():
+        kernel = random.standard_normal((3, 3, channels, filters), np.float32)
+        arrays.append(kernel * np.float32((2 / (9 * channels)) ** 0.5))
+        arrays.append(random.standard_normal(filters, np.float32) / 10)
+        channels = filters
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def vgg16_weights(vgg16_arrays: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file for ``--weights``: random arrays in Keras's published layout."""
+    path = tmp_path_factory.mktemp("weights") / "random_vgg16.h5"
+    write_keras_file(path, vgg16_arrays)
+    return path
+
+
+def write_keras_file(
+    path: Path,
+    arrays: Arrays,
+    *,
+    kernel: str = "{layer}/{layer}/kernel:0",
+    bias: str = "{layer}/{layer}/bias:0",
+) -> None:
+    """Write the 26 arrays under the given names, one group a layer."""
+    with h5py.File(path, "w") as file:
+        for index, layer in enumerate(LAYERS):
+            file[kernel.format(layer=layer)] = arrays[2 * index]
+            file[bias.format(layer=layer)] = arrays[2 * index + 1]
+
+
+class Site(ThreadingHTTPServer):
+    """A web site on 127.0.0.1.
+
+    Attributes
+    ----------
+    files : dict of path to bytes
+        What it serves; ``/`` first.
+    broken : set of path
+        Of these only the first half is sent before the connection closes.
+    asked : list of path
+        Every request so far.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.files: dict[str, bytes] = {}
+        self.broken: set[str] = set()
+        self.asked: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        content = self.server.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        kind = "text/html" if self.path.endswith("/") else "application/octet-stream"
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        broken = self.path in self.server.broken
+        self.wfile.write(content[: len(content) // 2] if broken else content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Serve what a test puts in `files`, on this machine."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """Return a port of this machine at which nobody answers."""
+    with Site() as server:
+        return server.server_port

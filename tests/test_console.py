@@ -1,0 +1,167 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT
+
+from extract import console
+from extract.console import InputError, count, one_line, progress, say, warn
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Größe 12 ♞ ok", "Größe 12 ♞ ok"),
+        ("a\nb", r"a\nb"),
+        ("a\r\tb", r"a\r\tb"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\u2028b\x85c", r"a\u2028b\x85c"),
+        ("right\u202eleft", r"right\u202eleft"),
+        ("caf\udce9", r"caf\udce9"),
+        ("nul\0", r"nul\x00"),
+    ],
+)
+def test_text_is_shown_on_one_line(text: str, shown: str) -> None:
+    assert one_line(text) == shown
+    assert len(one_line(text).splitlines()) == 1
+    one_line(text).encode()
+
+
+def test_say_and_warn_write_one_line_to_their_stream(capfd: pytest.CaptureFixture[str]) -> None:
+    say("said\nin\udce9")
+    warn(ValueError("warned\nof"))
+    assert capfd.readouterr() == ("said\\nin\\udce9\n", "warned\\nof\n")
+
+
+def test_count() -> None:
+    assert count(1, "photo") == "1 photo"
+    assert count(0, "photo") == "0 photos"
+    assert count(2000, "photo") == "2,000 photos"
+    assert count(1, "class", "classes") == "1 class"
+    assert count(3, "class", "classes") == "3 classes"
+
+
+def test_progress_is_silent_when_not_on_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress("VGG16", 3, unit="photos") as advance:
+        advance(1)
+        advance(2)
+    assert capfd.readouterr() == ("", "")
+
+
+def run(raised: BaseException | None) -> None:
+    def main() -> None:
+        if raised:
+            raise raised
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        console.run(main)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (None, 0, []),
+        (InputError("photos\n: no such folder"), 2, ["error: photos\\n: no such folder"]),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "features/x.h5"),
+            2,
+            ["error: features/x.h5: No space left on device", "--out"],
+        ),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), 2, ["quota", "--out"]),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), 2, ["File too large", "--out"]),
+        (
+            OSError(errno.EACCES, os.strerror(errno.EACCES), "/x"),
+            2,
+            ["error: /x: Permission denied", "--out"],
+        ),
+        (
+            OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "/x"),
+            2,
+            ["error: /x: Not a directory", "--out"],
+        ),
+        (KeyboardInterrupt(), 130, ["stopped", "again"]),
+    ],
+)
+def test_run_tells_what_went_wrong_in_one_line(
+    raised: BaseException | None,
+    code: int,
+    words: list[str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(raised)
+    assert stopped.value.code == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == bool(words)
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(
+    "raised", [ValueError("a defect"), OSError(errno.EBADF, "a defect"), AssertionError("a defect")]
+)
+def test_defect_keeps_its_traceback(raised: Exception) -> None:
+    with pytest.raises(type(raised), match="a defect"):
+        run(raised)
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from extract import console
+
+def main():
+    try:
+        Path(sys.argv[1]).write_text("here")
+        time.sleep(30)
+    finally:
+        print("tidied")
+
+console.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "lines"), [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 1)]
+)
+def test_signals_run_the_clean_up_and_give_their_exit_code(
+    number: signal.Signals, code: int, lines: int, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(started)],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(1000):
+        if started.exists():
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    program.send_signal(number)
+    out, err = program.communicate(timeout=20)
+    assert program.returncode == code
+    assert out == "tidied\n"
+    assert len(err.splitlines()) == lines
+    assert "Traceback" not in err
+
+
+def test_defect_in_a_process_shows_where(tmp_path: Path) -> None:
+    program = "from extract import console\ndef main(): raise ValueError('ours')\nconsole.run(main)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ValueError: ours" in done.stderr
