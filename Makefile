@@ -1,0 +1,64 @@
+# Onepass: photos to a comparison of classifiers. `make help` lists what there is.
+
+DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder of class folders
+SEED ?= 0#           of the split and of everything random in training
+OUT ?= .#            where features/, runs/ and reports/ go
+PYTHON ?= python3#   the Python that .venv is made with, 3.11.4 or newer
+
+TF := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
+INSTALLED := .venv/installed-$(TF)
+RUN := .venv/bin/python -m
+WHERE = --out "$(OUT)" --seed $(SEED)
+
+.NOTPARALLEL:
+.PHONY: all features heads finetune compare test check lock clean distclean help
+
+all: features heads finetune compare  ## everything below up to compare, in order (the default)
+
+features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 runs once per distinct image, ever
+	@$(RUN) extract "$(DATA)" $(WHERE)
+
+heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
+	@$(RUN) classify "$(DATA)" $(WHERE)
+
+finetune: features  ## photos -> OUT/runs/DATA/{baseline,finetuned}
+	@$(RUN) finetune train "$(DATA)" $(WHERE)
+
+compare: $(INSTALLED)  ## all results -> OUT/reports/DATA/{index.html,compare.md,compare.json}
+	@$(RUN) finetune compare "$(DATA)" --out "$(OUT)"
+
+test: $(INSTALLED)  ## run the tests
+	$(RUN) pytest
+
+check: $(INSTALLED)  ## lint, format and types
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+
+lock:  ## choose the newest versions of everything (needs uv)
+	for tf in cpu gpu; do \
+	  uv pip compile -q --upgrade --universal --generate-hashes --extra $$tf --extra dev \
+	    --custom-compile-command "make lock" pyproject.toml -o requirements/$$tf.txt; \
+	done
+
+clean:  ## remove results and reports, never features or the cache
+	rm -rf "$(OUT)/runs" "$(OUT)/reports"
+
+distclean: clean  ## remove also features, cache, .venv and fetched data; what you put in data/ stays
+	rm -rf "$(OUT)/features" .venv data/.downloads
+	for record in data/*.fetched.json; do \
+	  [ ! -f "$$record" ] || rm -rf "$${record%.fetched.json}" "$$record"; \
+	done
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo
+	@sed -n 's/^\([A-Z]*\) ?= \([^#]*\)#  *\(.*\)/  \1=\2	\3/p' $(MAKEFILE_LIST) | expand -t 18
+
+$(INSTALLED): pyproject.toml requirements/$(TF).txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' \
+	  || { echo "error: $(PYTHON) is older than 3.11.4; name a newer one with PYTHON=" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements/$(TF).txt
+	@touch $@
