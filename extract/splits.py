@@ -104,6 +104,13 @@ def assign(
     for name, distinct in members.items():
         # A photo that lies in two classes keeps the split it got in the first.
         cut = _cut(name, distinct, shares, seed) | cut
+    for name, distinct in members.items():
+        missing = {"train", *shares} - {cut[digest] for digest in distinct}
+        if missing:
+            raise InputError(
+                f"class '{name}' has no photo for {', '.join(sorted(missing))}, because its photos "
+                "are also in other classes; remove the copies, or the folder"
+            )
     return np.array(
         [
             cut[digest] if split in ("train", "") else split
