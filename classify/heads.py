@@ -24,7 +24,6 @@ EARLY_STOPPING_ROWS = 1000
 CALIBRATION_FOLDS = 5
 
 TRUSTED = (
-    "numpy.ufunc",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
-    balanced_accuracy_score,
     f1_score,
     log_loss,
+    recall_score,
     top_k_accuracy_score,
 )
 
@@ -121,7 +121,7 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     every = np.arange(k)
     figures = {
         "accuracy": accuracy_score(y, predicted),
-        "mean_class_recall": balanced_accuracy_score(y, predicted),
+        "mean_class_recall": recall_score(y, predicted, labels=np.unique(y), average="macro"),
         "macro_f1": f1_score(y, predicted, labels=every, average="macro", zero_division=0.0),
         "log_loss": log_loss(y, probabilities, labels=every),
     }
@@ -168,6 +168,8 @@ def load(folder: Path) -> Result:
     path = folder / "result.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema"] != SCHEMA:
+            raise ValueError(f"schema {record['schema']}, and this version reads {SCHEMA}")
         return Result(**{field.name: record[field.name] for field in fields(Result)})
     except FileNotFoundError as error:
         raise InputError(f"{path}: not there; train the model again") from error

@@ -66,7 +66,8 @@ class TapBatches(_Split):
 
     def input(self, row: int) -> NDArray[np.float32]:
         """Return the taps of one photo, of shape (values,)."""
-        return self.taps[row]
+        values: NDArray[np.float32] = self.taps[row]
+        return values
 
 
 class Batches(_Split):

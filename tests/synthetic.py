@@ -1,0 +1,85 @@
+"""Features files without photos: taps whose classes can be told apart, or not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from extract import store
+from extract.recipe import TAPS, recipe, recipe_digest
+from extract.store import Row
+
+
+def publish(
+    folder: Path,
+    *,
+    per_class: tuple[int, int, int] = (12, 4, 4),
+    classes: int = 3,
+    informative: tuple[str, ...] = tuple(TAPS),
+    signal: float = 3.0,
+    seed: int = 0,
+    test_noise: float = 0.0,
+) -> Path:
+    """Write a features file and return its path.
+
+    Parameters
+    ----------
+    per_class : tuple of int
+        Photos of each class in train, val and test.
+    informative : tuple of str
+        Taps in which the classes differ; the others are noise.
+    signal : float
+        How far the classes lie apart in a tenth of an informative tap's values.
+    test_noise : float
+        Added to every tap of the test rows only.
+    """
+    random = np.random.default_rng(seed)
+    names = [f"class {label}" for label in range(classes)]
+    rows = [
+        Row(f"{names[label]}/{split}{i}.jpg", f"{label}{split}{i}".rjust(64, "0"), label, split)
+        for label in range(classes)
+        for split, photos in zip(("train", "val", "test"), per_class, strict=True)
+        for i in range(photos)
+    ]
+    rows.sort(key=lambda row: row.path)
+    labels = np.array([row.label for row in rows])
+    is_test = np.array([row.split == "test" for row in rows])
+    taps = {}
+    for tap, width in TAPS.items():
+        values = random.gamma(1.0, 1.0, (len(rows), width)).astype(np.float32)
+        centres = random.gamma(1.0, 1.0, (classes, width)) * (random.random(width) < 0.1)
+        if tap in informative:
+            values += (signal * centres[labels]).astype(np.float32)
+        values[is_test] += test_noise
+        taps[tap] = values
+    the_recipe = recipe("0" * 64)
+    shard = store.write_shard(
+        folder / "cache",
+        [row.digest for row in rows],
+        taps,
+        recipe=the_recipe,
+        engine="none",
+        seconds=10.0,
+    )
+    path = folder / "synthetic.h5"
+    store.publish(
+        path,
+        rows,
+        {row.digest: store.Place(shard, i, 10.0 / len(rows)) for i, row in enumerate(rows)},
+        class_names=names,
+        skipped=[("class 0/notes.txt", "not an image file that Pillow can read")],
+        attributes={
+            "data": "synthetic",
+            "root": str(folder),
+            "weights": "none",
+            "weights_digest": "0" * 64,
+            "recipe": json.dumps(the_recipe),
+            "recipe_digest": recipe_digest(the_recipe),
+            "data_digest": store.data_digest(rows, names),
+            "split_rule": "made",
+            "seed": 0,
+            "created": "2026-01-01T00:00:00+00:00",
+            "versions": "{}",
+        },
+    )
+    return path
