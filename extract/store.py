@@ -199,7 +199,8 @@ def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
                 if shapes != {tap: (len(digests), width) for tap, width in TAPS.items()}:
                     raise ValueError("its taps do not fit its digests")
                 seconds = float(file.attrs["seconds"]) / len(digests)
-        except (OSError, KeyError, ValueError) as error:
+        # HDF5 raises many things on a damaged or foreign file.
+        except Exception as error:
             warn(f"{shard}: not a whole shard ({error}); its images are computed anew")
             continue
         places |= {digest: Place(shard, row, seconds) for row, digest in enumerate(digests)}
@@ -269,9 +270,15 @@ def _gather(places: Sequence[Place]) -> dict[str, NDArray[np.float32]]:
         by_shard.setdefault(place.shard, []).append(position)
     for shard, positions in by_shard.items():
         rows = [places[position].row for position in positions]
-        with h5py.File(shard, "r") as file:
-            for tap, values in taps.items():
-                values[positions] = file[f"taps/{tap}"][:][rows]
+        try:
+            with h5py.File(shard, "r") as file:
+                for tap, values in taps.items():
+                    values[positions] = file[f"taps/{tap}"][:][rows]
+        except OSError as error:
+            raise InputError(
+                f"{shard}: damaged ({error}); remove it and run the same command again, its images "
+                "are computed anew"
+            ) from error
     return taps
 
 
@@ -334,7 +341,10 @@ class Features:
     def read(self, taps: Iterable[str], *splits: str) -> NDArray[np.float32]:
         """Read taps of the given splits side by side, of shape (rows, values), float32."""
         rows = self.rows(*splits)
-        return np.hstack([self.file[f"taps/{tap}"][:][rows] for tap in taps])
+        try:
+            return np.hstack([self.file[f"taps/{tap}"][:][rows] for tap in taps])
+        except OSError as error:
+            raise InputError(f"{self.file.filename}: damaged ({error}); {MOVE_AWAY}") from error
 
 
 def open(path: Path) -> Features:
@@ -355,6 +365,7 @@ def open(path: Path) -> Features:
         if file.attrs["schema"] != SCHEMA:
             raise ValueError(f"schema {file.attrs['schema']}, and this version reads {SCHEMA}")
         return Features(file)
-    except (KeyError, ValueError, AttributeError) as error:
+    # HDF5 raises many things on a damaged or foreign file.
+    except Exception as error:
         file.close()
         raise InputError(f"{path}: not a features file ({error}); {MOVE_AWAY}") from error

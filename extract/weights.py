@@ -178,13 +178,13 @@ def _from_hdf5(file: h5py.File) -> Arrays:
 
 
 def _datasets(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield the arrays inside a file; links to other files are not followed."""
+    """Yield the arrays inside a file; what leads to other files is not followed."""
     for name in group:
         if isinstance(group.get(name, getlink=True), h5py.HardLink):
             item = group[name]
             if isinstance(item, h5py.Group):
                 yield from _datasets(item, f"{prefix}{name}/")
-            else:
+            elif not item.external and not item.is_virtual:
                 yield f"{prefix}{name}", item[()]
 
 
@@ -241,5 +241,6 @@ def _read_kept(path: Path) -> Weights | None:
         with h5py.File(path, "r") as file:
             found = _weights(_from_hdf5(file), str(file.attrs["origin"]))
             return found if found.digest == file.attrs["digest"] else None
-    except (OSError, KeyError, ValueError):
+    # HDF5 raises many things on a damaged or foreign file.
+    except Exception:
         return None

@@ -1,0 +1,494 @@
+import hashlib
+import inspect
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from extract import store
+from extract.console import InputError
+from extract.recipe import TAPS, recipe, recipe_digest
+from extract.store import Place, Row, ShardWriter, data_digest, publish, write_shard
+
+RECIPE = recipe("w" * 64)
+Taps = dict[str, NDArray[np.float32]]
+
+
+def digests(*names: object) -> list[str]:
+    return [hashlib.sha256(str(name).encode()).hexdigest() for name in names]
+
+
+def taps(photo_digests: Sequence[str]) -> Taps:
+    """Return values that tell by themselves to which photo and tap they belong."""
+    seeds = [int(digest[:8], 16) for digest in photo_digests]
+    return {
+        tap: np.array(
+            [np.random.default_rng([seed, width]).random(width) for seed in seeds], np.float32
+        ).reshape(-1, width)
+        + len(tap)
+        for tap, width in TAPS.items()
+    }
+
+
+def shard(folder: Path, names: Sequence[object], *, seconds: float = 1.0) -> Path:
+    folder.mkdir(exist_ok=True)
+    photo_digests = digests(*names)
+    return write_shard(
+        folder, photo_digests, taps(photo_digests), recipe=RECIPE, engine="test", seconds=seconds
+    )
+
+
+def rows(*names: str) -> list[Row]:
+    """Return a row for each name, labels and splits in turn, in the order of the paths."""
+    splits = ["train", "val", "test", "train"]
+    return [
+        Row(f"{'ab'[i % 2]}/{name}", digests(name)[0], i % 2, splits[i % 4])
+        for i, name in enumerate(sorted(names))
+    ]
+
+
+ATTRIBUTES = {"data": "pets", "data_digest": "d" * 64, "recipe_digest": recipe_digest(RECIPE)}
+
+
+def published(
+    tmp_path: Path,
+    *names: str,
+    path: Path | None = None,
+    skipped: Sequence[tuple[str, str]] = (),
+    **changes: Any,
+) -> Path:
+    path = path or tmp_path / "features" / "pets.h5"
+    shard(tmp_path / "cache", names)
+    publish(
+        path,
+        rows(*names),
+        store.index(tmp_path / "cache", RECIPE),
+        class_names=["a", "b"],
+        skipped=skipped,
+        attributes=ATTRIBUTES | changes,
+    )
+    return path
+
+
+def flip(path: Path, offset: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def tap_offset(path: Path, tap: str) -> int:
+    """Return where in the file a byte of the values of a tap lies."""
+    with h5py.File(path) as file:
+        return int(file[f"taps/{tap}"].id.get_chunk_info(0).byte_offset) + 100
+
+
+# Shards
+
+
+def test_places_lead_to_the_values(tmp_path: Path) -> None:
+    first, second = shard(tmp_path, "abc", seconds=6.0), shard(tmp_path, "de")
+    places = store.index(tmp_path, RECIPE)
+    assert set(places) == set(digests(*"abcde"))
+    assert places[digests("b")[0]] == Place(first, 1, 2.0)
+    assert places[digests("d")[0]] == Place(second, 0, 0.5)
+
+
+def test_writer_makes_a_shard_of_every_so_many_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SHARD_IMAGES", 4)
+    with ShardWriter(tmp_path, RECIPE) as writer:
+        for batch in ("ab", "cd", "ef", "gh", "i"):
+            names = digests(*batch)
+            writer.add(names, taps(names), engine="test")
+    sizes = sorted(len(h5py.File(path)["digest"]) for path in tmp_path.glob("*.h5"))
+    assert sizes == [1, 4, 4]
+    assert set(store.index(tmp_path, RECIPE)) == set(digests(*"abcdefghi"))
+
+
+def test_writer_makes_a_shard_when_time_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SHARD_SECONDS", 0.0)
+    with ShardWriter(tmp_path, RECIPE) as writer:
+        writer.add(digests("a"), taps(digests("a")), engine="test")
+        assert len(list(tmp_path.glob("*.h5"))) == 1
+        writer.add(digests("b"), taps(digests("b")), engine="test")
+        assert len(list(tmp_path.glob("*.h5"))) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_writer_keeps_what_it_holds_when_the_run_is_stopped(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    def stopped() -> None:
+        with ShardWriter(tmp_path, RECIPE) as writer:
+            writer.add(digests("a", "b"), taps(digests("a", "b")), engine="test")
+            raise error
+
+    with pytest.raises(error):
+        stopped()
+    assert set(store.index(tmp_path, RECIPE)) == set(digests("a", "b"))
+
+
+def test_nothing_computed_leaves_no_shard(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, RECIPE):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("tap", TAPS)
+def test_writer_refuses_an_engine_that_loses_rows(tmp_path: Path, tap: str) -> None:
+    values = taps(digests("a", "b"))
+    values[tap] = values[tap][:1]
+    with pytest.raises(ValueError, match="test did not return one row"):
+        ShardWriter(tmp_path, RECIPE).add(digests("a", "b"), values, engine="test")
+
+
+def test_shards_are_never_changed(tmp_path: Path) -> None:
+    first = shard(tmp_path, "abc")
+    before = first.read_bytes(), first.stat().st_mtime_ns
+    shard(tmp_path, "cb")
+    shard(tmp_path, "d")
+    published(tmp_path, "x", "y")
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == before
+    assert len(list(tmp_path.glob("*.h5"))) == 3
+
+
+def as_text(path: Path) -> None:
+    path.write_text("not HDF5")
+
+
+def as_truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def as_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def as_foreign(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["x"] = [1]
+
+
+def edited(edit: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            edit(file)
+
+    return change
+
+
+def without_a_tap(file: h5py.File) -> None:
+    del file["taps/block3_max"]
+
+
+def with_a_short_tap(file: h5py.File) -> None:
+    del file["taps/block3_max"]
+    file["taps/block3_max"] = np.zeros((1, 256), np.float32)
+
+
+def with_numbers_for_digests(file: h5py.File) -> None:
+    del file["digest"]
+    file["digest"] = np.arange(3)
+
+
+def with_a_group_for_digests(file: h5py.File) -> None:
+    del file["digest"]
+    file.create_group("digest")
+
+
+def without_images(file: h5py.File) -> None:
+    del file["digest"], file["taps"]
+    file["digest"] = np.array([], "S64")
+    for tap, width in TAPS.items():
+        file[f"taps/{tap}"] = np.zeros((0, width), np.float32)
+
+
+def of_another_recipe(file: h5py.File) -> None:
+    file.attrs["recipe_digest"] = "0" * 64
+
+
+DAMAGE = [
+    as_text,
+    as_truncated,
+    as_empty,
+    as_folder,
+    as_foreign,
+    edited(without_a_tap),
+    edited(with_a_short_tap),
+    edited(with_numbers_for_digests),
+    edited(with_a_group_for_digests),
+    edited(without_images),
+    edited(of_another_recipe),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=range(len(DAMAGE)))
+def test_bad_shard_is_named_and_passed_over(
+    damage: Callable[[Path], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = shard(tmp_path, "abc"), shard(tmp_path, "de")
+    damage(bad)
+    assert set(store.index(tmp_path, RECIPE)) == set(digests(*"de"))
+    err = capfd.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert str(bad) in err
+    assert str(good) not in err
+
+
+def test_unfinished_shard_is_not_seen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = shard(tmp_path, "abc")
+    path.rename(tmp_path / f".{path.name}.1234.tmp")
+    assert store.index(tmp_path, RECIPE) == {}
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("tap", TAPS)
+def test_flipped_bit_in_a_shard_is_found_and_nothing_published(tmp_path: Path, tap: str) -> None:
+    path = published(tmp_path, "a", "b")
+    before = path.read_bytes()
+    (damaged,) = (tmp_path / "cache").glob("*.h5")
+    flip(damaged, tap_offset(damaged, tap))
+    with pytest.raises(InputError) as refused:
+        publish(
+            path,
+            rows("a", "b"),
+            store.index(tmp_path / "cache", RECIPE),
+            class_names=["a", "b"],
+            skipped=[],
+            attributes=ATTRIBUTES,
+        )
+    assert str(damaged) in str(refused.value)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+# The published file
+
+
+def test_values_are_read_back_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    names = [f"{i:03d}.jpg" for i in range(150)]
+    order = np.random.default_rng(0).permutation(150)
+    for part in np.array_split(order, 4):
+        shard(tmp_path / "cache", [names[i] for i in part])
+    path = published(tmp_path, *names)
+    with store.open(path) as features:
+        assert features.paths == [row.path for row in rows(*names)]
+        assert features.digests == digests(*names)
+        assert features.labels.tolist() == [0, 1] * 75
+        assert features.splits.tolist() == (["train", "val", "test", "train"] * 38)[:150]
+        assert features.class_names == ["a", "b"]
+        assert features.widths == TAPS
+        assert list(features.widths) == list(TAPS), "deepest first"
+        expected = taps(digests(*names))
+        for tap in TAPS:
+            found = features.read([tap], "train", "val", "test")
+            np.testing.assert_array_equal(found, expected[tap])
+            assert found.dtype == np.float32
+
+
+def test_some_taps_of_some_splits(tmp_path: Path) -> None:
+    path = published(tmp_path, *"abcdefgh")
+    expected = taps(digests(*"abcdefgh"))
+    with store.open(path) as features:
+        assert features.rows("val").tolist() == [1, 5]
+        assert features.rows("val", "train").tolist() == [0, 1, 3, 4, 5, 7]
+        found = features.read(["block3_max", "block5_avg"], "test")
+    wanted = np.hstack([expected["block3_max"][[2, 6]], expected["block5_avg"][[2, 6]]])
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_rows_of_many_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "ROWS_AT_ONCE", 3)
+    with store.open(published(tmp_path, *"abcdefgh")) as features:
+        found = features.read(["block4_avg"], "train", "val", "test")
+    np.testing.assert_array_equal(found, taps(digests(*"abcdefgh"))["block4_avg"])
+
+
+def test_copies_share_their_values_and_cost_once(tmp_path: Path) -> None:
+    shard(tmp_path, "ab", seconds=10.0)
+    copies = [*rows("a", "b"), Row("b/copy", digests("a")[0], 1, "train")]
+    publish(
+        tmp_path / "pets.h5",
+        copies,
+        store.index(tmp_path, RECIPE),
+        class_names=["a", "b"],
+        skipped=[],
+        attributes=ATTRIBUTES,
+    )
+    with store.open(tmp_path / "pets.h5") as features:
+        found = features.read(["block5_avg"], "train", "val", "test")
+        assert features.seconds == pytest.approx(10.0)
+    np.testing.assert_array_equal(found, taps(digests(*"aba"))["block5_avg"])
+
+
+def test_odd_paths_and_reasons_come_back_as_they_were(tmp_path: Path) -> None:
+    skipped = [("a/Größe\n2.jpg", "damaged image: 'x'\n♞"), ("b/", "")]
+    names = ["line\nbreak.jpg", "Käse ♞.jpg", "tab\t.jpg", "日本.jpg"]
+    path = published(tmp_path, *names, skipped=skipped, root="/ü/\n")
+    with store.open(path) as features:
+        assert features.paths == [row.path for row in rows(*names)]
+        assert features.skipped == skipped
+        assert features.attributes["root"] == "/ü/\n"
+
+
+def test_example_of_the_documentation_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(tmp_path, *"abcdef", path=tmp_path / "features" / "chess.h5")
+    monkeypatch.chdir(tmp_path)
+    example = textwrap.dedent(inspect.getdoc(store).partition("::\n")[2])
+    assert "h5py.File" in example
+    found: dict[str, Any] = {"h5py": h5py}
+    exec(example, found)
+    np.testing.assert_array_equal(found["X"], taps(digests(*"adef"))["block5_avg"][[0, 1, 2]])
+
+
+def test_file_is_plain_hdf5(tmp_path: Path) -> None:
+    path = published(tmp_path, *"ab")
+    with h5py.File(path) as file:
+        assert set(file) == {
+            "path",
+            "digest",
+            "label",
+            "split",
+            "class_names",
+            "skipped",
+            "taps",
+        }
+        assert file["path"].dtype == h5py.string_dtype()
+        assert file["digest"].dtype == "S64"
+        assert file["label"].dtype == np.int64
+        assert set(file["taps"]) == set(TAPS)
+        for tap in TAPS:
+            assert file[f"taps/{tap}"].dtype == np.float32
+            assert file[f"taps/{tap}"].fletcher32
+        assert file.attrs["schema"] == store.SCHEMA
+
+
+def test_failure_midway_keeps_the_old_file(tmp_path: Path) -> None:
+    path = published(tmp_path, "a", "b")
+    before = path.read_bytes()
+    places = store.index(tmp_path / "cache", RECIPE)
+    places.pop(digests("b")[0])
+    with pytest.raises(KeyError):
+        publish(
+            path,
+            rows("a", "b"),
+            places,
+            class_names=["a", "b"],
+            skipped=[],
+            attributes=ATTRIBUTES,
+        )
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_data_digest_changes_with_everything_a_result_depends_on() -> None:
+    one, two = rows("a", "b")
+    changed = [
+        [one, two],
+        [two, one],
+        [one],
+        [replace(one, path="a/other"), two],
+        [replace(one, digest="0" * 64), two],
+        [replace(one, label=1), two],
+        [replace(one, split="test"), two],
+    ]
+    found = [data_digest(some, ["a", "b"]) for some in changed]
+    found.append(data_digest([one, two], ["a", "c"]))
+    found.append(data_digest([Row('a", "b', "", 0, "")], ["a"]))
+    found.append(data_digest([Row("a", "b", 0, "")], ["a"]))
+    assert len(set(found)) == len(found)
+    assert data_digest(rows("a", "b"), ["a", "b"]) == found[0]
+
+
+def with_newer_schema(file: h5py.File) -> None:
+    file.attrs["schema"] = store.SCHEMA + 1
+
+
+def without_schema(file: h5py.File) -> None:
+    del file.attrs["schema"]
+
+
+def with_an_array_for_the_schema(file: h5py.File) -> None:
+    file.attrs["schema"] = [1, 2]
+
+
+def with_numbers_for_the_classes(file: h5py.File) -> None:
+    del file["class_names"]
+    file["class_names"] = [1, 2]
+
+
+def with_a_group_for_the_labels(file: h5py.File) -> None:
+    del file["label"]
+    file.create_group("label")
+
+
+UNFIT = [
+    as_text,
+    as_truncated,
+    as_empty,
+    as_folder,
+    as_foreign,
+    edited(with_newer_schema),
+    edited(without_schema),
+    edited(with_an_array_for_the_schema),
+    edited(with_numbers_for_the_classes),
+    edited(with_a_group_for_the_labels),
+    edited(without_a_tap),
+]
+
+
+@pytest.mark.parametrize("damage", UNFIT, ids=range(len(UNFIT)))
+def test_what_is_no_features_file_is_an_input_error(
+    damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = published(tmp_path, "a", "b")
+    damage(path)
+    with pytest.raises(InputError) as refused:
+        store.open(path)
+    assert str(path) in str(refused.value)
+    assert store.MOVE_AWAY in str(refused.value)
+
+
+def test_missing_file_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run make features first"):
+        store.open(tmp_path / "pets.h5")
+
+
+def test_flipped_bit_in_a_published_file_is_found_on_reading(tmp_path: Path) -> None:
+    path = published(tmp_path, "a", "b")
+    flip(path, tap_offset(path, "block5_max"))
+    with store.open(path) as features:
+        features.read(["block5_avg"], "train")
+        with pytest.raises(InputError, match="damaged") as refused:
+            features.read(["block5_avg", "block5_max"], "train")
+    assert str(path) in str(refused.value)
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.name_of("chess") == "chess"
+    assert store.name_of("/photos/my pets/") == "my pets"
+    monkeypatch.chdir(tmp_path)
+    assert store.name_of(".") == tmp_path.name
+    assert store.file_of("../photos/pets", Path("out")) == Path("out/features/pets.h5")
+    assert store.file_of("some/pets.h5", Path("out")) == Path("some/pets.h5")
+    with pytest.raises(InputError, match="cannot name"):
+        store.name_of("/")
