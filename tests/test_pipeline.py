@@ -1,0 +1,261 @@
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import MakePhotos, picture
+from numpy.typing import NDArray
+
+from extract import images, pipeline, store
+from extract.pipeline import compute, hash_files, read, read_ahead
+from extract.recipe import TAPS, recipe
+from extract.store import ShardWriter
+
+RECIPE = recipe("w" * 64)
+Taps = dict[str, NDArray[np.float32]]
+
+
+def values(photos: NDArray[np.uint8]) -> Taps:
+    """Return taps that tell the photos apart."""
+    seen = photos.reshape(len(photos), -1)[:, :2048].astype(np.float32)
+    return {tap: seen[:, :width] + i for i, (tap, width) in enumerate(TAPS.items())}
+
+
+class Engine(NamedTuple):
+    """What compute needs of an engine."""
+
+    name: str
+    forward: Callable[[NDArray[np.uint8]], Taps]
+
+
+class Counting:
+    """Builds an engine that notes the batches it is given."""
+
+    def __init__(self) -> None:
+        self.built = 0
+        self.batches: list[int] = []
+
+    def build(self) -> Engine:
+        self.built += 1
+
+        def forward(photos: NDArray[np.uint8]) -> Taps:
+            assert photos.dtype == np.uint8
+            assert photos.shape[1:] == (224, 224, 3)
+            self.batches.append(len(photos))
+            return values(photos)
+
+        return Engine("fake", forward)
+
+
+def computed(
+    root: Path, paths: list[str], folder: Path, counting: Counting, batch_size: int = 4
+) -> tuple[dict[str, str], dict[str, str], int]:
+    done: list[int] = []
+    folder.mkdir(exist_ok=True)
+    with ShardWriter(folder, RECIPE) as writer:
+        digests, unreadable = compute(
+            root,
+            paths,
+            build_engine=counting.build,  # type: ignore[arg-type]
+            writer=writer,
+            advance=done.append,
+            batch_size=batch_size,
+        )
+    return digests, unreadable, sum(done)
+
+
+def stored(folder: Path) -> dict[str, NDArray[np.float32]]:
+    """Return the first tap of every image in the shards of a folder, by digest."""
+    places = store.index(folder, RECIPE)
+    found = store._gather(list(places.values()))["block5_avg"]
+    return dict(zip(places, found, strict=True))
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def all_paths(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+
+
+def test_every_photo_gets_its_own_values(photos: MakePhotos, tmp_path: Path) -> None:
+    root, counting = photos({"a": 6, "b": 5}), Counting()
+    paths = all_paths(root)
+    digests, unreadable, done = computed(root, paths, tmp_path / "cache", counting)
+    assert digests == {path: sha256(root / path) for path in paths}
+    assert list(digests) == paths
+    assert unreadable == {}
+    assert done == 11
+    found = stored(tmp_path / "cache")
+    assert len(found) == 11
+    for path in paths:
+        expected = values(images.decode((root / path).read_bytes())[None])["block5_avg"][0]
+        np.testing.assert_array_equal(found[digests[path]], expected)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "batches"),
+    [(11, 4, [4, 4, 3]), (8, 4, [4, 4]), (9, 4, [4, 4, 1]), (3, 32, [3]), (3, 1, [1, 1, 1])],
+)
+def test_last_batch_is_not_dropped(
+    n: int, batch_size: int, batches: list[int], photos: MakePhotos, tmp_path: Path
+) -> None:
+    root, counting = photos({"a": n}), Counting()
+    digests, _, done = computed(root, all_paths(root), tmp_path / "cache", counting, batch_size)
+    assert counting.batches == batches
+    assert counting.built == 1
+    assert len(digests) == done == n
+
+
+def test_unreadable_files_are_told_and_the_batches_closed_up(
+    photos: MakePhotos, tmp_path: Path
+) -> None:
+    root, counting = photos({"a": 8}), Counting()
+    (root / "a" / "000.png").write_bytes(b"")
+    (root / "a" / "003.png").write_text("text")
+    (root / "a" / "005.png").unlink()
+    os.truncate(root / "a" / "006.png", 900)
+    (root / "a" / "007.png").unlink()
+    (root / "a" / "007.png").mkdir()
+    paths = [f"a/{i:03d}.png" for i in range(8)]
+    digests, unreadable, done = computed(root, paths, tmp_path / "cache", counting, 2)
+    assert list(digests) == ["a/001.png", "a/002.png", "a/004.png"]
+    assert counting.batches == [2, 1]
+    assert set(unreadable) == set(paths) - set(digests)
+    assert unreadable["a/000.png"] == "empty file"
+    assert unreadable["a/003.png"].startswith("not an image file")
+    assert unreadable["a/005.png"] == "cannot be read: No such file or directory"
+    assert unreadable["a/006.png"].startswith("damaged image")
+    assert unreadable["a/007.png"] == "cannot be read: Is a directory"
+    assert done == 8
+
+
+def test_engine_is_not_built_when_nothing_is_readable(photos: MakePhotos, tmp_path: Path) -> None:
+    root, counting = photos({"a": 3}), Counting()
+    for path in all_paths(root):
+        (root / path).write_bytes(b"")
+    digests, unreadable, done = computed(root, all_paths(root), tmp_path / "cache", counting)
+    assert counting.built == 0
+    assert digests == {}
+    assert len(unreadable) == done == 3
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_no_files_are_no_work(tmp_path: Path) -> None:
+    counting = Counting()
+    assert computed(tmp_path, [], tmp_path / "cache", counting) == ({}, {}, 0)
+    assert counting.built == 0
+
+
+def test_digest_and_pixels_are_of_the_same_bytes(photos: MakePhotos, tmp_path: Path) -> None:
+    root, counting = photos({"a": 1}), Counting()
+    before = hash_files(root, ["a/000.png"])["a/000.png"]
+    picture(99).save(root / "a" / "000.png")
+    digests, _, _ = computed(root, ["a/000.png"], tmp_path / "cache", counting)
+    after = sha256(root / "a" / "000.png")
+    assert digests == {"a/000.png": after}
+    found = stored(tmp_path / "cache")
+    assert set(found) == {after}
+    assert before != after
+    expected = values(images.decode((root / "a" / "000.png").read_bytes())[None])
+    np.testing.assert_array_equal(found[after], expected["block5_avg"][0])
+
+
+def test_file_is_read_once(photos: MakePhotos, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = photos({"a": 1})
+    content = (root / "a" / "000.png").read_bytes()
+    reads = []
+
+    def read_bytes(path: Path) -> bytes:
+        reads.append(path)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    (root / "a" / "000.png").unlink()
+    item = read(root, "a/000.png")
+    assert len(reads) == 1
+    assert item.digest == hashlib.sha256(content).hexdigest()
+    np.testing.assert_array_equal(item.photo, images.decode(content))
+
+
+def test_unreadable_picture_still_has_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_text("text")
+    item = read(tmp_path, "x.jpg")
+    assert item.photo is None
+    assert item.digest == hashlib.sha256(b"text").hexdigest()
+    assert read(tmp_path, "gone.jpg").digest == ""
+
+
+def test_order_is_kept_while_photos_take_different_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [f"{i}" for i in range(250)]
+    random = np.random.default_rng(0)
+    waits = random.random(250) / 500
+
+    def slow(root: Path, path: str) -> pipeline.Read:
+        time.sleep(waits[int(path)])
+        return pipeline.Read(path, path, None, "")
+
+    monkeypatch.setattr(pipeline, "read", slow)
+    assert [item.path for item in read_ahead(tmp_path, paths)] == paths
+
+
+def test_no_more_is_read_ahead_than_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def noting(root: Path, path: str) -> pipeline.Read:
+        started.append(path)
+        return pipeline.Read(path, path, None, "")
+
+    monkeypatch.setattr(pipeline, "read", noting)
+    reading = read_ahead(tmp_path, [f"{i}" for i in range(1000)])
+    next(reading)
+    time.sleep(0.1)
+    assert len(started) <= pipeline.READ_AHEAD + 1
+    reading.close()
+
+
+def test_failing_engine_keeps_the_batches_before_and_ends_the_readers(
+    photos: MakePhotos, tmp_path: Path
+) -> None:
+    root = photos({"a": 10})
+    threads = threading.active_count()
+    seen: list[int] = []
+
+    def forward(batch: NDArray[np.uint8]) -> Taps:
+        seen.append(len(batch))
+        if len(seen) == 3:
+            raise RuntimeError("out of memory")
+        return values(batch)
+
+    class Failing(Counting):
+        def build(self) -> Engine:
+            return Engine("failing", forward)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        computed(root, all_paths(root), tmp_path / "cache", Failing(), 3)
+    expected = {sha256(root / path) for path in all_paths(root)[:6]}
+    assert set(store.index(tmp_path / "cache", RECIPE)) == expected
+    for _ in range(100):
+        if threading.active_count() <= threads:
+            break
+        time.sleep(0.02)
+    assert threading.active_count() <= threads
+
+
+def test_hash_files(photos: MakePhotos) -> None:
+    root = photos({"a": 3})
+    (root / "a" / "empty.png").write_bytes(b"")
+    paths = [*all_paths(root), "a/gone.png", "a"]
+    found = hash_files(root, paths)
+    assert found == {path: sha256(root / path) for path in all_paths(root)}
+    assert len(found) == 4
