@@ -1,0 +1,173 @@
+"""Networks and batches: what is frozen, what is trained, what they are given."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extract import store
+from extract.__main__ import make_features
+from extract.backend import keras
+from extract.console import InputError
+from extract.images import decode
+from extract.store import Features
+from extract.weights import LAYERS
+from finetune import batches, networks
+from finetune.batches import Batches, TapBatches, one_hot
+from tests.conftest import Arrays, write_photos
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Iterator[Features]:
+    """Features, with random weights, of 11 photos in each of 3 classes: 21 to train."""
+    folder = tmp_path_factory.mktemp("networks")
+    root = write_photos(folder / "pets", {"cats": 11, "dogs": 11, "owls": 11})
+    make_features(
+        str(root), out=folder, seed=0, weights_file=vgg16_weights, background=False, strict=False
+    )
+    with store.open(folder / "features/pets.h5") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def finetuned(features: Features, vgg16_arrays: Arrays) -> keras.Model:
+    top = networks.top(features.read(networks.TOP_TAPS, "train"), 3)
+    top.layers[-1].set_weights([w + 0.01 for w in top.layers[-1].get_weights()])
+    return networks.vgg16_with(top, vgg16_arrays)
+
+
+def whole(split: Batches | TapBatches) -> tuple[np.ndarray, np.ndarray]:
+    inputs, labels = zip(*(split[number] for number in range(len(split))), strict=True)
+    return np.concatenate(inputs), np.concatenate(labels)
+
+
+def test_labels_are_one_hot() -> None:
+    expected = [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]]
+    np.testing.assert_array_equal(one_hot(np.array([1, 0, 2, 1]), 3), expected)
+
+
+def test_a_split_is_given_whole_in_path_order_with_its_last_partial_batch(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BATCH_SIZE", 4)
+    split = Batches(features, "train", size=16)
+    rows = features.rows("train")
+    assert [len(split[number][0]) for number in range(len(split))] == [4, 4, 4, 4, 4, 1]
+    photos, labels = whole(split)
+    root = Path(str(features.attributes["root"]))
+    for photo, row in zip(photos, rows, strict=True):
+        expected = decode((root / features.paths[row]).read_bytes(), size=16)
+        np.testing.assert_array_equal(photo, expected)
+    np.testing.assert_array_equal(labels.argmax(axis=1), features.labels[rows])
+
+
+def test_each_epoch_has_a_new_order_of_the_same_photos_by_seed(features: Features) -> None:
+    split, twin = (Batches(features, "train", size=16, seed=3) for _ in range(2))
+    first, first_labels = whole(split)
+    np.testing.assert_array_equal(first, whole(twin)[0])
+    split.on_epoch_end()
+    second, second_labels = whole(split)
+    assert not np.array_equal(first, second)
+
+    def known(photos: np.ndarray, labels: np.ndarray) -> set[tuple[bytes, int]]:
+        return {(p.tobytes(), int(y.argmax())) for p, y in zip(photos, labels, strict=True)}
+
+    assert known(first, first_labels) == known(second, second_labels)
+    assert len(known(first, first_labels)) == len(features.rows("train"))
+
+
+def test_taps_come_with_the_labels_of_their_rows(features: Features) -> None:
+    taps, labels = whole(TapBatches(features, ["block5_max", "block3_avg"], "val"))
+    rows = features.rows("val")
+    np.testing.assert_array_equal(taps[:, :512], features.file["taps/block5_max"][:][rows])
+    np.testing.assert_array_equal(taps[:, 512:], features.file["taps/block3_avg"][:][rows])
+    np.testing.assert_array_equal(labels.argmax(axis=1), features.labels[rows])
+
+
+def test_a_photo_that_changed_since_its_features_is_refused_by_name(features: Features) -> None:
+    split = Batches(features, "test", size=16)
+    path = split.root / split.paths[0]
+    content = path.read_bytes()
+    for other, reason in ((content + b"\0", "changed"), (b"", "empty file")):
+        path.write_bytes(other)
+        with pytest.raises(InputError, match=rf"{path.name}: .*{reason}.*; run make features"):
+            split.input(0)
+    path.write_bytes(content)
+    assert split.input(0).shape == (16, 16, 3)
+    path.unlink()
+    # Once decoded it is remembered.
+    assert split.input(0).shape == (16, 16, 3)
+    with pytest.raises(InputError, match="cannot be read"):
+        Batches(features, "test", size=16).input(0)
+    path.write_bytes(content)
+
+
+def test_memory_for_decoded_photos_is_bounded(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "KEPT_BYTES", 5 * 16 * 16 * 3)
+    split = Batches(features, "train", size=16)
+    unbounded = whole(split)[0]
+    assert len(split.kept) == 5
+    np.testing.assert_array_equal(whole(split)[0], unbounded)
+
+
+def test_the_baseline_has_four_convolutions_dropout_and_softmax() -> None:
+    network = networks.baseline(5)
+    kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds.count("Conv2D") == 4
+    assert kinds.count("MaxPooling2D") == 4
+    assert "Dropout" in kinds
+    photos = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    probabilities = network.predict(photos, verbose=0)
+    assert probabilities.shape == (3, 5)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_the_top_standardises_by_the_training_photos_and_bounds_what_never_varied() -> None:
+    taps = np.random.default_rng(0).gamma(1.0, 1.0, (50, 8)).astype(np.float32)
+    taps[:, 3] = 0
+    normalization = networks.top(taps, 2).layers[1]
+    standard = np.asarray(normalization(taps))
+    others = np.delete(standard, 3, axis=1)
+    np.testing.assert_allclose(others.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(others.std(axis=0), 1, atol=1e-3)
+    surprise = np.asarray(normalization(np.eye(8, dtype=np.float32)[3:4]))
+    assert np.isfinite(surprise).all()
+    assert np.abs(surprise[0, 3]) < 100
+
+
+def test_at_first_only_the_top_is_trained(finetuned: keras.Model) -> None:
+    dense = finetuned.get_layer("top").layers[-1]
+    assert [id(w) for w in finetuned.trainable_weights] == [id(w) for w in dense.weights]
+
+
+@pytest.mark.parametrize(("start", "layers"), [("block5", 3), ("block4", 6), ("all", 13)])
+def test_unfreezing_frees_the_last_layers_and_no_other(
+    finetuned: keras.Model, start: str, layers: int
+) -> None:
+    networks.unfreeze(finetuned, start)
+    free = [name for name in LAYERS if finetuned.get_layer(name).trainable]
+    assert free == list(LAYERS)[-layers:]
+    assert not finetuned.get_layer("rgb_to_bgr_minus_means").trainable
+
+
+def test_the_top_on_cached_features_is_the_network_on_photos(
+    features: Features, finetuned: keras.Model
+) -> None:
+    photos, _ = whole(Batches(features, "test", size=224))
+    from_photos = finetuned.predict(photos, verbose=0)
+    taps = features.read(networks.TOP_TAPS, "test")
+    from_taps = finetuned.get_layer("top").predict(taps, verbose=0)
+    np.testing.assert_allclose(from_photos, from_taps, atol=1e-4)
+
+
+def test_a_saved_network_is_whole_and_loads_in_safe_mode(
+    features: Features, finetuned: keras.Model, tmp_path: Path
+) -> None:
+    finetuned.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    photos, _ = whole(Batches(features, "test", size=224))
+    expected = finetuned.predict(photos, verbose=0)
+    np.testing.assert_allclose(loaded.predict(photos, verbose=0), expected, atol=1e-6)
