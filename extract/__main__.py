@@ -102,8 +102,8 @@ def make_features(
     skipped = sorted([*found.skipped, *seen.unreadable.items(), *copies])
     assert len(rows) + len(seen.unreadable) + len(copies) == len(found.photos)
     attributes = {
-        "data": name,
-        "root": str(root),
+        "data": images.readable_name(name),
+        "root": images.readable_name(str(root)),
         "weights": vgg16.origin,
         "weights_digest": vgg16.digest,
         "split_rule": rule,

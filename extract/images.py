@@ -85,7 +85,7 @@ def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
                 classes = _visible_folders(root, root / name, found)
                 _scan_classes(root, root / name, classes, given[name], exclude, found)
             else:
-                path = f"{_readable_name(name)}/"
+                path = f"{readable_name(name)}/"
                 found.skipped.append((path, "folder beside train, val and test"))
     else:
         _scan_classes(root, root, folders, "", exclude, found)
@@ -109,7 +109,7 @@ def _relative(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _readable_name(path: str) -> str:
+def readable_name(path: str) -> str:
     """Show a name that is not UTF-8 in a form that can be stored."""
     return path.encode("utf-8", "backslashreplace").decode()
 
@@ -118,7 +118,7 @@ def _visible_folders(root: Path, folder: Path, found: Scan) -> list[str]:
     """Return the sub-folders that may be classes; what else lies there is skipped, with reason."""
     names = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = _readable_name(_relative(Path(entry.path), root))
+        path = readable_name(_relative(Path(entry.path), root))
         if not _is_folder(entry):
             reason = "hidden or system file" if is_clutter(entry.name) else "not in a class folder"
             found.skipped.append((path, reason))
@@ -142,14 +142,14 @@ def _scan_classes(
             path = f"{_relative(folder / name, root)}/"
             found.skipped.append((path, "class left out (--background keeps it)"))
             continue
-        found.class_names.append(_readable_name(name))
+        found.class_names.append(readable_name(name))
         for file in _files(folder / name, {os.path.realpath(root), os.path.realpath(folder)}):
             relative = _relative(file, root)
             if is_clutter(file.name):
-                found.skipped.append((_readable_name(relative), "hidden or system file"))
-            elif relative != _readable_name(relative):
+                found.skipped.append((readable_name(relative), "hidden or system file"))
+            elif relative != readable_name(relative):
                 reason = "file or folder name is not UTF-8; rename it"
-                found.skipped.append((_readable_name(relative), reason))
+                found.skipped.append((readable_name(relative), reason))
             elif file.exists() and not file.is_file():
                 # Reading a named pipe would wait for ever.
                 found.skipped.append((relative, "not a regular file"))

@@ -221,6 +221,41 @@ def skipped_digest(skipped: Sequence[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(skipped).encode()).hexdigest()
 
 
+class _Sink(io.FileIO):
+    """A file for HDF5 to write to that keeps a full disk to itself.
+
+    HDF5 crashes the process when a write fails and the file is closed after it. So the first
+    failure is kept in `error`, to be raised by whoever opened the file, and writing goes on into
+    nothing.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write all of `data`."""
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self.error is None and done < len(view):
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Cut or extend the file."""
+        try:
+            return super().truncate(size) if self.error is None else 0
+        except OSError as error:
+            self.error = error
+            return 0
+
+    def check(self) -> None:
+        """Raise what made a write fail."""
+        if self.error is not None:
+            raise OSError(self.error.errno, self.error.strerror, os.fsdecode(self.name))
+
+
 def publish(
     path: Path,
     rows: Sequence[Row],
@@ -242,24 +277,29 @@ def publish(
     attributes : mapping
         Root attributes beside schema and seconds.
     """
-    with atomic.replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file["path"] = np.array([row.path for row in rows], dtype=TEXT)
-        file["digest"] = np.array([row.digest for row in rows], dtype="S64")
-        file["label"] = np.array([row.label for row in rows], dtype=np.int64)
-        file["split"] = np.array([row.split for row in rows], dtype=TEXT)
-        file["class_names"] = np.array(class_names, dtype=TEXT)
-        file["skipped/path"] = np.array([path for path, _ in skipped], dtype=TEXT)
-        file["skipped/reason"] = np.array([reason for _, reason in skipped], dtype=TEXT)
-        for tap in TAPS:
-            _create_tap(file, tap, len(rows))
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            wanted = [places[row.digest] for row in rows[start : start + ROWS_AT_ONCE]]
-            for tap, values in _gather(wanted).items():
-                file[f"taps/{tap}"][start : start + len(wanted)] = values
-        distinct = {row.digest for row in rows}
-        file.attrs["schema"] = SCHEMA
-        file.attrs["seconds"] = sum(places[digest].seconds for digest in distinct)
-        file.attrs.update(attributes)
+    with atomic.replacing(path) as temporary, _Sink(temporary, "w+") as sink:
+        try:
+            with h5py.File(sink, "w") as file:
+                file["path"] = np.array([row.path for row in rows], dtype=TEXT)
+                file["digest"] = np.array([row.digest for row in rows], dtype="S64")
+                file["label"] = np.array([row.label for row in rows], dtype=np.int64)
+                file["split"] = np.array([row.split for row in rows], dtype=TEXT)
+                file["class_names"] = np.array(class_names, dtype=TEXT)
+                file["skipped/path"] = np.array([path for path, _ in skipped], dtype=TEXT)
+                file["skipped/reason"] = np.array([reason for _, reason in skipped], dtype=TEXT)
+                for tap in TAPS:
+                    _create_tap(file, tap, len(rows))
+                for start in range(0, len(rows), ROWS_AT_ONCE):
+                    wanted = [places[row.digest] for row in rows[start : start + ROWS_AT_ONCE]]
+                    for tap, values in _gather(wanted).items():
+                        file[f"taps/{tap}"][start : start + len(wanted)] = values
+                    sink.check()
+                distinct = {row.digest for row in rows}
+                file.attrs["schema"] = SCHEMA
+                file.attrs["seconds"] = sum(places[digest].seconds for digest in distinct)
+                file.attrs.update(attributes)
+        finally:
+            sink.check()
 
 
 def _gather(places: Sequence[Place]) -> dict[str, NDArray[np.float32]]:

@@ -1,6 +1,9 @@
+import errno
 import hashlib
 import inspect
 import os
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from conftest import CHECKOUT
 from numpy.typing import NDArray
 
 from extract import store
@@ -398,6 +402,51 @@ def test_failure_midway_keeps_the_old_file(tmp_path: Path) -> None:
         )
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+PUBLISH_WITH_LITTLE_ROOM = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from extract import store
+from extract.recipe import TAPS, recipe
+
+folder, limits = Path(sys.argv[1]), map(int, sys.argv[2:])
+digests = [f"{i:064x}" for i in range(2500)]
+values = {tap: np.ones((len(digests), width), np.float32) for tap, width in TAPS.items()}
+(folder / "cache").mkdir()
+store.write_shard(
+    folder / "cache", digests, values, recipe=recipe("w"), engine="test", seconds=1.0
+)
+places = store.index(folder / "cache", recipe("w"))
+rows = [store.Row(f"a/{i:05d}", digest, 0, "train") for i, digest in enumerate(digests)]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for limit in limits:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        store.publish(
+            folder / "pets.h5", rows, places, class_names=["a"], skipped=[], attributes={}
+        )
+        print("published")
+    except OSError as error:
+        print(error.errno, Path(error.filename).parent == folder)
+    print(*sorted(path.name for path in folder.iterdir()))
+"""
+
+
+def test_full_disk_on_publishing_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+    limits = [1, 1_000, 3_000, 200_000, 5_000_000, 30_000_000, 46_000_000, 100_000_000]
+    done = subprocess.run(
+        [sys.executable, "-c", PUBLISH_WITH_LITTLE_ROOM, str(tmp_path), *map(str, limits)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    failed = [f"{errno.EFBIG} True", "cache"] * (len(limits) - 1)
+    assert done.stdout.splitlines() == [*failed, "published", "cache pets.h5"]
 
 
 def test_data_digest_changes_with_everything_a_result_depends_on() -> None:
