@@ -30,12 +30,15 @@ class Schedule(NamedTuple):
     epochs : int
         At most.
     patience : int
-        Epochs without a lower val loss before training stops.
+        Epochs without a better `monitor` before training stops.
+    monitor : str
+        ``loss`` or ``accuracy``, of the val split.
     """
 
     learning_rate: float
     epochs: int
     patience: int
+    monitor: str = "loss"
 
 
 def schedule(phase: str, photos: int) -> Schedule:
@@ -52,8 +55,10 @@ def schedule(phase: str, photos: int) -> Schedule:
     """
     steps = -(-photos // BATCH_SIZE)
     if phase == "scratch":
-        epochs = int(np.clip(4000 // steps, 40, 150))
-        return Schedule(1e-3, epochs, patience=max(10, epochs // 8))
+        # With few photos the val loss of a network from scratch rises with its confidence long
+        # before its accuracy stops rising.
+        epochs = int(np.clip(4000 // steps, 40, 120))
+        return Schedule(1e-3, epochs, patience=epochs // 4, monitor="accuracy")
     if phase == "top":
         return Schedule(1e-3, int(np.clip(8000 // steps, 50, 300)), patience=10)
     return Schedule(1e-5, int(np.clip(200 // steps, 4, 12)), patience=2)
@@ -78,7 +83,7 @@ class Trained(NamedTuple):
 
     network: keras.Model
     history: History
-    schedules: dict[str, dict[str, float]]
+    schedules: dict[str, dict[str, Any]]
     seconds: dict[str, float]
     parameters: int
 
@@ -138,7 +143,7 @@ def fit(
         If the loss is no longer a number.
     """
     _compile(network, how.learning_rate)
-    before = network.evaluate(val, verbose=0, return_dict=True)["loss"]
+    before = network.evaluate(val, verbose=0, return_dict=True)[how.monitor]
     weights = network.get_weights()
     trained = network
     if augmentation is not None:
@@ -146,7 +151,12 @@ def fit(
         _compile(trained, how.learning_rate)
     with console.progress(phase, how.epochs * len(train), unit="batches") as advance:
         epochs = _Epochs(advance)
-        stop = keras.callbacks.EarlyStopping(patience=how.patience, restore_best_weights=True)
+        stop = keras.callbacks.EarlyStopping(
+            f"val_{how.monitor}",
+            mode="min" if how.monitor == "loss" else "max",
+            patience=how.patience,
+            restore_best_weights=True,
+        )
         history = trained.fit(
             train,
             validation_data=val,
@@ -160,7 +170,8 @@ def fit(
             f"{phase}: the loss is no longer a number after epoch {len(history['loss'])}; "
             "choose a smaller --learning-rate"
         )
-    if min(history["val_loss"]) >= before:
+    values = history[f"val_{how.monitor}"]
+    if min(values) >= before if how.monitor == "loss" else max(values) <= before:
         network.set_weights(weights)
     return {**history, "seconds": epochs.seconds, "phase": [phase] * len(epochs.seconds)}
 

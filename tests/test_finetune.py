@@ -1,0 +1,120 @@
+"""The commands that train networks and compare: what they need, say, refuse and leave alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classify import results
+from extract import store
+from extract.__main__ import make_features
+from tests.conftest import CHECKOUT, write_photos
+
+
+def finetune(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "finetune", *map(str, arguments)]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
+    """A folder with features of 2 x 6 photos by random weights, and both networks trained."""
+    out = tmp_path_factory.mktemp("finetune")
+    root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
+    make_features(
+        str(root), out=out, seed=0, weights_file=vgg16_weights, background=False, strict=False
+    )
+    done = finetune("train", root, "--out", out, "--weights", vgg16_weights, "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["baseline", "finetuned"]
+    return out
+
+
+@pytest.mark.parametrize(
+    ("name", "phases"), [("baseline", {"scratch"}), ("finetuned", {"top", "block5"})]
+)
+def test_a_network_leaves_a_whole_result(made: Path, name: str, phases: set[str]) -> None:
+    folder = made / "runs/pets" / name
+    result, predictions = results.load(folder), results.load_predictions(folder)
+    with store.open(made / "features/pets.h5") as features:
+        rows = features.rows("test")
+        assert predictions.paths == [features.paths[row] for row in rows]
+        np.testing.assert_array_equal(predictions.labels, features.labels[rows])
+        assert result.data_digest == features.data_digest
+    history = json.loads((folder / "history.json").read_text())
+    assert set(history["phase"]) == phases
+    assert {len(values) for values in history.values()} == {result.epochs}
+    assert result.metrics == results.metrics(predictions)
+    assert (folder / "model.keras").stat().st_size > 100_000
+    used = "features" in result.seconds
+    assert used == (name == "finetuned")
+
+
+def test_nothing_is_trained_again_when_nothing_changed(made: Path, vgg16_weights: Path) -> None:
+    folder = made / "runs/pets/baseline"
+    before = (folder / "model.keras").stat().st_mtime_ns
+    arguments = ["train", made / "pets", "--out", made, "--epochs", 2, "--models", "baseline"]
+    code = "import sys, runpy; runpy.run_module('finetune', run_name='__main__')"
+    command = [sys.executable, "-X", "importtime", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert "nothing to do" in done.stdout
+    assert " keras" not in done.stderr
+    assert " tensorflow" not in done.stderr
+    assert (folder / "model.keras").stat().st_mtime_ns == before
+    done = finetune(*arguments[:-3], 1, "--models", "baseline")
+    assert "2 epochs" not in done.stdout
+    assert "1 epochs" in done.stdout
+
+
+def test_other_weights_than_the_features_were_made_with_are_refused(
+    made: Path, vgg16_arrays: list[np.ndarray], tmp_path: Path
+) -> None:
+    from tests.conftest import write_keras_file
+
+    write_keras_file(tmp_path / "other.h5", [array + 1 for array in vgg16_arrays])
+    done = finetune(
+        *("train", made / "pets", "--out", made, "--models", "finetuned", "--again"),
+        *("--weights", tmp_path / "other.h5"),
+    )
+    assert done.returncode == 2
+    assert "other.h5: not the weights the features were made with" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_compare_writes_the_report_and_prints_the_table(made: Path) -> None:
+    done = finetune("compare", made / "pets", "--out", made)
+    assert done.returncode == 0, done.stderr
+    assert "baseline" in done.stdout
+    assert "finetuned" in done.stdout
+    assert {path.name for path in (made / "reports/pets").iterdir()} == {
+        "index.html",
+        "compare.md",
+        "compare.json",
+        "compare.svg",
+    }
+
+
+def test_compare_refuses_a_result_of_other_data_by_name(made: Path) -> None:
+    record = made / "runs/pets/baseline/result.json"
+    kept = record.read_text()
+    changed = json.loads(kept) | {"data_digest": "f" * 64}
+    record.write_text(json.dumps(changed))
+    done = finetune("compare", made / "pets", "--out", made)
+    record.write_text(kept)
+    assert done.returncode == 0
+    assert "baseline: made from other photos or another split" in done.stderr
+    assert "baseline" not in done.stdout
+
+
+def test_compare_without_features_or_results_says_what_to_run(made: Path, tmp_path: Path) -> None:
+    done = finetune("compare", "chess", "--out", tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "run make features" in done.stderr
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features/pets.h5").write_bytes((made / "features/pets.h5").read_bytes())
+    done = finetune("compare", "pets", "--out", tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "run `make heads`" in done.stderr
