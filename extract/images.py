@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from extract.console import InputError
+from extract.console import InputError, count
 from extract.recipe import SIZE
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -94,8 +94,8 @@ def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
     found.class_names = sorted(set(found.class_names))
     if len(found.class_names) < 2:
         raise InputError(
-            f"{root}: {len(found.class_names)} class folder(s) found; put the photos of each class "
-            "in a sub-folder of its own, at least two of them"
+            f"{root}: {count(len(found.class_names), 'class folder')} found, and two are needed; "
+            "put the photos of each class in a sub-folder of its own"
         )
     return found
 

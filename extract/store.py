@@ -402,8 +402,9 @@ def open(path: Path) -> Features:
     except OSError as error:
         raise InputError(f"{path}: damaged or not HDF5; {MOVE_AWAY}") from error
     try:
-        if file.attrs["schema"] != SCHEMA:
-            raise ValueError(f"schema {file.attrs['schema']}, and this version reads {SCHEMA}")
+        if file.attrs.get("schema") != SCHEMA:
+            schema = file.attrs.get("schema", "none")
+            raise ValueError(f"its schema is {schema}, and this version reads {SCHEMA}")
         return Features(file)
     # HDF5 raises many things on a damaged or foreign file.
     except Exception as error:
