@@ -122,10 +122,10 @@ def assign(
 def _cut(name: str, digests: set[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Cut one class so that every split has a share, at least one distinct photo each."""
     if len(digests) <= len(shares):
-        photos, splits = count(len(digests), "distinct usable photo"), sorted(shares, reverse=True)
+        photos = count(len(digests), "distinct usable photo")
+        needed = ", ".join(["train", *sorted(shares, reverse=True)])
         raise InputError(
-            f"class '{name}' has {photos} to share between {', '.join(['train', *splits])}; "
-            "add photos or remove the folder"
+            f"class '{name}' has {photos} to share between {needed}; add photos or remove the folder"
         )
     ordered = sorted(digests, key=lambda d: hashlib.sha256(f"{seed},{d}".encode()).digest())
     splits: list[str] = []
