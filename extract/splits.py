@@ -125,7 +125,7 @@ def _cut(name: str, digests: set[str], shares: Mapping[str, float], seed: int) -
         photos = count(len(digests), "distinct usable photo")
         needed = ", ".join(["train", *sorted(shares, reverse=True)])
         raise InputError(
-            f"class '{name}' has {photos} to share between {needed}; add photos or remove the folder"
+            f"class '{name}' has {photos} to share between {needed}; add photos or remove it"
         )
     ordered = sorted(digests, key=lambda d: hashlib.sha256(f"{seed},{d}".encode()).digest())
     splits: list[str] = []
