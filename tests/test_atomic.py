@@ -14,6 +14,15 @@ def test_content_is_replaced_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
+def test_who_reads_the_old_file_is_not_disturbed(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old and much longer")
+    with open(path) as reader:
+        atomic.write_text(path, "new")
+        assert reader.read() == "old and much longer"
+    assert path.read_text() == "new"
+
+
 def test_folder_is_made(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.bin"
     atomic.write_bytes(path, b"\0\1")
