@@ -89,13 +89,18 @@ def stand_in(
     shard_images: int = 256,
     wait_after: int = -1,
     limit: int | None = None,
+    before: str = "",
 ) -> tuple[Done, int]:
-    """Run the command with the stand-in; return how many images it was given, too."""
+    """Run the command with the stand-in; return how many images it was given, too.
+
+    `before` is Python to run just before the command.
+    """
     trace = out.with_name(f"{out.name}.trace")
     trace.unlink(missing_ok=True)
     settings = [str(trace), str(shard_images), str(wait_after)]
     arguments = [str(data), "--out", str(out), *map(str, options)]
-    done = command(["-c", STAND_IN, *settings, *arguments], limit=limit)
+    program = STAND_IN.replace("console.run(", f"{before}\nconsole.run(")
+    done = command(["-c", program, *settings, *arguments], limit=limit)
     return done, int(trace.read_text()) if trace.exists() else 0
 
 
@@ -321,6 +326,31 @@ def test_copies_of_a_photo_are_computed_once_and_stay_together(pets: Path, tmp_p
         assert rows[f"cats/copy of {i}.png"] == rows[f"cats/{i:03d}.png"]
 
 
+REPLACE_AFTER_HASHING = """
+hash_files = command.pipeline.hash_files
+
+def then_replace(root, paths):
+    found = hash_files(root, paths)
+    (root / "cats" / "000.png").write_bytes((root.parent / "new.png").read_bytes())
+    return found
+
+command.pipeline.hash_files = then_replace
+"""
+
+
+def test_photo_that_changes_during_the_run_is_what_it_is_in_the_end(
+    pets: Path, tmp_path: Path
+) -> None:
+    picture(12345).save(tmp_path / "new.png")
+    old = sha256(pets / "cats" / "000.png")
+    shutil.copy(pets / "cats" / "000.png", pets / "cats" / "copy.png")
+    done, given = stand_in(pets, tmp_path / "out", before=REPLACE_AFTER_HASHING)
+    assert (done.code, given) == (0, 13), done.err
+    rows = rows_of(tmp_path / "out" / "features" / "pets.h5")
+    assert rows["cats/000.png"][0] == sha256(tmp_path / "new.png")
+    assert rows["cats/copy.png"][0] == old
+
+
 def test_copy_of_a_given_test_photo_is_kept_out_of_training(
     photos: MakePhotos, tmp_path: Path
 ) -> None:
@@ -435,11 +465,11 @@ def empty_folder(folder: Path) -> tuple[str, list[str]]:
 def photos_without_classes(folder: Path) -> tuple[str, list[str]]:
     (folder / "pets").mkdir()
     picture(1).save(folder / "pets" / "1.png")
-    return str(folder / "pets"), ["at least two"]
+    return str(folder / "pets"), ["two are needed"]
 
 
 def one_class(folder: Path) -> tuple[str, list[str]]:
-    return str(write_photos(folder / "pets", {"cats": 5})), ["at least two"]
+    return str(write_photos(folder / "pets", {"cats": 5})), ["two are needed"]
 
 
 def class_of_one(folder: Path) -> tuple[str, list[str]]:

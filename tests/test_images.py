@@ -473,5 +473,5 @@ def test_fewer_than_two_classes_is_an_input_error(classes: dict[str, int], tmp_p
         (root / name).mkdir(parents=True)
         for i in range(n):
             (root / name / f"{i}.png").write_bytes(saved(PHOTO, "PNG"))
-    with pytest.raises(InputError, match="at least two"):
+    with pytest.raises(InputError, match="two are needed"):
         scan(root)
