@@ -38,6 +38,19 @@ class InputError(Exception):
     """What the user gave cannot be used; the message says which thing, why, and what to do."""
 
 
+class Stopped(BaseException):
+    """A signal asked the program to stop.
+
+    Attributes
+    ----------
+    signal : int
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
 def one_line(text: object) -> str:
     """Make `text` safe to show on one line: control characters and lone surrogates are escaped."""
     return "".join(
@@ -109,6 +122,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     error. Anything else is a defect of ours and keeps its traceback.
     """
     signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     try:
         main()
     except InputError as error:
@@ -120,11 +134,11 @@ def run(main: Callable[[], None]) -> NoReturn:
         where = f"{error.filename}: " if error.filename else ""
         warn(f"error: {where}{error.strerror}: {ADVICE[error.errno]}; what was computed is kept")
         sys.exit(UNUSABLE)
-    except KeyboardInterrupt:
+    except Stopped as stopped:
         warn("stopped; what was computed is kept, run the same command again to go on")
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(128 + stopped.signal)
     sys.exit(0)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+    raise Stopped(number)

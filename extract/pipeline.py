@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extract import images
 from extract.recipe import SIZE
-from extract.store import ShardWriter
+from extract.shards import Writer
 
 if TYPE_CHECKING:
     from extract.engines import Engine
@@ -40,21 +40,6 @@ class Read(NamedTuple):
     digest: str
     photo: NDArray[np.uint8] | None
     reason: str
-
-
-def hash_files(root: Path, paths: Sequence[str]) -> dict[str, str]:
-    """Return the SHA-256 of every file that can be read, by path."""
-    with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda path: _digest(root / path), paths)
-        return {path: digest for path, digest in zip(paths, found, strict=True) if digest}
-
-
-def _digest(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def read(root: Path, path: str, *, size: int = SIZE) -> Read:
@@ -91,7 +76,7 @@ def compute(
     paths: Sequence[str],
     *,
     build_engine: Callable[[], "Engine"],
-    writer: ShardWriter,
+    writer: Writer,
     advance: Callable[[int], None],
     batch_size: int = BATCH_SIZE,
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -104,7 +89,7 @@ def compute(
         Files to try, relative to `root`.
     build_engine : callable
         Called only when the first photo has been decoded.
-    writer : ShardWriter
+    writer : Writer
     advance : callable
         Told how many files are done.
 

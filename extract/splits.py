@@ -16,6 +16,14 @@ GIVEN = "train, val and test as given"
 GIVEN_TEST = "train and test as given; val is 20% of each class of train by SHA-256(seed, digest)"
 GIVEN_VAL = "the given val is the test; val is 20% of each class of train by SHA-256(seed, digest)"
 
+SHARES = {
+    BY_DIGEST: {"test": TEST_SHARE, "val": VAL_SHARE},
+    GIVEN_TEST: {"val": VAL_SHARE},
+    GIVEN_VAL: {"val": VAL_SHARE},
+    GIVEN: {},
+}
+"""What each rule cuts from the photos that are not given to val or test."""
+
 
 def split_rule(given: set[str]) -> str:
     """Return the rule that applies when the folder names the splits `given` (all empty: none)."""
@@ -54,6 +62,38 @@ def copies(digests: Sequence[str], given: Sequence[str]) -> dict[int, int]:
     }
 
 
+def members(
+    classes: Sequence[str], class_names: Sequence[str], digests: Sequence[str], given: Sequence[str]
+) -> dict[str, set[str]]:
+    """Return the distinct photos of each class that are to be shared between splits.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        The classes there must be.
+    class_names, digests, given : sequences of str, length n
+        As in `assign`.
+
+    Raises
+    ------
+    InputError
+        If a class has too few of them.
+    """
+    found: dict[str, set[str]] = {name: set() for name in classes}
+    for name, digest, split in zip(class_names, digests, effective(given), strict=True):
+        if split in ("train", ""):
+            found[name].add(digest)
+    shares = SHARES[split_rule(set(given))]
+    for name, distinct in found.items():
+        if len(distinct) <= len(shares):
+            photos = count(len(distinct), "distinct usable photo")
+            needed = ", ".join(["train", *sorted(shares, reverse=True)])
+            raise InputError(
+                f"class '{name}' has {photos} to share between {needed}; add photos or remove it"
+            )
+    return found
+
+
 def assign(
     classes: Sequence[str],
     class_names: Sequence[str],
@@ -89,22 +129,13 @@ def assign(
     InputError
         If a class is too small to be in all the splits it must be in.
     """
-    shares = {
-        BY_DIGEST: {"test": TEST_SHARE, "val": VAL_SHARE},
-        GIVEN_TEST: {"val": VAL_SHARE},
-        GIVEN_VAL: {"val": VAL_SHARE},
-        GIVEN: {},
-    }[split_rule(set(given))]
-    splits = effective(given)
-    members: dict[str, set[str]] = {name: set() for name in classes}
-    for name, digest, split in zip(class_names, digests, splits, strict=True):
-        if split in ("train", ""):
-            members[name].add(digest)
+    shares = SHARES[split_rule(set(given))]
+    by_class = members(classes, class_names, digests, given)
     cut: dict[str, str] = {}
-    for name, distinct in members.items():
+    for distinct in by_class.values():
         # A photo that lies in two classes keeps the split it got in the first.
-        cut = _cut(name, distinct, shares, seed) | cut
-    for name, distinct in members.items():
+        cut = _cut(distinct, shares, seed) | cut
+    for name, distinct in by_class.items():
         missing = {"train", *shares} - {cut[digest] for digest in distinct}
         if missing:
             raise InputError(
@@ -114,19 +145,13 @@ def assign(
     return np.array(
         [
             cut[digest] if split in ("train", "") else split
-            for digest, split in zip(digests, splits, strict=True)
+            for digest, split in zip(digests, effective(given), strict=True)
         ]
     )
 
 
-def _cut(name: str, digests: set[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+def _cut(digests: set[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Cut one class so that every split has a share, at least one distinct photo each."""
-    if len(digests) <= len(shares):
-        photos = count(len(digests), "distinct usable photo")
-        needed = ", ".join(["train", *sorted(shares, reverse=True)])
-        raise InputError(
-            f"class '{name}' has {photos} to share between {needed}; add photos or remove it"
-        )
     ordered = sorted(digests, key=lambda d: hashlib.sha256(f"{seed},{d}".encode()).digest())
     splits: list[str] = []
     for split, share in shares.items():

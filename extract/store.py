@@ -1,6 +1,14 @@
-"""The feature store: immutable shards in a cache, and the published features file.
+"""The published features file: its schema, written from the shards, read by everyone.
 
-Any HDF5 tool reads a published file::
+With the reading API, of which sizes are known before anything is loaded::
+
+    with store.open(Path("features/chess.h5")) as features:
+        features.shape(["block5_avg"], "train")  # (335, 512)
+        X = features.read(["block5_avg"], "train")
+        for rows, values in features.batches(["block5_avg", "block5_max"], "train", "val"):
+            y = features.labels[rows]
+
+With plain h5py, or any other HDF5 tool::
 
     with h5py.File("features/chess.h5") as file:
         X = file["taps/block5_avg"][file["split"].asstr()[:] == "train"]
@@ -10,37 +18,28 @@ import hashlib
 import io
 import json
 import os
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import atomic
-from extract.console import InputError, warn
-from extract.recipe import DTYPE, TAPS, recipe_digest
+from extract import atomic, duplicates, shards
+from extract.console import InputError
+from extract.recipe import TAPS
+from extract.shards import Place
 
 SCHEMA = 1
-SHARD_IMAGES = 256
-SHARD_SECONDS = 60.0
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 4096
+SPLITS = ("train", "val", "test")
 TEXT = h5py.string_dtype()
 MOVE_AWAY = "move it away and run make features (photos already seen are not computed again)"
 
-Taps = Mapping[str, NDArray[np.float32]]
-
-
-class Place(NamedTuple):
-    """Where the taps of an image are: a shard, a row of it, and what the image cost."""
-
-    shard: Path
-    row: int
-    seconds: float
+Pair = tuple[int, int, float]
 
 
 @dataclass(frozen=True)
@@ -70,141 +69,6 @@ def name_of(data: str) -> str:
 def file_of(data: str, out: Path) -> Path:
     """Return where the features of `data` are: itself if it is an .h5 file, else below `out`."""
     return Path(data) if data.endswith(".h5") else out / "features" / f"{name_of(data)}.h5"
-
-
-def cache_of(out: Path) -> Path:
-    """Return the cache that all data sets below `out` share."""
-    return out / "features" / "cache"
-
-
-class ShardWriter:
-    """Collect taps and write them as shards, at least every 256 images or 60 seconds.
-
-    Leaving the ``with`` block writes what is still held, also when an exception leaves it.
-
-    Parameters
-    ----------
-    folder : Path
-        The cache folder of the recipe.
-    recipe : dict
-    """
-
-    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
-        self.folder = folder
-        self.recipe = recipe
-        self.engine = ""
-        self.digests: list[str] = []
-        self.taps: list[Taps] = []
-        self.since = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # A write that has just failed would fail again and hide the reason.
-        if not isinstance(error, OSError):
-            self.flush()
-
-    def add(self, digests: Sequence[str], taps: Taps, *, engine: str) -> None:
-        """Take the taps of a batch, each of shape (n, values), in the order of `digests`."""
-        if any(len(taps[tap]) != len(digests) for tap in TAPS):
-            raise ValueError(f"{engine} did not return one row of every tap a photo")
-        self.engine = engine
-        self.digests += digests
-        self.taps.append(taps)
-        late = time.monotonic() - self.since >= SHARD_SECONDS
-        if late or len(self.digests) >= SHARD_IMAGES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is held as one shard."""
-        if self.digests:
-            taps = {tap: np.concatenate([batch[tap] for batch in self.taps]) for tap in TAPS}
-            seconds = time.monotonic() - self.since
-            write_shard(
-                self.folder,
-                self.digests,
-                taps,
-                recipe=self.recipe,
-                engine=self.engine,
-                seconds=seconds,
-            )
-        self.digests, self.taps, self.since = [], [], time.monotonic()
-
-
-def write_shard(
-    folder: Path,
-    digests: Sequence[str],
-    taps: Taps,
-    *,
-    recipe: dict[str, Any],
-    engine: str,
-    seconds: float,
-) -> Path:
-    """Write one immutable shard, named by the images in it.
-
-    Parameters
-    ----------
-    digests : sequence of str, length n
-    taps : dict of tap name to ndarray of shape (n, values), float32
-    seconds : float
-        What computing these images took.
-    """
-    name = hashlib.sha256("".join(digests).encode()).hexdigest()[:32]
-    # Built in memory, so that a full disk is met by one plain write and not inside HDF5.
-    image = io.BytesIO()
-    with h5py.File(image, "w") as file:
-        file["digest"] = np.array(digests, dtype="S64")
-        for tap, values in taps.items():
-            _create_tap(file, tap, len(digests))[:] = values
-        file.attrs["schema"] = SCHEMA
-        file.attrs["recipe"] = json.dumps(recipe, sort_keys=True)
-        file.attrs["recipe_digest"] = recipe_digest(recipe)
-        file.attrs["engine"] = engine
-        file.attrs["seconds"] = seconds
-    path = folder / f"{name}.h5"
-    atomic.write_bytes(path, image.getvalue())
-    return path
-
-
-def _create_tap(file: h5py.File, tap: str, n: int) -> h5py.Dataset:
-    chunks = (max(1, min(n, 64)), TAPS[tap])
-    shape = (n, TAPS[tap])
-    return file.create_dataset(f"taps/{tap}", shape, DTYPE, chunks=chunks, fletcher32=True)
-
-
-def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
-    """Find every image in the shards of a recipe.
-
-    A shard that cannot be read is named and passed over; its images are computed anew.
-
-    Returns
-    -------
-    dict of str to Place
-        Keyed by the photo's digest.
-    """
-    places: dict[str, Place] = {}
-    for shard in sorted(folder.glob("*.h5")):
-        try:
-            with h5py.File(shard, "r") as file:
-                if file.attrs["recipe_digest"] != recipe_digest(recipe):
-                    raise ValueError("made by another recipe")
-                digests = file["digest"].asstr("ascii")[:]
-                shapes = {tap: file[f"taps/{tap}"].shape for tap in TAPS}
-                if shapes != {tap: (len(digests), width) for tap, width in TAPS.items()}:
-                    raise ValueError("its taps do not fit its digests")
-                seconds = float(file.attrs["seconds"]) / len(digests)
-        # HDF5 raises many things on a damaged or foreign file.
-        except Exception as error:
-            warn(f"{shard}: not a whole shard ({error}); its images are computed anew")
-            continue
-        places |= {digest: Place(shard, row, seconds) for row, digest in enumerate(digests)}
-    return places
 
 
 def data_digest(rows: Sequence[Row], class_names: Sequence[str]) -> str:
@@ -264,8 +128,10 @@ def publish(
     class_names: Sequence[str],
     skipped: Sequence[tuple[str, str]],
     attributes: Mapping[str, Any],
-) -> None:
+) -> list[Pair]:
     """Write the features file of a data set from the shards, whole or not at all.
+
+    Memory holds 4,096 rows of taps, whatever their number.
 
     Parameters
     ----------
@@ -276,6 +142,16 @@ def publish(
     skipped : sequence of (path, reason)
     attributes : mapping
         Root attributes beside schema and seconds.
+
+    Returns
+    -------
+    list of (row, row, cosine)
+        Near-duplicates in different splits, see `extract.duplicates.near`.
+
+    Raises
+    ------
+    Damaged
+        If a shard is not what was written.
     """
     with atomic.replacing(path) as temporary, _Sink(temporary, "w+") as sink:
         try:
@@ -288,37 +164,39 @@ def publish(
                 file["skipped/path"] = np.array([path for path, _ in skipped], dtype=TEXT)
                 file["skipped/reason"] = np.array([reason for _, reason in skipped], dtype=TEXT)
                 for tap in TAPS:
-                    _create_tap(file, tap, len(rows))
+                    shards.create_tap(file, tap, len(rows))
                 for start in range(0, len(rows), ROWS_AT_ONCE):
                     wanted = [places[row.digest] for row in rows[start : start + ROWS_AT_ONCE]]
                     for tap, values in _gather(wanted).items():
                         file[f"taps/{tap}"][start : start + len(wanted)] = values
                     sink.check()
+                pairs = duplicates.near(
+                    lambda some: file["taps/block5_avg"][some],
+                    [row.digest for row in rows],
+                    [row.split for row in rows],
+                )
+                file["near/row"] = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2)
+                file["near/cosine"] = np.array([pair[2] for pair in pairs], np.float32)
                 distinct = {row.digest for row in rows}
                 file.attrs["schema"] = SCHEMA
                 file.attrs["seconds"] = sum(places[digest].seconds for digest in distinct)
                 file.attrs.update(attributes)
         finally:
             sink.check()
+    return pairs
 
 
 def _gather(places: Sequence[Place]) -> dict[str, NDArray[np.float32]]:
-    """Read the taps of some images, opening each shard once."""
+    """Read the taps of some images, each shard once."""
     taps = {tap: np.empty((len(places), width), np.float32) for tap, width in TAPS.items()}
     by_shard: dict[Path, list[int]] = {}
     for position, place in enumerate(places):
         by_shard.setdefault(place.shard, []).append(position)
-    for shard, positions in by_shard.items():
+    for path, positions in by_shard.items():
         rows = [places[position].row for position in positions]
-        try:
-            with h5py.File(shard, "r") as file:
-                for tap, values in taps.items():
-                    values[positions] = file[f"taps/{tap}"][:][rows]
-        except OSError as error:
-            raise InputError(
-                f"{shard}: damaged ({error}); remove it and run the same command again, its images "
-                "are computed anew"
-            ) from error
+        shard = shards.read(path)
+        for tap, values in taps.items():
+            values[positions] = shard.taps[tap][rows]
     return taps
 
 
@@ -334,6 +212,8 @@ class Features:
     labels : ndarray of shape (n,), int64
     splits : ndarray of shape (n,), str
     skipped : list of (path, reason)
+    near : list of (row, row, cosine)
+        Near-duplicates in different splits, the most alike first.
     seconds : float
         What computing these images cost, whenever that was.
     widths : dict of str to int
@@ -361,6 +241,10 @@ class Features:
                 strict=True,
             )
         )
+        self.near: list[Pair] = [
+            (int(one), int(other), float(cosine))
+            for (one, other), cosine in zip(file["near/row"], file["near/cosine"], strict=True)
+        ]
         self.widths = {tap: file[f"taps/{tap}"].shape[1] for tap in TAPS}
 
     def __enter__(self) -> Self:
@@ -378,13 +262,54 @@ class Features:
         """Return the row numbers of the given splits, in path order."""
         return np.flatnonzero(np.isin(self.splits, splits))
 
-    def read(self, taps: Iterable[str], *splits: str) -> NDArray[np.float32]:
-        """Read taps of the given splits side by side, of shape (rows, values), float32."""
-        rows = self.rows(*splits)
+    def shape(self, taps: Collection[str], *splits: str) -> tuple[int, int]:
+        """Return the shape that `read` gives, without reading: times 4 it is bytes."""
+        return len(self.rows(*splits)), sum(self.widths[tap] for tap in taps)
+
+    def read(self, taps: Collection[str], *splits: str) -> NDArray[np.float32]:
+        """Read taps of the given splits side by side, of shape (rows, values), float32.
+
+        Raises
+        ------
+        InputError
+            If a checksum says that the file is damaged.
+        """
+        found = np.empty(self.shape(taps, *splits), np.float32)
+        done = 0
+        for rows, values in self.batches(taps, *splits):
+            found[done : done + len(rows)] = values
+            done += len(rows)
+        return found
+
+    def batches(
+        self, taps: Collection[str], *splits: str
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """Yield taps of the given splits side by side, at most 4,096 rows at once.
+
+        Yields
+        ------
+        rows : ndarray of shape (b,)
+            Row numbers, ascending.
+        values : ndarray of shape (b, values), float32
+
+        Raises
+        ------
+        InputError
+            If a checksum says that the file is damaged.
+        """
+        wanted = self.rows(*splits)
+        for start in range(0, len(self.paths), ROWS_AT_ONCE):
+            rows = wanted[(wanted >= start) & (wanted < start + ROWS_AT_ONCE)]
+            if len(rows):
+                block = slice(start, start + ROWS_AT_ONCE)
+                yield rows, np.hstack([self._block(tap, block)[rows - start] for tap in taps])
+
+    def _block(self, tap: str, block: slice) -> NDArray[np.float32]:
         try:
-            return np.hstack([self.file[f"taps/{tap}"][:][rows] for tap in taps])
+            values: NDArray[np.float32] = self.file[f"taps/{tap}"][block]
         except OSError as error:
             raise InputError(f"{self.file.filename}: damaged ({error}); {MOVE_AWAY}") from error
+        return values
 
 
 def open(path: Path) -> Features:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from classify import results
 from classify.results import Result
-from extract import atomic, console, store, weights
+from extract import atomic, console, shards, store, weights
 from extract.console import InputError, say, warn
 from extract.provenance import now, versions
 from extract.store import Features
@@ -89,7 +89,7 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
     if name == "baseline":
         trained = train.train_baseline(features, seed=options.seed, asked=asked)
     else:
-        cache = store.cache_of(options.out)
+        cache = shards.cache_of(options.out)
         vgg16 = weights.load(options.weights, cache=cache)
         if vgg16.digest != features.attributes["weights_digest"]:
             raise InputError(

@@ -1,0 +1,350 @@
+"""Bring the features file of a data set up to date with its photos."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from extract import (
+    console,
+    datasets,
+    digests,
+    duplicates,
+    images,
+    lock,
+    pipeline,
+    shards,
+    splits,
+    store,
+    weights,
+)
+from extract.console import InputError, count, say, warn
+from extract.images import Photo, Scan
+from extract.provenance import now, versions
+from extract.recipe import recipe, recipe_digest
+from extract.shards import Place
+from extract.store import Pair, Row
+from extract.weights import Weights
+
+if TYPE_CHECKING:
+    from extract.engines import Engine
+
+SHOWN = 10
+"""Skipped files and near-duplicates are named on the screen up to this many."""
+
+
+@dataclass
+class Seen:
+    """What is known of the photos of a data set so far.
+
+    Attributes
+    ----------
+    digests : dict of path to digest
+        Of every file that could be read.
+    places : dict of digest to Place
+        Where the features are.
+    unreadable : dict of path to reason
+    computed : set of digest
+        Images that VGG16 looked at in this run.
+    """
+
+    digests: dict[str, str]
+    places: dict[str, Place] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    computed: set[str] = field(default_factory=set)
+
+
+class Plan(NamedTuple):
+    """What a data set's features file is to say of its photos.
+
+    Attributes
+    ----------
+    rows : list of Row
+        In sorted path order.
+    skipped : list of (path, reason)
+    rule : str
+        How the photos were split.
+    copies : int
+        Photos that are copies of another in the file.
+    """
+
+    rows: list[Row]
+    skipped: list[tuple[str, str]]
+    rule: str
+    copies: int
+
+
+def make(
+    data: str,
+    *,
+    out: Path,
+    seed: int,
+    weights_file: Path | None = None,
+    background: bool = False,
+    strict: bool = False,
+    rehash: bool = False,
+    allow_conflicts: bool = False,
+) -> None:
+    """Bring ``features/<data>.h5`` up to date with the photos, saying what is done.
+
+    Parameters
+    ----------
+    data : str
+        A built-in name or the path of a folder.
+    out : Path
+        Where ``features/`` is.
+    seed : int
+        Of the split.
+    weights_file : Path or None
+        VGG16's weights, if not the usual ones.
+    background : bool
+        Keep a class named BACKGROUND_Google.
+    strict : bool
+        Take an unreadable photo for an error.
+    rehash : bool
+        Read every file again, whatever its size and time say.
+    allow_conflicts : bool
+        Accept the same photo in two classes.
+
+    Raises
+    ------
+    InputError
+        If the photos cannot make a data set, or something needed is not to be had.
+    """
+    path = store.file_of(data, out)
+    published = _attributes(path)
+    root = datasets.locate(data)
+    found = images.scan(root, exclude=() if background else (datasets.BACKGROUND,))
+    classes = count(len(found.class_names), "class", "classes")
+    say(f"{store.name_of(data)}: {count(len(found.photos), 'file')} in {classes} at {root}")
+    cache = shards.cache_of(out)
+    with lock.held(cache / "lock"):
+        vgg16 = weights.load(weights_file, cache=cache)
+        say(f"weights: VGG16 {vgg16.digest[:12]} from {vgg16.origin}")
+        folder = shards.folder_of(out, recipe(vgg16.digest))
+        _make_ready(folder)
+        index = cache / "digests.sqlite"
+        seen = Seen(digests.of_files(root, _paths(found), index=index, rehash=rehash))
+        # A class that is too small is refused before hours of computing and not after.
+        splits.members(found.class_names, *_columns(found.photos, seen))
+        while True:
+            _see(seen, root, _paths(found), vgg16, folder)
+            digests.correct(root, seen.digests, index=index)
+            if strict and seen.unreadable:
+                raise _unreadable(seen.unreadable)
+            plan = _plan(found, seen, seed=seed)
+            if not allow_conflicts:
+                _refuse_conflicts(plan.rows, found.class_names)
+            fixed = _fixed(plan, found.class_names, data, root, vgg16, seed)
+            _tell(plan)
+            if all(published.get(key) == value for key, value in fixed.items()):
+                say(f"{path}: nothing to do, {count(len(plan.rows), 'photo')} there")
+                return
+            try:
+                pairs = _publish(path, plan, seen, found.class_names, fixed)
+            except shards.Damaged as damaged:
+                shards.set_aside(damaged)
+                continue
+            _tell_pairs(pairs, plan.rows)
+            say(f"{path}: written")
+            return
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of what is published already; refuse what is not a features file."""
+    if not path.exists():
+        return {}
+    with store.open(path) as features:
+        return features.attributes
+
+
+def _paths(found: Scan) -> list[str]:
+    return [photo.path for photo in found.photos]
+
+
+def _make_ready(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder}: no permission to write; choose another folder with --out")
+    shards.sweep(folder)
+
+
+def _see(seen: Seen, root: Path, paths: Sequence[str], vgg16: Weights, folder: Path) -> None:
+    """Have every photo's features in the cache, computing those that are not there."""
+    the_recipe = recipe(vgg16.digest)
+    seen.places = shards.index(folder, the_recipe)
+    reused = len(seen.places.keys() & set(seen.digests.values()))
+    started = time.monotonic()
+    computed = 0
+    # A photo that changes while it is read has another digest than its copies: look again.
+    while pending := _pending(paths, seen):
+        writer = shards.Writer(folder, the_recipe)
+        try:
+            with console.progress("VGG16", len(pending), unit="photos") as advance, writer:
+                read, failed = pipeline.compute(
+                    root,
+                    pending,
+                    build_engine=lambda: _engine(vgg16),
+                    writer=writer,
+                    advance=advance,
+                )
+        except console.Stopped:
+            warn(f"VGG16: {writer.written:,} of {count(len(pending), 'image')} computed and kept")
+            raise
+        computed += len(read)
+        seen.computed |= set(read.values())
+        seen.unreadable |= _with_copies(failed, seen.digests)
+        seen.digests |= read
+        seen.places = shards.index(folder, the_recipe)
+    if computed:
+        seconds = time.monotonic() - started
+        speed = f"{seconds:.0f} s, {computed / seconds:.1f} photos/s"
+        say(f"VGG16: {count(computed, 'image')} computed ({speed}), {reused:,} reused")
+
+
+def _pending(paths: Sequence[str], seen: Seen) -> list[str]:
+    """Return one path of every image that is neither in the cache nor known to be unreadable."""
+    first: dict[str, str] = {}
+    for path in paths:
+        digest = seen.digests.get(path, f"unknown: {path}")
+        if digest not in seen.places and path not in seen.unreadable:
+            first.setdefault(digest, path)
+    return list(first.values())
+
+
+def _with_copies(failed: dict[str, str], digests: dict[str, str]) -> dict[str, str]:
+    """Give the copies of an unreadable file its reason."""
+    reasons = {digests[path]: reason for path, reason in failed.items() if path in digests}
+    copies = {path: reasons[digest] for path, digest in digests.items() if digest in reasons}
+    return copies | failed
+
+
+def _engine(vgg16: Weights) -> "Engine":
+    # Importing Keras takes seconds, and most runs have nothing to compute.
+    from extract.engines import keras_engine
+
+    return keras_engine(vgg16)
+
+
+def _unreadable(reasons: dict[str, str]) -> InputError:
+    path, reason = min(reasons.items())
+    photos = count(len(reasons), "unreadable photo")
+    return InputError(f"{photos} and --strict, the first {path}: {reason}; mend or remove it")
+
+
+def _columns(photos: Sequence[Photo], seen: Seen) -> tuple[list[str], list[str], list[str]]:
+    """Return class, digest and given split of the photos that are not known to be unreadable."""
+    usable = [p for p in photos if p.path in seen.digests and p.path not in seen.unreadable]
+    return (
+        [photo.class_name for photo in usable],
+        [seen.digests[photo.path] for photo in usable],
+        [photo.split for photo in usable],
+    )
+
+
+def _plan(found: Scan, seen: Seen, *, seed: int) -> Plan:
+    """Give every usable photo its label and split; leave out copies that would leak."""
+    photos = [photo for photo in found.photos if photo.path not in seen.unreadable]
+    _, shas, given = _columns(photos, seen)
+    leaks = splits.copies(shas, given) if any(given) else {}
+    left_out = [
+        (photos[row].path, f"copy of {photos[original].path}, which is kept out of training")
+        for row, original in leaks.items()
+    ]
+    photos = [photo for row, photo in enumerate(photos) if row not in leaks]
+    class_names, shas, given = _columns(photos, seen)
+    assigned = splits.assign(found.class_names, class_names, shas, given, seed=seed)
+    labels = {name: label for label, name in enumerate(found.class_names)}
+    rows = [
+        Row(photo.path, digest, labels[photo.class_name], str(split))
+        for photo, digest, split in zip(photos, shas, assigned, strict=True)
+    ]
+    skipped = sorted([*found.skipped, *seen.unreadable.items(), *left_out])
+    assert len(rows) + len(seen.unreadable) + len(left_out) == len(found.photos)
+    return Plan(rows, skipped, splits.split_rule(set(given)), len(shas) - len(set(shas)))
+
+
+def _refuse_conflicts(rows: Sequence[Row], class_names: Sequence[str]) -> None:
+    groups = duplicates.conflicts([row.digest for row in rows], [row.label for row in rows])
+    if groups:
+        paths = " and ".join(rows[row].path for row in groups[0])
+        more = f", and {count(len(groups) - 1, 'other photo')} alike" if len(groups) > 1 else ""
+        raise InputError(
+            f"the same photo is in two classes: {paths}{more}; remove it from all classes but one, "
+            "or accept it with --allow-conflicts"
+        )
+
+
+def _fixed(
+    plan: Plan, class_names: Sequence[str], data: str, root: Path, vgg16: Weights, seed: int
+) -> dict[str, Any]:
+    """Return the attributes that a file must have to be up to date."""
+    return {
+        "data": images.readable_name(store.name_of(data)),
+        "root": images.readable_name(str(root)),
+        "weights": vgg16.origin,
+        "weights_digest": vgg16.digest,
+        "recipe_digest": recipe_digest(recipe(vgg16.digest)),
+        "split_rule": plan.rule,
+        "seed": seed,
+        "data_digest": store.data_digest(plan.rows, class_names),
+        "skipped_digest": store.skipped_digest(plan.skipped),
+        "copies": plan.copies,
+    }
+
+
+def _publish(
+    path: Path, plan: Plan, seen: Seen, class_names: Sequence[str], fixed: dict[str, Any]
+) -> list[Pair]:
+    distinct = {row.digest for row in plan.rows}
+    return store.publish(
+        path,
+        plan.rows,
+        seen.places,
+        class_names=class_names,
+        skipped=plan.skipped,
+        attributes=fixed
+        | {
+            "recipe": json.dumps(recipe(fixed["weights_digest"])),
+            "created": now(),
+            "versions": json.dumps(versions()),
+            "images_computed": len(distinct & seen.computed),
+            "images_reused": len(distinct - seen.computed),
+        },
+    )
+
+
+def _tell(plan: Plan) -> None:
+    sizes = dict.fromkeys(("train", "val", "test"), 0)
+    for row in plan.rows:
+        sizes[row.split] += 1
+    shares = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
+    say(f"split: {shares} ({plan.rule})")
+    if plan.copies:
+        say(f"copies: {plan.copies:,}, each in the split of its original")
+    if plan.skipped:
+        warn(f"skipped: {len(plan.skipped):,}")
+        _list([f"{path}: {reason}" for path, reason in plan.skipped])
+
+
+def _tell_pairs(pairs: Sequence[Pair], rows: Sequence[Row]) -> None:
+    if pairs:
+        photos = count(len(pairs), "pair")
+        warn(f"near-duplicates in different splits: {photos} to look at, the most alike first")
+        _list(
+            [
+                f"{rows[one].path} ({rows[one].split}) and {rows[other].path} "
+                f"({rows[other].split}): cosine {cosine:.3f}"
+                for one, other, cosine in pairs
+            ]
+        )
+
+
+def _list(lines: Sequence[str]) -> None:
+    for line in lines[:SHOWN]:
+        warn(f"  {line}")
+    if len(lines) > SHOWN:
+        warn(f"  and {len(lines) - SHOWN:,} more, all in the features file")

@@ -1,0 +1,319 @@
+"""The cache of one recipe: immutable shards, each with some images' digests and taps.
+
+A shard is written whole or not at all and never changed. What is damaged is set aside under
+another name, not deleted, and its images are computed anew.
+"""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from extract import atomic
+from extract.console import warn
+from extract.recipe import DTYPE, TAPS, recipe_digest
+
+SCHEMA = 1
+SHARD_IMAGES = 256
+SHARD_SECONDS = 60.0
+
+Taps = Mapping[str, NDArray[np.float32]]
+
+
+class Damaged(Exception):
+    """A shard cannot be used.
+
+    Attributes
+    ----------
+    shard : Path
+    reason : str
+    """
+
+    def __init__(self, shard: Path, reason: object) -> None:
+        super().__init__(f"{shard}: {reason}")
+        self.shard = shard
+        self.reason = str(reason)
+
+
+class Place(NamedTuple):
+    """Where the taps of an image are: a shard, a row of it, and what the image cost."""
+
+    shard: Path
+    row: int
+    seconds: float
+
+
+class Shard(NamedTuple):
+    """What is in a shard.
+
+    Attributes
+    ----------
+    digests : list of str, length n
+    taps : dict of tap name to ndarray of shape (n, values), float32
+    engine : str
+    seconds : float
+        What computing these images took.
+    """
+
+    digests: list[str]
+    taps: Taps
+    engine: str
+    seconds: float
+
+
+def cache_of(out: Path) -> Path:
+    """Return the cache that all data sets below `out` share."""
+    return out / "features" / "cache"
+
+
+def folder_of(out: Path, recipe: dict[str, Any]) -> Path:
+    """Return the folder of a recipe's shards."""
+    return cache_of(out) / recipe_digest(recipe)
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the shards in a recipe's folder, without those being written or set aside."""
+    return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
+
+
+class Writer:
+    """Collect taps and write them as shards, at least every 256 images or 60 seconds.
+
+    Leaving the ``with`` block writes what is still held, also when an exception leaves it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the recipe's shards.
+    recipe : dict
+
+    Attributes
+    ----------
+    written : int
+        Images in the shards written so far.
+    """
+
+    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.written = 0
+        self.engine = ""
+        self.digests: list[str] = []
+        self.taps: list[Taps] = []
+        self.since = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # A write that has just failed would fail again and hide the reason.
+        if not isinstance(error, OSError):
+            self.flush()
+
+    def add(self, digests: Sequence[str], taps: Taps, *, engine: str) -> None:
+        """Take the taps of a batch, each of shape (n, values), in the order of `digests`."""
+        if any(len(taps[tap]) != len(digests) for tap in TAPS):
+            raise ValueError(f"{engine} did not return one row of every tap a photo")
+        self.engine = engine
+        self.digests += digests
+        self.taps.append(taps)
+        late = time.monotonic() - self.since >= SHARD_SECONDS
+        if late or len(self.digests) >= SHARD_IMAGES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held as one shard."""
+        if self.digests:
+            taps = {tap: np.concatenate([batch[tap] for batch in self.taps]) for tap in TAPS}
+            seconds = time.monotonic() - self.since
+            write(self.folder, Shard(self.digests, taps, self.engine, seconds), self.recipe)
+            self.written += len(self.digests)
+        self.digests, self.taps, self.since = [], [], time.monotonic()
+
+
+def write(folder: Path, shard: Shard, recipe: dict[str, Any]) -> Path:
+    """Write a shard, named by the images in it, and return its path."""
+    name = hashlib.sha256("".join(shard.digests).encode()).hexdigest()[:32]
+    # Built in memory, so that a full disk is met by one plain write and not inside HDF5.
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        file["digest"] = np.array(shard.digests, dtype="S64")
+        for tap in TAPS:
+            create_tap(file, tap, len(shard.digests))[:] = shard.taps[tap]
+        file.attrs["schema"] = SCHEMA
+        file.attrs["recipe"] = json.dumps(recipe, sort_keys=True)
+        file.attrs["recipe_digest"] = recipe_digest(recipe)
+        file.attrs["content_digest"] = _content_digest(shard.digests, shard.taps)
+        file.attrs["engine"] = shard.engine
+        file.attrs["seconds"] = shard.seconds
+    path = folder / f"{name}.h5"
+    atomic.write_bytes(path, image.getvalue())
+    return path
+
+
+def create_tap(file: h5py.File, tap: str, n: int) -> h5py.Dataset:
+    """Create the dataset of a tap for `n` images, in chunks of rows with Fletcher-32 checksums."""
+    chunks = (max(1, min(n, 64)), TAPS[tap])
+    shape = (n, TAPS[tap])
+    return file.create_dataset(f"taps/{tap}", shape, DTYPE, chunks=chunks, fletcher32=True)
+
+
+def read(path: Path) -> Shard:
+    """Read a whole shard and check it against its own digest.
+
+    Raises
+    ------
+    Damaged
+        If it is cut short, changed or not a shard.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            digests = _digests(file)
+            shard = Shard(
+                digests,
+                {tap: file[f"taps/{tap}"][:] for tap in TAPS},
+                str(file.attrs["engine"]),
+                float(file.attrs["seconds"]),
+            )
+            if _content_digest(shard.digests, shard.taps) != file.attrs["content_digest"]:
+                raise ValueError("its content is not what was written")
+            return shard
+    # HDF5 raises many things on a damaged or foreign file.
+    except Exception as error:
+        raise Damaged(path, error) from error
+
+
+def digests_of(path: Path) -> list[str]:
+    """Return the digests of a shard's images without reading their taps.
+
+    Raises
+    ------
+    Damaged
+        If it is no shard.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            return _digests(file)
+    except Exception as error:
+        raise Damaged(path, error) from error
+
+
+def join(folder: Path, paths: Sequence[Path], needed: Set[str]) -> list[Path]:
+    """Write the needed images of some shards as few new ones, holding one of these in memory.
+
+    Returns
+    -------
+    list of Path
+        The new shards; the old ones are still there.
+
+    Raises
+    ------
+    Damaged
+        If one of them is not what was written.
+    """
+    left = set(needed)
+    written: list[Path] = []
+    # Images that different engines computed do not mix: a shard names one.
+    waiting: dict[str, Shard] = {}
+    for path in paths:
+        shard = _only(read(path), left)
+        left -= set(shard.digests)
+        held = waiting.pop(shard.engine, None)
+        joined = _together(held, shard) if held else shard
+        if len(joined.digests) >= SHARD_IMAGES:
+            written.append(write(folder, joined, _recipe_of(path)))
+        else:
+            waiting[shard.engine] = joined
+    written += [write(folder, shard, _recipe_of(paths[0])) for shard in waiting.values()]
+    return written
+
+
+def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
+    """Find every image in the shards of a recipe, reading their digests and not their taps.
+
+    A shard that is not whole is named and set aside.
+
+    Returns
+    -------
+    dict of str to Place
+        Keyed by the photo's digest.
+    """
+    places: dict[str, Place] = {}
+    for path in files(folder):
+        try:
+            with h5py.File(path, "r") as file:
+                if file.attrs["recipe_digest"] != recipe_digest(recipe):
+                    raise ValueError("made by another recipe")
+                digests = _digests(file)
+                seconds = float(file.attrs["seconds"]) / len(digests)
+        except Exception as error:
+            set_aside(Damaged(path, error))
+            continue
+        places |= {digest: Place(path, row, seconds) for row, digest in enumerate(digests)}
+    return places
+
+
+def set_aside(damaged: Damaged) -> None:
+    """Rename a damaged shard, so that it is neither used nor lost, and say so."""
+    aside = damaged.shard.with_name(f"{damaged.shard.name}.damaged")
+    damaged.shard.rename(aside)
+    warn(f"{damaged}; set aside as {aside.name}, its images are computed anew")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run was writing; only for the holder of the store's lock."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+
+
+def _only(shard: Shard, digests: Set[str]) -> Shard:
+    rows = [row for row, digest in enumerate(shard.digests) if digest in digests]
+    return Shard(
+        [shard.digests[row] for row in rows],
+        {tap: shard.taps[tap][rows] for tap in TAPS},
+        shard.engine,
+        shard.seconds * len(rows) / len(shard.digests),
+    )
+
+
+def _together(one: Shard, other: Shard) -> Shard:
+    return Shard(
+        one.digests + other.digests,
+        {tap: np.concatenate([one.taps[tap], other.taps[tap]]) for tap in TAPS},
+        one.engine,
+        one.seconds + other.seconds,
+    )
+
+
+def _recipe_of(path: Path) -> dict[str, Any]:
+    with h5py.File(path, "r") as file:
+        recipe: dict[str, Any] = json.loads(file.attrs["recipe"])
+        return recipe
+
+
+def _digests(file: h5py.File) -> list[str]:
+    digests: list[str] = file["digest"].asstr("ascii")[:].tolist()
+    shapes = {tap: file[f"taps/{tap}"].shape for tap in TAPS}
+    if not digests or shapes != {tap: (len(digests), width) for tap, width in TAPS.items()}:
+        raise ValueError("its taps do not fit its digests")
+    return digests
+
+
+def _content_digest(digests: Sequence[str], taps: Taps) -> str:
+    sha256 = hashlib.sha256("".join(digests).encode())
+    for tap in TAPS:
+        sha256.update(np.ascontiguousarray(taps[tap], dtype="<f4").tobytes())
+    return sha256.hexdigest()

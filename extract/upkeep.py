@@ -1,0 +1,166 @@
+"""Upkeep of the store: what is in it, whether it is whole, and what of it is needed no more."""
+
+import json
+from pathlib import Path
+
+from extract import console, lock, shards, store
+from extract.console import InputError, count, say
+from extract.recipe import TAPS
+from extract.shards import Damaged
+
+SMALL = shards.SHARD_IMAGES // 2
+"""A shard with fewer images in use than this is joined with others."""
+
+
+def info(path: Path) -> None:
+    """Say what is in a features file.
+
+    Raises
+    ------
+    InputError
+        If it is no features file.
+    """
+    with store.open(path) as features:
+        attributes = features.attributes
+        say(f"{features.data}: {count(len(features.paths), 'photo')} at {attributes['root']}")
+        per_split = {split: features.labels[features.rows(split)] for split in store.SPLITS}
+        for label, name in enumerate(features.class_names):
+            sizes = ", ".join(f"{s} {int((of == label).sum()):,}" for s, of in per_split.items())
+            say(f"class {name}: {sizes}")
+        sizes = ", ".join(f"{split} {len(labels):,}" for split, labels in per_split.items())
+        say(f"split: {sizes}; {attributes['split_rule']}; seed {attributes['seed']}")
+        say("taps: " + ", ".join(f"{tap} {width:,}" for tap, width in features.widths.items()))
+        say(f"recipe: {features.recipe_digest}")
+        for key, value in json.loads(attributes["recipe"]).items():
+            if key != "taps":
+                say(f"  {key}: {value}")
+        say(f"weights: {attributes['weights']}")
+        say(f"data digest: {features.data_digest}")
+        versions = json.loads(attributes["versions"])
+        say("made: " + attributes["created"])
+        say("versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()))
+        computed, reused = attributes["images_computed"], attributes["images_reused"]
+        say(f"images: {computed:,} computed, {reused:,} reused; {features.seconds:.0f} s in all")
+        say(f"copies: {attributes['copies']:,}")
+        say(f"near-duplicates in different splits: {len(features.near):,}")
+        for one, other, cosine in features.near:
+            say(f"  {features.paths[one]} and {features.paths[other]}: cosine {cosine:.3f}")
+        say(f"skipped: {len(features.skipped):,}")
+        for skipped, reason in features.skipped:
+            say(f"  {skipped}: {reason}")
+
+
+def verify(out: Path) -> None:
+    """Read every shard and every features file below `out`; set damaged shards aside.
+
+    Raises
+    ------
+    InputError
+        If anything is damaged, after all has been looked at.
+    """
+    cache = shards.cache_of(out)
+    problems = []
+    with lock.held(cache / "lock"):
+        found = [path for folder in _recipes(cache) for path in shards.files(folder)]
+        images = 0
+        with console.progress("shards", len(found), unit="shards") as advance:
+            for path in found:
+                try:
+                    images += len(shards.read(path).digests)
+                except Damaged as damaged:
+                    shards.set_aside(damaged)
+                    problems.append(f"{path}: {damaged.reason}")
+                advance(1)
+        published = _published(out)
+        for path in published:
+            problems += _problems(path)
+    checked = f"{count(len(found), 'shard')} with {count(images, 'image')}"
+    say(f"checked: {checked}, {count(len(published), 'features file')}")
+    for problem in problems:
+        say(f"damaged: {problem}")
+    if problems:
+        raise InputError(f"{count(len(problems), 'damaged file')}; run make features to mend them")
+
+
+def collect(out: Path) -> None:
+    """Remove from the cache the images that no features file below `out` names; join small shards.
+
+    New shards are whole before old ones go, so a kill at any moment loses nothing.
+
+    Raises
+    ------
+    InputError
+        If a features file cannot be read: what it needs is then unknown, and nothing is removed.
+    """
+    cache = shards.cache_of(out)
+    with lock.held(cache / "lock"):
+        needed: dict[str, set[str]] = {}
+        for path in _published(out):
+            with store.open(path) as features:
+                needed.setdefault(features.recipe_digest, set()).update(features.digests)
+        for folder in _recipes(cache):
+            while True:
+                try:
+                    _collect(folder, needed.get(folder.name, set()))
+                    break
+                except Damaged as damaged:
+                    shards.set_aside(damaged)
+
+
+def _collect(folder: Path, needed: set[str]) -> None:
+    """Keep one copy of every needed image of a recipe."""
+    shards.sweep(folder)
+    before = {path: path.stat().st_size for path in shards.files(folder)}
+    kept: set[str] = set()
+    small: list[Path] = []
+    unused: list[Path] = []
+    for path in before:
+        useful = (set(shards.digests_of(path)) & needed) - kept
+        if not useful:
+            unused.append(path)
+        elif len(useful) < SMALL:
+            small.append(path)
+        kept |= useful
+    if len(small) > 1:
+        joined = shards.join(folder, small, needed)
+        unused += [path for path in small if path not in joined]
+    for path in unused:
+        path.unlink()
+    after = {path: path.stat().st_size for path in shards.files(folder)}
+    freed = (sum(before.values()) - sum(after.values())) / 1e6
+    say(
+        f"{folder.name[:12]}: {count(len(kept), 'image')} kept in {count(len(after), 'shard')}, "
+        f"{len(before):,} before; {freed:.1f} MB freed"
+    )
+
+
+def _recipes(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.iterdir() if path.is_dir())
+
+
+def _published(out: Path) -> list[Path]:
+    found = (out / "features").glob("*.h5")
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _problems(path: Path) -> list[str]:
+    """Read a whole features file and return what is wrong with it."""
+    try:
+        with store.open(path) as features:
+            for _ in features.batches(TAPS, *store.SPLITS):
+                pass
+            rows = [
+                store.Row(*fields)
+                for fields in zip(
+                    features.paths,
+                    features.digests,
+                    features.labels.tolist(),
+                    features.splits.tolist(),
+                    strict=True,
+                )
+            ]
+            if store.data_digest(rows, features.class_names) != features.data_digest:
+                return [f"{path}: its rows are not those that were written"]
+    except InputError as error:
+        return [str(error)]
+    return []
