@@ -108,8 +108,7 @@ def _hash(path: str) -> tuple[str, Stamp]:
             after = _stamp(file.fileno())
     except OSError:
         return "", []
-    settled = after and after == before and after[1] < latest
-    return digest, after if settled else []
+    return digest, (after if after and after == before and after[1] < latest else [])
 
 
 class _Index:
@@ -164,8 +163,7 @@ class _Index:
 
     def _set_aside(self, error: sqlite3.Error) -> None:
         aside = f"{self.file}.aside-{time.time_ns()}"
-        # A journal left behind would be played back into the new index.
-        for suffix in ("-journal", "-wal", ""):
-            with suppress(FileNotFoundError):
-                os.replace(f"{self.file}{suffix}", f"{aside}{suffix}")
+        # Another process may have set it aside already.
+        with suppress(FileNotFoundError):
+            os.replace(self.file, aside)
         warn(f"{self.file}: damaged ({error}); set aside as {aside}, all files are hashed anew")

@@ -68,7 +68,7 @@ def near(
         Rows with the same digest are no pair.
     splits : sequence or ndarray of str, length n
     threshold : float
-        Cosine from which a pair is told, above 0 and at most 1.
+        Cosine from which a pair is told, between 0 and 1: rounding can put equal vectors below 1.
 
     Returns
     -------
@@ -83,8 +83,8 @@ def near(
     """
     if len(splits) != len(digests):
         raise ValueError(f"{len(digests)} digests and {len(splits)} splits")
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold {threshold} is not above 0 and at most 1")
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold {threshold} is not between 0 and 1")
     names = np.asarray(splits)
     # The smaller side outside: the inner side is read once for each of its blocks.
     sides = sorted((np.flatnonzero(names == name) for name in np.unique(names)), key=len)
