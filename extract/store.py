@@ -34,7 +34,7 @@ from extract.recipe import TAPS
 from extract.shards import Place
 
 SCHEMA = 1
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 2048
 SPLITS = ("train", "val", "test")
 TEXT = h5py.string_dtype()
 MOVE_AWAY = "move it away and run make features (photos already seen are not computed again)"
@@ -131,7 +131,7 @@ def publish(
 ) -> list[Pair]:
     """Write the features file of a data set from the shards, whole or not at all.
 
-    Memory holds 4,096 rows of taps, whatever their number.
+    Memory holds 2,048 rows of taps, whatever their number.
 
     Parameters
     ----------
@@ -284,7 +284,7 @@ class Features:
     def batches(
         self, taps: Collection[str], *splits: str
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-        """Yield taps of the given splits side by side, at most 4,096 rows at once.
+        """Yield taps of the given splits side by side, at most 2,048 rows at once.
 
         Yields
         ------

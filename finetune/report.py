@@ -92,6 +92,10 @@ def markdown(comparison: Comparison) -> str:
     for title, lines in (
         ("Not compared", comparison.refused),
         ("Skipped", [f"{path}: {reason}" for path, reason in features.skipped]),
+        (
+            "Near-duplicates in different splits",
+            [f"{one} and {other}: cosine {cosine}" for one, other, cosine in _near(comparison)],
+        ),
     ):
         if lines:
             parts.append(f"### {title} ({len(lines):,})")
@@ -106,9 +110,10 @@ def record(comparison: Comparison) -> dict[str, Any]:
     -------
     dict
         ``schema`` (1), ``data``, ``data_digest``, ``recipe_digest``, ``class_names`` (k),
-        ``test_photos``, ``verdict``, ``refused`` (sentences), ``skipped`` (``path``, ``reason``);
-        ``models``, best first, each with ``model``, ``stage``, ``metrics`` (see
-        `classify.results.metrics`), ``accuracy_interval`` (two shares, 95% Wilson), ``seconds``
+        ``test_photos``, ``verdict``, ``refused`` (sentences), ``skipped`` (``path``, ``reason``),
+        ``near`` (``paths``, two, and their ``cosine``); ``models``, best first, each with
+        ``model``, ``stage``, ``metrics`` (see `classify.results.metrics`),
+        ``accuracy_interval`` (two shares, 95% Wilson), ``seconds``
         (by phase), ``total_seconds``, ``epochs`` (or null), ``parameters``, ``seed``,
         ``hyperparameters``, ``created``, ``versions``, ``confusion`` (k rows of true classes by
         k predicted); ``pairs``, the first model against each other one, each with ``best``,
@@ -147,6 +152,10 @@ def record(comparison: Comparison) -> dict[str, Any]:
         ],
         "refused": comparison.refused,
         "skipped": [{"path": path, "reason": reason} for path, reason in features.skipped],
+        "near": [
+            {"paths": [features.paths[one], features.paths[other]], "cosine": cosine}
+            for one, other, cosine in features.near
+        ],
     }
 
 
@@ -182,6 +191,7 @@ def page(comparison: Comparison) -> str:
         duration=duration,
         splits=SPLITS,
         counts=_split_counts(comparison),
+        near=_near(comparison),
         provenance=_provenance(comparison),
     )
 
@@ -204,6 +214,14 @@ def _pair_cells(comparison: Comparison) -> list[list[str]]:
     return [
         [p.other, f"{p.best_only:,}", f"{p.other_only:,}", f"{p.p:.3g}", f"{p.corrected:.3g}"]
         for p in comparison.pairs
+    ]
+
+
+def _near(comparison: Comparison) -> list[list[str]]:
+    features = comparison.features
+    return [
+        [*(f"{features.paths[row]} ({features.splits[row]})" for row in pair), f"{cosine:.3f}"]
+        for *pair, cosine in features.near
     ]
 
 

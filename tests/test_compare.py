@@ -34,6 +34,7 @@ class Features:
     recipe_digest: str = "e" * 64
     seconds: float = 61.0
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    near: list[tuple[int, int, float]] = field(default_factory=list)
     attributes: dict[str, Any] = field(default_factory=dict)
 
 

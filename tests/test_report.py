@@ -80,6 +80,7 @@ def chess(runs: Path) -> Comparison:
         [f"piece {i}" for i in range(6)],
         test=30,
         skipped=[("b.fcgi", "not an image"), ("a.jpg", "truncated")],
+        near=[(1, 3, 0.98765)],
         attributes={
             "weights": "VGG16 <ImageNet>",
             "seed": np.int64(3),
@@ -139,6 +140,7 @@ def test_page_holds_every_part(chess: Comparison, page: Page) -> None:
     assert page.tables["times"][3] == ["baseline", "—", "—", "15 min 0 s", "—", "15 min 0 s"]
     assert page.tables["photos"][1] == ["piece 0", "5", "5", "5", "15"]
     assert page.tables["skipped"][1:] == [["b.fcgi", "not an image"], ["a.jpg", "truncated"]]
+    assert page.tables["near"][1:] == [["00001 ü.jpg (test)", "00003 ü.jpg (train)", "0.988"]]
     assert page.tables["curve-0"][3] == [
         "3",
         "<b>block5",
@@ -255,6 +257,7 @@ def test_json_by_its_schema(chess: Comparison) -> None:
     assert sum(map(sum, first["confusion"])) == 30
     assert found["pairs"][0]["p"] == 1
     assert found["skipped"][0] == {"path": "b.fcgi", "reason": "not an image"}
+    assert found["near"] == [{"paths": ["00001 ü.jpg", "00003 ü.jpg"], "cosine": 0.98765}]
 
 
 def test_same_comparison_same_bytes(chess: Comparison, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Runnable comparisons; every figure in README comes from one of them."""

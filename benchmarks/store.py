@@ -1,0 +1,152 @@
+"""What the feature store costs: ``.venv/bin/python -m benchmarks.store``.
+
+VGG16 is replaced by random taps, everything else is the real path. Each figure is taken in a
+process of its own. Needs about 5 GB below the folder for temporary files.
+"""
+
+import argparse
+import io
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from extract import features, shards, store, weights
+from extract.recipe import TAPS, recipe, recipe_digest
+from extract.shards import Shard
+from extract.store import Row
+from extract.weights import Weights
+
+PHOTOS = 10_000
+CLASSES = 10
+ROWS = (1_000, 100_000)
+STAND_IN = Weights([], "0" * 64, "stand-in")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.store", description=__doc__)
+    parser.add_argument("--photos", type=int, default=PHOTOS, help="of the unchanged run")
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="of the memory figures")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
+        folder = Path(temporary)
+        _write_photos(folder / "photos", options.photos)
+        print(f"{options.photos:,} photos of 16 x 16 pixels, stand-in network")
+        for name in ("first run", "unchanged run", "unchanged run, again"):
+            seconds, _ = _alone(_make, folder)
+            print(f"  {name}: {seconds:.2f} s")
+        (folder / "photos/class 0/new.png").write_bytes(_png(-1))
+        seconds, _ = _alone(_make, folder)
+        print(f"  one photo more: {seconds:.2f} s")
+    for rows in options.rows:
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
+            folder = Path(temporary)
+            print(f"{rows:,} rows of random taps")
+            for name, step in STEPS.items():
+                seconds, peak = _alone(step, folder, rows)
+                print(f"  {name}: {seconds:.1f} s, {rows / seconds:,.0f} rows/s, peak {peak} MB")
+            size, taps = (folder / "random.h5").stat().st_size / rows, 4 * sum(TAPS.values())
+            print(f"  published: {size:,.0f} bytes a photo, of which taps {taps:,}")
+
+
+def _alone(function: Callable[..., None], *arguments: object) -> tuple[float, int]:
+    """Run a function in a fresh process: its seconds without start-up, and peak memory in MB."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measured, (function, arguments))
+
+
+def _measured(function: Callable[..., None], arguments: tuple[object, ...]) -> tuple[float, int]:
+    started = time.perf_counter()
+    function(*arguments)
+    seconds = time.perf_counter() - started
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _png(seed: int) -> bytes:
+    random = np.random.default_rng(seed + 1)
+    pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    image = io.BytesIO()
+    Image.fromarray(pixels).save(image, "PNG")
+    return image.getvalue()
+
+
+def _write_photos(root: Path, photos: int) -> None:
+    for label in range(CLASSES):
+        (root / f"class {label}").mkdir(parents=True)
+    for number in range(photos):
+        (root / f"class {number % CLASSES}/{number:06d}.png").write_bytes(_png(number))
+    # A file that has just been written is read again until its time stamp is of the past.
+    time.sleep(3)
+
+
+def _random_taps(n: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    return {tap: random.gamma(0.5, 1.0, (n, width)).astype("f4") for tap, width in TAPS.items()}
+
+
+def _make(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    stand_in = SimpleNamespace(
+        name="stand-in", forward=lambda photos: _random_taps(len(photos), random)
+    )
+    weights.load = lambda source, *, cache: STAND_IN  # type: ignore[assignment]
+    features._engine = lambda vgg16: stand_in
+    features.say = features.warn = lambda message: None  # type: ignore[assignment]
+    features.make(str(folder / "photos"), out=folder, seed=0)
+
+
+def _rows(n: int) -> list[Row]:
+    splits = ("train", "train", "train", "val", "test")
+    return [Row(f"{i:07d}.jpg", f"{i:064x}", i % CLASSES, splits[i % 5]) for i in range(n)]
+
+
+def _write_shards(folder: Path, n: int) -> None:
+    random = np.random.default_rng(0)
+    digests = [row.digest for row in _rows(n)]
+    for start in range(0, n, shards.SHARD_IMAGES):
+        some = digests[start : start + shards.SHARD_IMAGES]
+        shard = Shard(some, _random_taps(len(some), random), "stand-in", 1.0)
+        shards.write(folder / "cache", shard, recipe("0" * 64))
+
+
+def _publish(folder: Path, n: int) -> None:
+    store.publish(
+        folder / "random.h5",
+        _rows(n),
+        shards.index(folder / "cache", recipe("0" * 64)),
+        class_names=[f"class {label}" for label in range(CLASSES)],
+        skipped=[],
+        attributes={
+            "data": "random",
+            "data_digest": "",
+            "recipe_digest": recipe_digest(recipe("0" * 64)),
+        },
+    )
+
+
+def _read(folder: Path, n: int) -> None:
+    with store.open(folder / "random.h5") as opened:
+        done = sum(len(rows) for rows, _ in opened.batches(TAPS, *store.SPLITS))
+        assert done == n
+
+
+def _verify(folder: Path, n: int) -> None:
+    done = sum(len(shards.read(path).digests) for path in shards.files(folder / "cache"))
+    assert done == n
+
+
+STEPS = {
+    "write shards": _write_shards,
+    "publish": _publish,
+    "read in batches": _read,
+    "verify shards": _verify,
+}
+
+if __name__ == "__main__":
+    main()
