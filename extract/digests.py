@@ -153,7 +153,7 @@ class _Index:
     def _run(self, sql: str, rows: Sequence[Row]) -> list[Row]:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         # The rollback journal, not WAL, which fails on network disks and read-only folders.
-        with closing(sqlite3.connect(self.file, isolation_level="IMMEDIATE")) as db, db:
+        with closing(sqlite3.connect(self.file, timeout=30, isolation_level="IMMEDIATE")) as db, db:
             db.text_factory = bytes
             if db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
                 db.executescript(CREATE)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+from tests.conftest import CHECKOUT
 
 from extract import digests
 
@@ -513,7 +513,7 @@ def test_a_locked_index_is_done_without(
     names = [write("a.jpg", b"a")]
     digests.of_files(root, names, index=index)
     connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda file, **o: connect(file, timeout=0.1, **o))
+    monkeypatch.setattr(sqlite3, "connect", lambda file, **o: connect(file, **o | {"timeout": 0.1}))
     holder = connect(index)
     holder.execute("BEGIN EXCLUSIVE")
     assert digests.of_files(root, names, index=index) == truth(root)
@@ -593,7 +593,7 @@ def test_a_kill_loses_no_more_than_what_was_hashed_last(
 def test_two_processes_at_once(root: Path, index: Path, write: Written) -> None:
     for i in range(600):
         write(f"{i}.jpg", b"%d" % i)
-    running = [program(root, index, 8) for _ in range(2)]
+    running = [program(root, index, 4) for _ in range(2)]
     for one in running:
         out, err = one.communicate(timeout=60)
         assert (out.split(), err) == (["begun", "600"], "")
