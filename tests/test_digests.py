@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import CHECKOUT
 
 from extract import digests
+from tests.conftest import CHECKOUT
 
 LONG_AGO = 1_600_000_000_000_000_000
 Written = Callable[..., str]
