@@ -1,13 +1,42 @@
-"""Features files without photos: taps whose classes can be told apart, or not."""
+"""Shards and features files without photos: taps whose classes can be told apart, or not."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from extract import store
+from extract import shards, store
 from extract.recipe import TAPS, recipe, recipe_digest
+from extract.shards import Place, Shard
 from extract.store import Row
+
+RECIPE = recipe("w" * 64)
+Taps = dict[str, NDArray[np.float32]]
+
+
+def digests(*names: object) -> list[str]:
+    return [hashlib.sha256(str(name).encode()).hexdigest() for name in names]
+
+
+def taps(photo_digests: Sequence[str]) -> Taps:
+    """Return values that tell by themselves to which photo and tap they belong."""
+    seeds = [int(digest[:8], 16) for digest in photo_digests]
+    return {
+        tap: np.array(
+            [np.random.default_rng([seed, width]).random(width) for seed in seeds], np.float32
+        ).reshape(-1, width)
+        + len(tap)
+        for tap, width in TAPS.items()
+    }
+
+
+def shard(folder: Path, names: Sequence[object], *, seconds: float = 1.0) -> Path:
+    folder.mkdir(exist_ok=True)
+    photo_digests = digests(*names)
+    return shards.write(folder, Shard(photo_digests, taps(photo_digests), "test", seconds), RECIPE)
 
 
 def publish(
@@ -53,19 +82,13 @@ def publish(
         values[is_test] += test_noise
         taps[tap] = values
     the_recipe = recipe("0" * 64)
-    shard = store.write_shard(
-        folder / "cache",
-        [row.digest for row in rows],
-        taps,
-        recipe=the_recipe,
-        engine="none",
-        seconds=10.0,
-    )
+    digests = [row.digest for row in rows]
+    shard = shards.write(folder / "cache", Shard(digests, taps, "none", 10.0), the_recipe)
     path = folder / "synthetic.h5"
     store.publish(
         path,
         rows,
-        {row.digest: store.Place(shard, i, 10.0 / len(rows)) for i, row in enumerate(rows)},
+        {digest: Place(shard, i, 10.0 / len(rows)) for i, digest in enumerate(digests)},
         class_names=names,
         skipped=[("class 0/notes.txt", "not an image file that Pillow can read")],
         attributes={

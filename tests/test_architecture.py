@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+
+from tests.conftest import CHECKOUT
 
 STAIRCASE = ["extract", "classify", "finetune"]
 """The rooms, each of which may import from those before it and from itself."""

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import Site, write_photos
 
 from extract import datasets, images
 from extract.console import InputError
 from extract.datasets import Archive, locate
+from tests.conftest import Site, write_photos
 
 PHOTO = b"bytes of a photo"
 TREE = {"wrapper/cats/1.jpg": PHOTO + b"1", "wrapper/dogs/2.jpg": PHOTO + b"2"}

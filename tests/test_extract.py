@@ -7,28 +7,23 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from conftest import CHECKOUT, MakePhotos, picture, write_photos
 
 from extract import store, weights
 from extract.engines import keras_engine
 from extract.images import decode
 from extract.recipe import TAPS, recipe, recipe_digest
+from tests import stand_in
+from tests.conftest import CHECKOUT, MakePhotos, picture, write_photos
+from tests.stand_in import Done
 
 CLASSES = {"cats": 6, "dogs": 5}
 UNREADABLE = {"cats/broken.jpg": b"not a photo", "dogs/empty.jpg": b""}
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 def command(program: Sequence[str], *, limit: int | None = None) -> Done:
@@ -52,56 +47,6 @@ def command(program: Sequence[str], *, limit: int | None = None) -> Done:
 
 def extract(data: Path | str, out: Path, *options: object) -> Done:
     return command(["-m", "extract", str(data), "--out", str(out), *map(str, options)])
-
-
-# A run with a stand-in for VGG16 that is quick, counts, and can be told to wait.
-STAND_IN = """
-import sys, time
-from pathlib import Path
-from types import SimpleNamespace
-import numpy as np
-from extract import __main__ as command, console, store
-from extract.recipe import TAPS
-
-trace, shard_images, wait_after = Path(sys.argv.pop(1)), int(sys.argv.pop(1)), int(sys.argv.pop(1))
-store.SHARD_IMAGES = shard_images
-batches = []
-
-def forward(photos):
-    if len(batches) == wait_after:
-        trace.with_suffix(".waiting").touch()
-        time.sleep(60)
-    batches.append(len(photos))
-    trace.write_text(str(sum(batches)))
-    seen = photos.reshape(len(photos), -1)[:, :2048].astype(np.float32)
-    return {tap: seen[:, :width] for tap, width in TAPS.items()}
-
-command.weights.load = lambda *a, **k: command.Weights([], "f" * 64, "stand-in")
-command._engine = lambda vgg16: SimpleNamespace(name="stand-in", forward=forward)
-console.run(command.main)
-"""
-
-
-def stand_in(
-    data: Path | str,
-    out: Path,
-    *options: object,
-    shard_images: int = 256,
-    wait_after: int = -1,
-    limit: int | None = None,
-    before: str = "",
-) -> tuple[Done, int]:
-    """Run the command with the stand-in; return how many images it was given, too.
-
-    `before` is Python to run just before the command.
-    """
-    trace = out.with_name(f"{out.name}.trace")
-    trace.unlink(missing_ok=True)
-    settings = [str(trace), str(shard_images), str(wait_after)]
-    arguments = [str(data), "--out", str(out), *map(str, options)]
-    program = STAND_IN.replace("console.run(", f"{before}\nconsole.run(")
-    done = command(["-c", program, *settings, *arguments], limit=limit)
-    return done, int(trace.read_text()) if trace.exists() else 0
 
 
 def rows_of(path: Path) -> dict[str, tuple[str, int, str]]:
@@ -164,12 +109,17 @@ def test_first_run_says_what_it_did(first: Run) -> None:
     assert out[2].endswith(", 0 reused")
     assert out[3].startswith("split: train 7, val 2, test 2 (60/20/20")
     assert out[4:] == [f"{first.features}: written"]
-    assert [line.split(":")[0] for line in first.done.err.splitlines()] == [
+    err = first.done.err.splitlines()
+    assert [line.split(":")[0] for line in err[:4]] == [
         "skipped",
         "  README",
         "  cats/broken.jpg",
         "  dogs/empty.jpg",
     ]
+    # To a network with random weights the photos look much alike.
+    with store.open(first.features) as features:
+        assert err[4].startswith(f"near-duplicates in different splits: {len(features.near)} pairs")
+        assert len(err) == 5 + min(len(features.near), 10) + (len(features.near) > 10)
 
 
 def test_published_file_is_right(first: Run, vgg16_weights: Path) -> None:
@@ -214,11 +164,12 @@ def test_published_file_is_right(first: Run, vgg16_weights: Path) -> None:
 
 
 def test_nothing_is_left_but_the_file_and_the_cache(first: Run) -> None:
-    found = sorted(p.relative_to(first.out).as_posix() for p in first.out.rglob("features/**/*"))
+    features = first.out / "features"
+    found = sorted(p.relative_to(features).as_posix() for p in features.rglob("*"))
     digest = attributes_of(first.features)["recipe_digest"]
-    assert found[:2] == ["features/cache", f"features/cache/{digest}"]
-    assert found[2].startswith(f"features/cache/{digest}/")
-    assert found[3:] == ["features/pets.h5"]
+    assert found[:2] == ["cache", f"cache/{digest}"]
+    assert found[2].startswith(f"cache/{digest}/")
+    assert found[3:] == ["cache/digests.sqlite", "cache/lock", "pets.h5"]
 
 
 def test_second_run_has_nothing_to_do_and_needs_no_keras(again: Run, vgg16_weights: Path) -> None:
@@ -273,13 +224,13 @@ def pets(photos: MakePhotos) -> Path:
 
 
 def test_renamed_and_relabelled_photos_are_not_computed_again(pets: Path, tmp_path: Path) -> None:
-    done, given = stand_in(pets, tmp_path / "out")
+    done, given = stand_in.run(pets, tmp_path / "out")
     assert (done.code, given) == (0, 12), done.err
     path = tmp_path / "out" / "features" / "pets.h5"
     before = rows_of(path)
     (pets / "cats" / "000.png").rename(pets / "cats" / "zebra\n.png")
     (pets / "cats" / "001.png").rename(pets / "dogs" / "was a cat.png")
-    done, given = stand_in(pets, tmp_path / "out")
+    done, given = stand_in.run(pets, tmp_path / "out")
     assert (done.code, given) == (0, 0), done.err
     after = rows_of(path)
     assert after["cats/zebra\n.png"][:2] == before["cats/000.png"][:2]
@@ -290,9 +241,9 @@ def test_renamed_and_relabelled_photos_are_not_computed_again(pets: Path, tmp_pa
 
 def test_other_folder_of_known_photos_is_not_computed(pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    stand_in(pets, out)
+    stand_in.run(pets, out)
     pets.rename(tmp_path / "other pets")
-    done, given = stand_in(tmp_path / "other pets", out)
+    done, given = stand_in.run(tmp_path / "other pets", out)
     assert (done.code, given) == (0, 0), done.err
     assert rows_of(out / "features" / "other pets.h5") == rows_of(out / "features" / "pets.h5")
 
@@ -300,15 +251,15 @@ def test_other_folder_of_known_photos_is_not_computed(pets: Path, tmp_path: Path
 def test_names_do_not_decide_the_split_and_the_seed_does(pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     path = out / "features" / "pets.h5"
-    stand_in(pets, out)
+    stand_in.run(pets, out)
     before = {digest: split for digest, _, split in rows_of(path).values()}
     data_digest = attributes_of(path)["data_digest"]
     for photo in list((pets / "cats").iterdir()):
         photo.rename(photo.with_name(f"{sha256(photo)[::-1][:8]}.png"))
-    stand_in(pets, out)
+    stand_in.run(pets, out)
     assert {digest: split for digest, _, split in rows_of(path).values()} == before
     assert attributes_of(path)["data_digest"] != data_digest
-    done, given = stand_in(pets, out, "--seed", 1)
+    done, given = stand_in.run(pets, out, "--seed", 1)
     assert (done.code, given) == (0, 0), done.err
     assert {digest: split for digest, _, split in rows_of(path).values()} != before
     assert attributes_of(path)["seed"] == 1
@@ -318,7 +269,7 @@ def test_copies_of_a_photo_are_computed_once_and_stay_together(pets: Path, tmp_p
     out = tmp_path / "out"
     for i in range(6):
         shutil.copy(pets / "cats" / f"{i:03d}.png", pets / "cats" / f"copy of {i}.png")
-    done, given = stand_in(pets, out)
+    done, given = stand_in.run(pets, out)
     assert (done.code, given) == (0, 12), done.err
     rows = rows_of(out / "features" / "pets.h5")
     assert len(rows) == 18
@@ -327,14 +278,15 @@ def test_copies_of_a_photo_are_computed_once_and_stay_together(pets: Path, tmp_p
 
 
 REPLACE_AFTER_HASHING = """
-hash_files = command.pipeline.hash_files
+from extract import digests
+of_files = digests.of_files
 
-def then_replace(root, paths):
-    found = hash_files(root, paths)
+def then_replace(root, paths, **options):
+    found = of_files(root, paths, **options)
     (root / "cats" / "000.png").write_bytes((root.parent / "new.png").read_bytes())
     return found
 
-command.pipeline.hash_files = then_replace
+digests.of_files = then_replace
 """
 
 
@@ -344,7 +296,7 @@ def test_photo_that_changes_during_the_run_is_what_it_is_in_the_end(
     picture(12345).save(tmp_path / "new.png")
     old = sha256(pets / "cats" / "000.png")
     shutil.copy(pets / "cats" / "000.png", pets / "cats" / "copy.png")
-    done, given = stand_in(pets, tmp_path / "out", before=REPLACE_AFTER_HASHING)
+    done, given = stand_in.run(pets, tmp_path / "out", before=REPLACE_AFTER_HASHING)
     assert (done.code, given) == (0, 13), done.err
     rows = rows_of(tmp_path / "out" / "features" / "pets.h5")
     assert rows["cats/000.png"][0] == sha256(tmp_path / "new.png")
@@ -356,7 +308,7 @@ def test_copy_of_a_given_test_photo_is_kept_out_of_training(
 ) -> None:
     root = photos({f"{s}/{name}": 4 for s in ("train", "test") for name in ("cats", "dogs")})
     shutil.copy(root / "test" / "cats" / "000.png", root / "train" / "cats" / "leak.png")
-    done, _ = stand_in(root, tmp_path / "out")
+    done, _ = stand_in.run(root, tmp_path / "out")
     assert done.code == 0, done.err
     path = tmp_path / "out" / "features" / "pets.h5"
     rows = rows_of(path)
@@ -373,20 +325,20 @@ def test_copy_of_a_given_test_photo_is_kept_out_of_training(
 def test_same_photos_listed_anew_when_what_is_skipped_changes(pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     path = out / "features" / "pets.h5"
-    stand_in(pets, out)
+    stand_in.run(pets, out)
     (pets / "cats" / "new.jpg").write_text("not a photo")
-    done, given = stand_in(pets, out)
+    done, given = stand_in.run(pets, out)
     assert (done.code, given) == (0, 0), done.err
     with store.open(path) as features:
         assert [p for p, _ in features.skipped] == ["cats/new.jpg"]
-    done, _ = stand_in(pets, out)
+    done, _ = stand_in.run(pets, out)
     assert "nothing to do" in done.out
     assert "cats/new.jpg" in done.err, "it is told every time"
 
 
 def test_strict_takes_an_unreadable_photo_for_an_error(pets: Path, tmp_path: Path) -> None:
     (pets / "cats" / "new.jpg").write_text("not a photo")
-    done, _ = stand_in(pets, tmp_path / "out", "--strict")
+    done, _ = stand_in.run(pets, tmp_path / "out", "--strict")
     refused(done, "cats/new.jpg", "--strict")
     assert not (tmp_path / "out" / "features" / "pets.h5").exists()
 
@@ -394,10 +346,10 @@ def test_strict_takes_an_unreadable_photo_for_an_error(pets: Path, tmp_path: Pat
 def test_background_class_is_left_out_unless_asked_for(photos: MakePhotos, tmp_path: Path) -> None:
     root = photos({"cats": 3, "dogs": 3, "BACKGROUND_Google": 3})
     path = tmp_path / "out" / "features" / "pets.h5"
-    assert stand_in(root, tmp_path / "out")[1] == 6
+    assert stand_in.run(root, tmp_path / "out")[1] == 6
     with store.open(path) as features:
         assert features.class_names == ["cats", "dogs"]
-    assert stand_in(root, tmp_path / "out", "--background")[1] == 3
+    assert stand_in.run(root, tmp_path / "out", "--background")[1] == 3
     with store.open(path) as features:
         assert features.class_names == ["BACKGROUND_Google", "cats", "dogs"]
 
@@ -405,24 +357,24 @@ def test_background_class_is_left_out_unless_asked_for(photos: MakePhotos, tmp_p
 @pytest.mark.parametrize("name", ["my pets", "Käse ♞", "line\nbreak", os.fsdecode(b"caf\xe9")])
 def test_odd_names_of_folders(name: str, photos: MakePhotos, tmp_path: Path) -> None:
     root = photos(name=name)
-    done, given = stand_in(root, tmp_path / "out")
+    done, given = stand_in.run(root, tmp_path / "out")
     assert (done.code, given) == (0, 12), done.err
     (path,) = (tmp_path / "out" / "features").glob("*.h5")
     assert path.name == f"{name}.h5"
     assert len(done.out.splitlines()) == 5
     about = attributes_of(path)
     assert about["data"] == name.encode("utf-8", "backslashreplace").decode()
-    assert "nothing to do" in stand_in(root, tmp_path / "out")[0].out
+    assert "nothing to do" in stand_in.run(root, tmp_path / "out")[0].out
 
 
 def test_damaged_shard_is_computed_again(pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    stand_in(pets, out)
+    stand_in.run(pets, out)
     before = rows_of(out / "features" / "pets.h5")
     (out / "features" / "pets.h5").unlink()
     (shard,) = (out / "features" / "cache").rglob("*.h5")
     os.truncate(shard, 1000)
-    done, given = stand_in(pets, out)
+    done, given = stand_in.run(pets, out)
     assert (done.code, given) == (0, 12)
     assert str(shard) in done.err
     assert rows_of(out / "features" / "pets.h5") == before
@@ -535,7 +487,7 @@ def test_bad_use_is_one_line(
 ) -> None:
     data, words = prepare(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.h5") if path.is_file()}
-    done, _ = stand_in(data, tmp_path / "out")
+    done, _ = stand_in.run(data, tmp_path / "out")
     refused(done, *words)
     for path, content in before.items():
         assert path.read_bytes() == content, "what is not ours is not touched"
@@ -562,10 +514,11 @@ def test_truncated_features_file_is_one_line(again: Run, vgg16_weights: Path) ->
 
 def test_disk_that_is_full_at_the_first_shard(pets: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done, _ = stand_in(pets, out, limit=100_000)
+    done, _ = stand_in.run(pets, out, limit=100_000)
     refused(done, os.strerror(errno.EFBIG), "--out")
-    assert [path for path in out.rglob("*") if path.is_file()] == []
-    done, given = stand_in(pets, out)
+    assert list(out.rglob("*.h5")) == []
+    assert list(out.rglob("*.tmp")) == []
+    done, given = stand_in.run(pets, out)
     assert (done.code, given) == (0, 12), done.err
 
 
@@ -574,43 +527,25 @@ def test_disk_that_is_full_at_publishing_keeps_what_was_computed(
 ) -> None:
     # Two batches give shards of 32 and 8 photos; all 40 in one file are more than the limit.
     root, out = photos({"cats": 20, "dogs": 20}), tmp_path / "out"
-    done, given = stand_in(root, out, shard_images=32, limit=650_000)
+    done, given = stand_in.run(root, out, shard_images=32, limit=650_000)
     refused(done, os.strerror(errno.EFBIG), "what was computed is kept")
     assert given == 40
-    left = [path for path in out.rglob("*") if path.is_file()]
-    assert len(left) == 2
-    assert {path.suffix for path in left} == {".h5"}
-    done, given = stand_in(root, out)
+    left = {path.name for path in out.rglob("*") if path.is_file()}
+    assert {path for path in left if not path.endswith(".h5")} == {"lock", "digests.sqlite"}
+    assert len(left) == 4
+    done, given = stand_in.run(root, out)
     assert (done.code, given) == (0, 0), done.err
     assert len(rows_of(out / "features" / "pets.h5")) == 40
 
 
-def started(root: Path, out: Path, wait_after: int) -> subprocess.Popen[str]:
-    """Start a run with shards of 32 that waits after so many batches; return when it waits."""
-    trace = out.with_name(f"{out.name}.trace")
-    settings = [str(trace), "32", str(wait_after)]
-    program = subprocess.Popen(
-        [sys.executable, "-c", STAND_IN, *settings, str(root), "--out", str(out)],
-        cwd=CHECKOUT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for _ in range(3000):
-        if trace.with_suffix(".waiting").exists() or program.poll() is not None:
-            break
-        time.sleep(0.01)
-    assert program.poll() is None, program.communicate()
-    return program
-
-
 def test_killed_run_keeps_its_shards_and_goes_on(photos: MakePhotos, tmp_path: Path) -> None:
     root, out = photos({"cats": 40, "dogs": 30}), tmp_path / "out"
-    program = started(root, out, wait_after=2)
-    program.kill()
-    program.communicate()
+    killed = stand_in.start(root, out, shard_images=32, wait_after=2)
+    killed.until(stand_in.WAITING)
+    killed.kill()
+    assert killed.ended().code == -signal.SIGKILL
     assert not (out / "features" / "pets.h5").exists()
-    done, given = stand_in(root, out)
+    done, given = stand_in.run(root, out)
     assert (done.code, given) == (0, 70 - 64), done.err
     assert "6 images computed" in done.out
     assert "64 reused" in done.out
@@ -622,10 +557,17 @@ def test_stopped_run_keeps_even_the_last_batch(
     number: signal.Signals, code: int, photos: MakePhotos, tmp_path: Path
 ) -> None:
     root, out = photos({"cats": 20, "dogs": 20}), tmp_path / "out"
-    program = started(root, out, wait_after=1)
-    program.send_signal(number)
-    _, err = program.communicate(timeout=20)
-    assert program.returncode == code
-    assert "Traceback" not in err
-    done, given = stand_in(root, out)
+    stopped = stand_in.start(root, out, shard_images=256, wait_after=1)
+    stopped.until(stand_in.WAITING)
+    stopped.kill(number)
+    done = stopped.ended()
+    assert done.code == code
+    assert done.err.splitlines() == [
+        stand_in.WAITING,
+        "VGG16: 32 of 40 images computed and kept",
+        "stopped; what was computed is kept, run the same command again to go on",
+    ]
+    done, given = stand_in.run(root, out)
     assert (done.code, given) == (0, 8), done.err
+    assert "8 images computed" in done.out
+    assert "32 reused" in done.out

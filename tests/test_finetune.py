@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from classify import results
-from extract import store
-from extract.__main__ import make_features
+from extract import features, store
 from tests.conftest import CHECKOUT, write_photos
 
 
@@ -24,9 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
     """A folder with features of 2 x 6 photos by random weights, and both networks trained."""
     out = tmp_path_factory.mktemp("finetune")
     root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
-    make_features(
-        str(root), out=out, seed=0, weights_file=vgg16_weights, background=False, strict=False
-    )
+    features.make(str(root), out=out, seed=0, weights_file=vgg16_weights)
     done = finetune("train", root, "--out", out, "--weights", vgg16_weights, "--epochs", 2)
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["baseline", "finetuned"]

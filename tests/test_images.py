@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHECKOUT, MakePhotos, picture
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -18,6 +17,7 @@ from sklearn.datasets import load_sample_images
 from extract import images
 from extract.console import InputError
 from extract.images import Photo, Unreadable, decode, scan
+from tests.conftest import CHECKOUT, MakePhotos, picture
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import extract.features
 from extract import store
-from extract.__main__ import make_features
 from extract.backend import keras
 from extract.console import InputError
 from extract.images import decode
@@ -23,9 +23,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> I
     """Features, with random weights, of 11 photos in each of 3 classes: 21 to train."""
     folder = tmp_path_factory.mktemp("networks")
     root = write_photos(folder / "pets", {"cats": 11, "dogs": 11, "owls": 11})
-    make_features(
-        str(root), out=folder, seed=0, weights_file=vgg16_weights, background=False, strict=False
-    )
+    extract.features.make(str(root), out=folder, seed=0, weights_file=vgg16_weights)
     with store.open(folder / "features/pets.h5") as opened:
         yield opened
 

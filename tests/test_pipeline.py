@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import MakePhotos, picture
 from numpy.typing import NDArray
 
-from extract import images, pipeline, store
-from extract.pipeline import compute, hash_files, read, read_ahead
+from extract import images, pipeline, shards, store
+from extract.pipeline import compute, read, read_ahead
 from extract.recipe import TAPS, recipe
-from extract.store import ShardWriter
+from extract.shards import Writer
+from tests.conftest import MakePhotos, picture
 
 RECIPE = recipe("w" * 64)
 Taps = dict[str, NDArray[np.float32]]
@@ -57,7 +57,7 @@ def computed(
 ) -> tuple[dict[str, str], dict[str, str], int]:
     done: list[int] = []
     folder.mkdir(exist_ok=True)
-    with ShardWriter(folder, RECIPE) as writer:
+    with Writer(folder, RECIPE) as writer:
         digests, unreadable = compute(
             root,
             paths,
@@ -71,7 +71,7 @@ def computed(
 
 def stored(folder: Path) -> dict[str, NDArray[np.float32]]:
     """Return the first tap of every image in the shards of a folder, by digest."""
-    places = store.index(folder, RECIPE)
+    places = shards.index(folder, RECIPE)
     found = store._gather(list(places.values()))["block5_avg"]
     return dict(zip(places, found, strict=True))
 
@@ -155,7 +155,7 @@ def test_no_files_are_no_work(tmp_path: Path) -> None:
 
 def test_digest_and_pixels_are_of_the_same_bytes(photos: MakePhotos, tmp_path: Path) -> None:
     root, counting = photos({"a": 1}), Counting()
-    before = hash_files(root, ["a/000.png"])["a/000.png"]
+    before = sha256(root / "a" / "000.png")
     picture(99).save(root / "a" / "000.png")
     digests, _, _ = computed(root, ["a/000.png"], tmp_path / "cache", counting)
     after = sha256(root / "a" / "000.png")
@@ -244,18 +244,9 @@ def test_failing_engine_keeps_the_batches_before_and_ends_the_readers(
     with pytest.raises(RuntimeError, match="out of memory"):
         computed(root, all_paths(root), tmp_path / "cache", Failing(), 3)
     expected = {sha256(root / path) for path in all_paths(root)[:6]}
-    assert set(store.index(tmp_path / "cache", RECIPE)) == expected
+    assert set(shards.index(tmp_path / "cache", RECIPE)) == expected
     for _ in range(100):
         if threading.active_count() <= threads:
             break
         time.sleep(0.02)
     assert threading.active_count() <= threads
-
-
-def test_hash_files(photos: MakePhotos) -> None:
-    root = photos({"a": 3})
-    (root / "a" / "empty.png").write_bytes(b"")
-    paths = [*all_paths(root), "a/gone.png", "a"]
-    found = hash_files(root, paths)
-    assert found == {path: sha256(root / path) for path in all_paths(root)}
-    assert len(found) == 4

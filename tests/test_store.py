@@ -1,5 +1,4 @@
 import errno
-import hashlib
 import inspect
 import os
 import subprocess
@@ -13,40 +12,25 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import CHECKOUT
-from numpy.typing import NDArray
 
-from extract import store
+from extract import shards, store
 from extract.console import InputError
-from extract.recipe import TAPS, recipe, recipe_digest
-from extract.store import Place, Row, ShardWriter, data_digest, publish, write_shard
-
-RECIPE = recipe("w" * 64)
-Taps = dict[str, NDArray[np.float32]]
-
-
-def digests(*names: object) -> list[str]:
-    return [hashlib.sha256(str(name).encode()).hexdigest() for name in names]
-
-
-def taps(photo_digests: Sequence[str]) -> Taps:
-    """Return values that tell by themselves to which photo and tap they belong."""
-    seeds = [int(digest[:8], 16) for digest in photo_digests]
-    return {
-        tap: np.array(
-            [np.random.default_rng([seed, width]).random(width) for seed in seeds], np.float32
-        ).reshape(-1, width)
-        + len(tap)
-        for tap, width in TAPS.items()
-    }
-
-
-def shard(folder: Path, names: Sequence[object], *, seconds: float = 1.0) -> Path:
-    folder.mkdir(exist_ok=True)
-    photo_digests = digests(*names)
-    return write_shard(
-        folder, photo_digests, taps(photo_digests), recipe=RECIPE, engine="test", seconds=seconds
-    )
+from extract.recipe import TAPS, recipe_digest
+from extract.shards import Damaged
+from extract.store import Row, data_digest, publish
+from tests.conftest import CHECKOUT
+from tests.damage import (
+    as_empty,
+    as_folder,
+    as_foreign,
+    as_text,
+    as_truncated,
+    edited,
+    flip,
+    tap_offset,
+    without_a_tap,
+)
+from tests.synthetic import RECIPE, digests, shard, taps
 
 
 def rows(*names: str) -> list[Row]:
@@ -73,217 +57,12 @@ def published(
     publish(
         path,
         rows(*names),
-        store.index(tmp_path / "cache", RECIPE),
+        shards.index(tmp_path / "cache", RECIPE),
         class_names=["a", "b"],
         skipped=skipped,
         attributes=ATTRIBUTES | changes,
     )
     return path
-
-
-def flip(path: Path, offset: int) -> None:
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-
-
-def tap_offset(path: Path, tap: str) -> int:
-    """Return where in the file a byte of the values of a tap lies."""
-    with h5py.File(path) as file:
-        return int(file[f"taps/{tap}"].id.get_chunk_info(0).byte_offset) + 100
-
-
-# Shards
-
-
-def test_places_lead_to_the_values(tmp_path: Path) -> None:
-    first, second = shard(tmp_path, "abc", seconds=6.0), shard(tmp_path, "de")
-    places = store.index(tmp_path, RECIPE)
-    assert set(places) == set(digests(*"abcde"))
-    assert places[digests("b")[0]] == Place(first, 1, 2.0)
-    assert places[digests("d")[0]] == Place(second, 0, 0.5)
-
-
-def test_writer_makes_a_shard_of_every_so_many_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "SHARD_IMAGES", 4)
-    with ShardWriter(tmp_path, RECIPE) as writer:
-        for batch in ("ab", "cd", "ef", "gh", "i"):
-            names = digests(*batch)
-            writer.add(names, taps(names), engine="test")
-    sizes = sorted(len(h5py.File(path)["digest"]) for path in tmp_path.glob("*.h5"))
-    assert sizes == [1, 4, 4]
-    assert set(store.index(tmp_path, RECIPE)) == set(digests(*"abcdefghi"))
-
-
-def test_writer_makes_a_shard_when_time_is_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "SHARD_SECONDS", 0.0)
-    with ShardWriter(tmp_path, RECIPE) as writer:
-        writer.add(digests("a"), taps(digests("a")), engine="test")
-        assert len(list(tmp_path.glob("*.h5"))) == 1
-        writer.add(digests("b"), taps(digests("b")), engine="test")
-        assert len(list(tmp_path.glob("*.h5"))) == 2
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_writer_keeps_what_it_holds_when_the_run_is_stopped(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
-    def stopped() -> None:
-        with ShardWriter(tmp_path, RECIPE) as writer:
-            writer.add(digests("a", "b"), taps(digests("a", "b")), engine="test")
-            raise error
-
-    with pytest.raises(error):
-        stopped()
-    assert set(store.index(tmp_path, RECIPE)) == set(digests("a", "b"))
-
-
-def test_nothing_computed_leaves_no_shard(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path, RECIPE):
-        pass
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("tap", TAPS)
-def test_writer_refuses_an_engine_that_loses_rows(tmp_path: Path, tap: str) -> None:
-    values = taps(digests("a", "b"))
-    values[tap] = values[tap][:1]
-    with pytest.raises(ValueError, match="test did not return one row"):
-        ShardWriter(tmp_path, RECIPE).add(digests("a", "b"), values, engine="test")
-
-
-def test_shards_are_never_changed(tmp_path: Path) -> None:
-    first = shard(tmp_path, "abc")
-    before = first.read_bytes(), first.stat().st_mtime_ns
-    shard(tmp_path, "cb")
-    shard(tmp_path, "d")
-    published(tmp_path, "x", "y")
-    assert (first.read_bytes(), first.stat().st_mtime_ns) == before
-    assert len(list(tmp_path.glob("*.h5"))) == 3
-
-
-def as_text(path: Path) -> None:
-    path.write_text("not HDF5")
-
-
-def as_truncated(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 100)
-
-
-def as_empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def as_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def as_foreign(path: Path) -> None:
-    with h5py.File(path, "w") as file:
-        file["x"] = [1]
-
-
-def edited(edit: Callable[[h5py.File], None]) -> Callable[[Path], None]:
-    def change(path: Path) -> None:
-        with h5py.File(path, "r+") as file:
-            edit(file)
-
-    return change
-
-
-def without_a_tap(file: h5py.File) -> None:
-    del file["taps/block3_max"]
-
-
-def with_a_short_tap(file: h5py.File) -> None:
-    del file["taps/block3_max"]
-    file["taps/block3_max"] = np.zeros((1, 256), np.float32)
-
-
-def with_numbers_for_digests(file: h5py.File) -> None:
-    del file["digest"]
-    file["digest"] = np.arange(3)
-
-
-def with_a_group_for_digests(file: h5py.File) -> None:
-    del file["digest"]
-    file.create_group("digest")
-
-
-def without_images(file: h5py.File) -> None:
-    del file["digest"], file["taps"]
-    file["digest"] = np.array([], "S64")
-    for tap, width in TAPS.items():
-        file[f"taps/{tap}"] = np.zeros((0, width), np.float32)
-
-
-def of_another_recipe(file: h5py.File) -> None:
-    file.attrs["recipe_digest"] = "0" * 64
-
-
-DAMAGE = [
-    as_text,
-    as_truncated,
-    as_empty,
-    as_folder,
-    as_foreign,
-    edited(without_a_tap),
-    edited(with_a_short_tap),
-    edited(with_numbers_for_digests),
-    edited(with_a_group_for_digests),
-    edited(without_images),
-    edited(of_another_recipe),
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGE, ids=range(len(DAMAGE)))
-def test_bad_shard_is_named_and_passed_over(
-    damage: Callable[[Path], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    bad, good = shard(tmp_path, "abc"), shard(tmp_path, "de")
-    damage(bad)
-    assert set(store.index(tmp_path, RECIPE)) == set(digests(*"de"))
-    err = capfd.readouterr().err
-    assert len(err.splitlines()) == 1
-    assert str(bad) in err
-    assert str(good) not in err
-
-
-def test_unfinished_shard_is_not_seen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = shard(tmp_path, "abc")
-    path.rename(tmp_path / f".{path.name}.1234.tmp")
-    assert store.index(tmp_path, RECIPE) == {}
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize("tap", TAPS)
-def test_flipped_bit_in_a_shard_is_found_and_nothing_published(tmp_path: Path, tap: str) -> None:
-    path = published(tmp_path, "a", "b")
-    before = path.read_bytes()
-    (damaged,) = (tmp_path / "cache").glob("*.h5")
-    flip(damaged, tap_offset(damaged, tap))
-    with pytest.raises(InputError) as refused:
-        publish(
-            path,
-            rows("a", "b"),
-            store.index(tmp_path / "cache", RECIPE),
-            class_names=["a", "b"],
-            skipped=[],
-            attributes=ATTRIBUTES,
-        )
-    assert str(damaged) in str(refused.value)
-    assert path.read_bytes() == before
-    assert os.listdir(path.parent) == [path.name]
-
-
-# The published file
 
 
 def test_values_are_read_back_in_the_order_of_the_rows(tmp_path: Path) -> None:
@@ -331,7 +110,7 @@ def test_copies_share_their_values_and_cost_once(tmp_path: Path) -> None:
     publish(
         tmp_path / "pets.h5",
         copies,
-        store.index(tmp_path, RECIPE),
+        shards.index(tmp_path, RECIPE),
         class_names=["a", "b"],
         skipped=[],
         attributes=ATTRIBUTES,
@@ -352,16 +131,26 @@ def test_odd_paths_and_reasons_come_back_as_they_were(tmp_path: Path) -> None:
         assert features.attributes["root"] == "/ü/\n"
 
 
-def test_example_of_the_documentation_works(
+def test_examples_of_the_documentation_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published(tmp_path, *"abcdef", path=tmp_path / "features" / "chess.h5")
     monkeypatch.chdir(tmp_path)
-    example = textwrap.dedent(inspect.getdoc(store).partition("::\n")[2])
-    assert "h5py.File" in example
-    found: dict[str, Any] = {"h5py": h5py}
-    exec(example, found)
-    np.testing.assert_array_equal(found["X"], taps(digests(*"adef"))["block5_avg"][[0, 1, 2]])
+    ours, plain = (
+        textwrap.dedent("".join(f"{line}\n" for line in block.splitlines() if line[:1] in " "))
+        for block in (inspect.getdoc(store) or "").split("::\n")[1:]
+    )
+    assert "features.batches(" in ours
+    assert "h5py.File(" in plain
+    expected = taps(digests(*"adef"))
+    by_us: dict[str, Any] = {"store": store, "Path": Path}
+    exec(ours, by_us)
+    np.testing.assert_array_equal(by_us["X"], expected["block5_avg"][[0, 1, 2]])
+    assert by_us["values"].shape == (5, 1024)
+    assert by_us["y"].tolist() == by_us["features"].labels[by_us["rows"]].tolist()
+    by_h5py: dict[str, Any] = {"h5py": h5py}
+    exec(plain, by_h5py)
+    np.testing.assert_array_equal(by_h5py["X"], by_us["X"])
 
 
 def test_file_is_plain_hdf5(tmp_path: Path) -> None:
@@ -375,6 +164,7 @@ def test_file_is_plain_hdf5(tmp_path: Path) -> None:
             "class_names",
             "skipped",
             "taps",
+            "near",
         }
         assert file["path"].dtype == h5py.string_dtype()
         assert file["digest"].dtype == "S64"
@@ -386,10 +176,20 @@ def test_file_is_plain_hdf5(tmp_path: Path) -> None:
         assert file.attrs["schema"] == store.SCHEMA
 
 
+def test_shards_are_never_changed(tmp_path: Path) -> None:
+    first = shard(tmp_path, "abc")
+    before = first.read_bytes(), first.stat().st_mtime_ns
+    shard(tmp_path, "cb")
+    shard(tmp_path, "d")
+    published(tmp_path, "x", "y")
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == before
+    assert len(list(tmp_path.glob("*.h5"))) == 3
+
+
 def test_failure_midway_keeps_the_old_file(tmp_path: Path) -> None:
     path = published(tmp_path, "a", "b")
     before = path.read_bytes()
-    places = store.index(tmp_path / "cache", RECIPE)
+    places = shards.index(tmp_path / "cache", RECIPE)
     places.pop(digests("b")[0])
     with pytest.raises(KeyError):
         publish(
@@ -408,17 +208,15 @@ PUBLISH_WITH_LITTLE_ROOM = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from extract import store
+from extract import shards, store
 from extract.recipe import TAPS, recipe
 
 folder, limits = Path(sys.argv[1]), map(int, sys.argv[2:])
 digests = [f"{i:064x}" for i in range(2500)]
 values = {tap: np.ones((len(digests), width), np.float32) for tap, width in TAPS.items()}
 (folder / "cache").mkdir()
-store.write_shard(
-    folder / "cache", digests, values, recipe=recipe("w"), engine="test", seconds=1.0
-)
-places = store.index(folder / "cache", recipe("w"))
+shards.write(folder / "cache", shards.Shard(digests, values, "test", 1.0), recipe("w"))
+places = shards.index(folder / "cache", recipe("w"))
 rows = [store.Row(f"a/{i:05d}", digest, 0, "train") for i, digest in enumerate(digests)]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 for limit in limits:
@@ -541,3 +339,23 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.file_of("some/pets.h5", Path("out")) == Path("some/pets.h5")
     with pytest.raises(InputError, match="cannot name"):
         store.name_of("/")
+
+
+@pytest.mark.parametrize("tap", TAPS)
+def test_flipped_bit_in_a_shard_is_found_and_nothing_published(tmp_path: Path, tap: str) -> None:
+    path = published(tmp_path, "a", "b")
+    before = path.read_bytes()
+    (damaged,) = (tmp_path / "cache").glob("*.h5")
+    flip(damaged, tap_offset(damaged, tap))
+    with pytest.raises(Damaged) as refused:
+        publish(
+            path,
+            rows("a", "b"),
+            shards.index(tmp_path / "cache", RECIPE),
+            class_names=["a", "b"],
+            skipped=[],
+            attributes=ATTRIBUTES,
+        )
+    assert refused.value.shard == damaged
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]

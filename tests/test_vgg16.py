@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Arrays, picture
 from numpy.typing import NDArray
 
 from extract import vgg16, weights
@@ -10,6 +9,7 @@ from extract.backend import keras
 from extract.engines import Engine, keras_engine
 from extract.recipe import SIZE, TAPS
 from extract.weights import LAYERS, Weights
+from tests.conftest import Arrays, picture
 
 MEANS = np.array([103.939, 116.779, 123.68], np.float32)
 

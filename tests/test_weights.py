@@ -8,7 +8,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import CHECKOUT, Arrays, Site, write_keras_file
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -19,6 +18,7 @@ from extract.console import InputError
 from extract.engines import keras_engine
 from extract.images import decode
 from extract.weights import LAYERS, Weights, load
+from tests.conftest import CHECKOUT, Arrays, Site, write_keras_file
 
 PUBLISHED = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
 

@@ -5,11 +5,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Site
 
 from extract import wheels
 from extract.console import InputError
 from extract.wheels import Wheel
+from tests.conftest import Site
 
 FILENAME = "tiny_photos-1.0-py3-none-any.whl"
 ON_INDEX = f"/simple/tiny-photos/{FILENAME}"
