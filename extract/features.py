@@ -169,7 +169,9 @@ def _make_ready(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder}: no permission to write; choose another folder with --out")
-    shards.sweep(folder)
+    # Shards, fetched weights and features files.
+    for place in (folder, folder.parent, folder.parent.parent):
+        shards.sweep(place)
 
 
 def _see(seen: Seen, root: Path, paths: Sequence[str], vgg16: Weights, folder: Path) -> None:
