@@ -69,6 +69,7 @@ class Run:
         if self.done is None:
             assert self.server.stdout
             code = int(self.server.stdout.readline())
+            print(file=self.server.stdin, flush=True)
             _idle.append(self.server)
             out, err = (stream.read_text() for stream in self.streams)
             self.done = Done(code, out, err)
@@ -87,7 +88,9 @@ class Run:
         return self.log.read_text().split() if self.log.exists() else []
 
 
-def start(data: Path | str, out: Path, *options: object, **settings: Any) -> Run:
+def start(
+    data: Path | str, out: Path, *options: object, log_folder: Path | None = None, **settings: Any
+) -> Run:
     """Start ``python -m extract DATA --out OUT``.
 
     Settings
@@ -102,9 +105,11 @@ def start(data: Path | str, out: Path, *options: object, **settings: Any) -> Run
         Of the size of any file it writes.
     before : str
         Python to run just before the command.
+    log_folder : Path
+        Where the run's log, output and errors go, beside `out` by default.
     """
     _numbers.append(len(_numbers))
-    log = out.with_name(f"{out.name}.log") / f"{len(_numbers)}.log"
+    log = (log_folder or out.with_name(f"{out.name}.log")) / f"{len(_numbers)}.log"
     return Run([str(data), "--out", str(out), *map(str, options)], log, **settings)
 
 
@@ -146,12 +151,17 @@ def _new_server() -> subprocess.Popen[str]:
 
 
 def _serve() -> None:
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         pid = os.fork()
         if pid == 0:
             _child(json.loads(line))
         print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        # Until the next job the process stays known, so that its number is no other's.
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert end
+        print(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status, flush=True)
+        sys.stdin.readline()
+        os.waitpid(pid, 0)
 
 
 def _child(job: dict[str, Any]) -> None:
