@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from extract import features, shards, store, weights
+from extract import engines, features, shards, store, weights
 from extract.recipe import TAPS, recipe, recipe_digest
 from extract.shards import Shard
 from extract.store import Row
@@ -96,7 +96,7 @@ def _make(folder: Path) -> None:
         name="stand-in", forward=lambda photos: _random_taps(len(photos), random)
     )
     weights.load = lambda source, *, cache: STAND_IN  # type: ignore[assignment]
-    features._engine = lambda vgg16: stand_in
+    engines.choose = lambda *wanted, folder: stand_in
     features.say = features.warn = lambda message: None  # type: ignore[assignment]
     features.make(str(folder / "photos"), out=folder, seed=0)
 

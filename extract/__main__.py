@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from extract import console, datasets, features, upkeep
+from extract.engines import ENGINES
 
 
 def main() -> None:
@@ -46,6 +47,7 @@ def _features(arguments: list[str]) -> None:
     parser.add_argument(
         "--allow-conflicts", action="store_true", help="accept the same photo in two classes"
     )
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
     options = parser.parse_args(arguments)
     features.make(
         options.data,
@@ -56,6 +58,7 @@ def _features(arguments: list[str]) -> None:
         strict=options.strict,
         rehash=options.rehash,
         allow_conflicts=options.allow_conflicts,
+        engine=options.engine,
     )
 
 

@@ -6,13 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from extract import (
     console,
     datasets,
     digests,
     duplicates,
+    engines,
     images,
     lock,
     pipeline,
@@ -28,9 +29,6 @@ from extract.recipe import recipe, recipe_digest
 from extract.shards import Place
 from extract.store import Pair, Row
 from extract.weights import Weights
-
-if TYPE_CHECKING:
-    from extract.engines import Engine
 
 SHOWN = 10
 """Skipped files and near-duplicates are named on the screen up to this many."""
@@ -87,6 +85,7 @@ def make(
     strict: bool = False,
     rehash: bool = False,
     allow_conflicts: bool = False,
+    engine: str = "auto",
 ) -> None:
     """Bring ``features/<data>.h5`` up to date with the photos, saying what is done.
 
@@ -108,6 +107,8 @@ def make(
         Read every file again, whatever its size and time say.
     allow_conflicts : bool
         Accept the same photo in two classes.
+    engine : str
+        What runs VGG16, see `extract.engines.choose`.
 
     Raises
     ------
@@ -131,7 +132,7 @@ def make(
         # A class that is too small is refused before hours of computing and not after.
         splits.members(found.class_names, *_columns(found.photos, seen))
         while True:
-            _see(seen, root, _paths(found), vgg16, folder)
+            _see(seen, root, _paths(found), vgg16, folder, engine)
             digests.correct(root, seen.digests, index=index)
             if strict and seen.unreadable:
                 raise _unreadable(seen.unreadable)
@@ -174,7 +175,9 @@ def _make_ready(folder: Path) -> None:
         shards.sweep(place)
 
 
-def _see(seen: Seen, root: Path, paths: Sequence[str], vgg16: Weights, folder: Path) -> None:
+def _see(
+    seen: Seen, root: Path, paths: Sequence[str], vgg16: Weights, folder: Path, engine: str
+) -> None:
     """Have every photo's features in the cache, computing those that are not there."""
     the_recipe = recipe(vgg16.digest)
     seen.places = shards.index(folder, the_recipe)
@@ -189,7 +192,9 @@ def _see(seen: Seen, root: Path, paths: Sequence[str], vgg16: Weights, folder: P
                 read, failed = pipeline.compute(
                     root,
                     pending,
-                    build_engine=lambda: _engine(vgg16),
+                    build_engine=lambda photos: engines.choose(
+                        engine, vgg16, photos, folder=folder
+                    ),
                     writer=writer,
                     advance=advance,
                 )
@@ -222,13 +227,6 @@ def _with_copies(failed: dict[str, str], digests: dict[str, str]) -> dict[str, s
     reasons = {digests[path]: reason for path, reason in failed.items() if path in digests}
     copies = {path: reasons[digest] for path, digest in digests.items() if digest in reasons}
     return copies | failed
-
-
-def _engine(vgg16: Weights) -> "Engine":
-    # Importing Keras takes seconds, and most runs have nothing to compute.
-    from extract.engines import keras_engine
-
-    return keras_engine(vgg16)
 
 
 def _unreadable(reasons: dict[str, str]) -> InputError:

@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract import images
+from extract.engines import Engine
 from extract.recipe import SIZE
 from extract.shards import Writer
-
-if TYPE_CHECKING:
-    from extract.engines import Engine
 
 BATCH_SIZE = 32
 READERS = 2
@@ -75,7 +73,7 @@ def compute(
     root: Path,
     paths: Sequence[str],
     *,
-    build_engine: Callable[[], "Engine"],
+    build_engine: Callable[[NDArray[np.uint8]], Engine],
     writer: Writer,
     advance: Callable[[int], None],
     batch_size: int = BATCH_SIZE,
@@ -88,7 +86,7 @@ def compute(
     paths : sequence of str
         Files to try, relative to `root`.
     build_engine : callable
-        Called only when the first photo has been decoded.
+        Called with the first batch of photos, and not at all if there is none.
     writer : Writer
     advance : callable
         Told how many files are done.
@@ -113,8 +111,9 @@ def compute(
     engine = None
     readable = photos()
     while batch := list(islice(readable, batch_size)):
-        engine = engine or build_engine()
-        taps = engine.forward(np.stack([item.photo for item in batch if item.photo is not None]))
+        pixels = np.stack([item.photo for item in batch if item.photo is not None])
+        engine = engine or build_engine(pixels)
+        taps = engine.forward(pixels)
         writer.add([item.digest for item in batch], taps, engine=engine.name)
         digests |= {item.path: item.digest for item in batch}
         advance(len(batch))

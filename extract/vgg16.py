@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from extract.backend import keras
 from extract.recipe import SIZE, TAPS
-from extract.weights import LAYERS
-
-IMAGENET_MEANS_BGR = (103.939, 116.779, 123.68)
+from extract.weights import IMAGENET_MEANS_BGR, LAYERS
 
 
 def convolutions(arrays: Sequence[NDArray[np.float32]]) -> keras.Model:

@@ -34,6 +34,9 @@ LAYERS = {
 }
 """Name of each convolution, in order, and its number of filters."""
 
+IMAGENET_MEANS_BGR = (103.939, 116.779, 123.68)
+"""What the network expects to be subtracted from blue, green and red, 0..255."""
+
 KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg16/{KERAS_FILE}"
 KERAS_MD5 = "6d6bbae143d832006294945121d1f1fc"

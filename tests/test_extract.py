@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from extract import store, weights
-from extract.engines import keras_engine
+from extract import keras_engine, store, weights
 from extract.images import decode
 from extract.recipe import TAPS, recipe, recipe_digest
 from tests import stand_in
@@ -140,7 +139,7 @@ def test_published_file_is_right(first: Run, vgg16_weights: Path) -> None:
             ("dogs/empty.jpg", "empty file"),
         ]
         batch = np.stack([decode((first.photos / path).read_bytes()) for path in paths])
-        expected = keras_engine(vgg16).forward(batch)
+        expected = keras_engine.build(vgg16).forward(batch)
         for tap in TAPS:
             found = features.read([tap], "train", "val", "test")
             scale = np.abs(expected[tap]).max()
@@ -211,7 +210,7 @@ def test_only_new_photos_are_computed(again: Run, vgg16_weights: Path) -> None:
         row = features.paths.index("cats/new.png")
         found = features.file["taps/block5_avg"][row]
     vgg16 = weights.load(vgg16_weights, cache=again.out)
-    expected = keras_engine(vgg16).forward(photo[None])["block5_avg"][0]
+    expected = keras_engine.build(vgg16).forward(photo[None])["block5_avg"][0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 

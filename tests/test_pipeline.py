@@ -40,7 +40,7 @@ class Counting:
         self.built = 0
         self.batches: list[int] = []
 
-    def build(self) -> Engine:
+    def build(self, photos: NDArray[np.uint8]) -> Engine:
         self.built += 1
 
         def forward(photos: NDArray[np.uint8]) -> Taps:
@@ -238,7 +238,7 @@ def test_failing_engine_keeps_the_batches_before_and_ends_the_readers(
         return values(batch)
 
     class Failing(Counting):
-        def build(self) -> Engine:
+        def build(self, photos: NDArray[np.uint8]) -> Engine:
             return Engine("failing", forward)
 
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extract import vgg16, weights
+from extract import keras_engine, vgg16, weights
 from extract.backend import keras
-from extract.engines import Engine, keras_engine
+from extract.engines import Engine
 from extract.recipe import SIZE, TAPS
 from extract.weights import LAYERS, Weights
 from tests.conftest import Arrays, picture
@@ -21,7 +21,7 @@ def network(vgg16_arrays: Arrays) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def engine(vgg16_arrays: Arrays) -> Engine:
-    return keras_engine(Weights(vgg16_arrays, weights.digest(vgg16_arrays), "test"))
+    return keras_engine.build(Weights(vgg16_arrays, weights.digest(vgg16_arrays), "test"))
 
 
 @pytest.fixture(scope="module")

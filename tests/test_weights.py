@@ -12,10 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from extract import weights
+from extract import keras_engine, weights
 from extract.backend import keras
 from extract.console import InputError
-from extract.engines import keras_engine
 from extract.images import decode
 from extract.weights import LAYERS, Weights, load
 from tests.conftest import CHECKOUT, Arrays, Site, write_keras_file
@@ -477,7 +476,7 @@ def test_published_weights_see_a_flower_and_a_temple(published: Weights) -> None
         Image.fromarray(photo).save(file, "PNG")
         photos.append(decode(file.getvalue()))
     batch = np.stack(photos)
-    found = keras_engine(published).forward(batch)
+    found = keras_engine.build(published).forward(batch)
 
     network = reference(published.arrays)
     names = ["block3_conv3", "block4_conv3", "block5_conv3", "block5_pool"]

@@ -1,0 +1,21 @@
+"""The reference engine: VGG16 in Keras, on whatever backend Keras has."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.backend import keras
+from extract.engines import Engine, Taps
+from extract.vgg16 import convolutions, taps
+from extract.weights import Weights
+
+
+def build(weights: Weights) -> Engine:
+    """Build the engine from VGG16's weights."""
+    network = convolutions(weights.arrays)
+    network = keras.Model(network.input, taps(network))
+
+    def forward(photos: NDArray[np.uint8]) -> Taps:
+        outputs = network.predict_on_batch(photos)
+        return {tap: np.asarray(values, dtype=np.float32) for tap, values in outputs.items()}
+
+    return Engine(f"keras {keras.__version__} on {keras.backend.backend()}", forward)
