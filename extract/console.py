@@ -1,6 +1,7 @@
 """The terminal: progress, notes, errors of one line, exit codes."""
 
 import errno
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -116,8 +117,9 @@ def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[[i
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run a command line and exit: 0 done, 2 unusable input, 130 or 143 stopped by a signal.
+    """Run a command line and exit: 0 done, 2 unusable input, 128 + its number after a signal.
 
+    The signals are SIGINT, SIGTERM and, when nobody reads the output any more, SIGPIPE.
     Input that cannot be used, a full disk or a missing permission becomes one line on standard
     error. Anything else is a defect of ours and keeps its traceback.
     """
@@ -128,6 +130,10 @@ def run(main: Callable[[], None]) -> NoReturn:
     except InputError as error:
         warn(f"error: {error}")
         sys.exit(UNUSABLE)
+    except BrokenPipeError:
+        # Whoever read our output, head for one, has gone; Python would find that out once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno not in ADVICE:
             raise

@@ -136,11 +136,11 @@ def make(
             digests.correct(root, seen.digests, index=index)
             if strict and seen.unreadable:
                 raise _unreadable(seen.unreadable)
-            plan = _plan(found, seen, seed=seed)
             if not allow_conflicts:
-                _refuse_conflicts(plan.rows, found.class_names)
+                _refuse_conflicts(found, seen)
+            plan = _plan(found, seen, seed=seed)
             fixed = _fixed(plan, found.class_names, data, root, vgg16, seed)
-            _tell(plan)
+            _tell(plan, found.class_names)
             if all(published.get(key) == value for key, value in fixed.items()):
                 say(f"{path}: nothing to do, {count(len(plan.rows), 'photo')} there")
                 return
@@ -267,10 +267,12 @@ def _plan(found: Scan, seen: Seen, *, seed: int) -> Plan:
     return Plan(rows, skipped, splits.split_rule(set(given)), len(shas) - len(set(shas)))
 
 
-def _refuse_conflicts(rows: Sequence[Row], class_names: Sequence[str]) -> None:
-    groups = duplicates.conflicts([row.digest for row in rows], [row.label for row in rows])
+def _refuse_conflicts(found: Scan, seen: Seen) -> None:
+    photos = [photo for photo in found.photos if photo.path not in seen.unreadable]
+    class_names, shas, _ = _columns(photos, seen)
+    groups = duplicates.conflicts(shas, [found.class_names.index(name) for name in class_names])
     if groups:
-        paths = " and ".join(rows[row].path for row in groups[0])
+        paths = " and ".join(photos[row].path for row in groups[0])
         more = f", and {count(len(groups) - 1, 'other photo')} alike" if len(groups) > 1 else ""
         raise InputError(
             f"the same photo is in two classes: {paths}{more}; remove it from all classes but one, "
@@ -317,12 +319,22 @@ def _publish(
     )
 
 
-def _tell(plan: Plan) -> None:
-    sizes = dict.fromkeys(("train", "val", "test"), 0)
+def _tell(plan: Plan, class_names: Sequence[str]) -> None:
+    sizes = dict.fromkeys(store.SPLITS, 0)
     for row in plan.rows:
         sizes[row.split] += 1
     shares = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
     say(f"split: {shares} ({plan.rule})")
+    present = {(row.label, row.split) for row in plan.rows}
+    empty = [
+        f"class '{name}' has no photo in {split}"
+        for label, name in enumerate(class_names)
+        for split in store.SPLITS
+        if (label, split) not in present
+    ]
+    if empty:
+        warn(f"classes without a photo in a split: {len(empty):,}")
+        _list(empty)
     if plan.copies:
         say(f"copies: {plan.copies:,}, each in the split of its original")
     if plan.skipped:

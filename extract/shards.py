@@ -149,15 +149,17 @@ def write(folder: Path, shard: Shard, recipe: dict[str, Any]) -> Path:
     name = hashlib.sha256("".join(shard.digests).encode()).hexdigest()[:32]
     # Built in memory, so that a full disk is met by one plain write and not inside HDF5.
     image = io.BytesIO()
-    with h5py.File(image, "w") as file:
+    # Since version 1.10 HDF5 has checksums in all its structure, but not in texts of any length:
+    # without them a single flipped bit can crash the process.
+    with h5py.File(image, "w", libver=("v110", "v110")) as file:
         file["digest"] = np.array(shard.digests, dtype="S64")
         for tap in TAPS:
             create_tap(file, tap, len(shard.digests))[:] = shard.taps[tap]
         file.attrs["schema"] = SCHEMA
-        file.attrs["recipe"] = json.dumps(recipe, sort_keys=True)
-        file.attrs["recipe_digest"] = recipe_digest(recipe)
-        file.attrs["content_digest"] = _content_digest(shard.digests, shard.taps)
-        file.attrs["engine"] = shard.engine
+        file.attrs["recipe"] = np.bytes_(json.dumps(recipe, sort_keys=True).encode())
+        file.attrs["recipe_digest"] = np.bytes_(recipe_digest(recipe).encode())
+        file.attrs["content_digest"] = np.bytes_(_content_digest(shard, recipe).encode())
+        file.attrs["engine"] = np.bytes_(shard.engine.encode())
         file.attrs["seconds"] = shard.seconds
     path = folder / f"{name}.h5"
     atomic.write_bytes(path, image.getvalue())
@@ -185,10 +187,11 @@ def read(path: Path) -> Shard:
             shard = Shard(
                 digests,
                 {tap: file[f"taps/{tap}"][:] for tap in TAPS},
-                str(file.attrs["engine"]),
+                _text(file, "engine"),
                 float(file.attrs["seconds"]),
             )
-            if _content_digest(shard.digests, shard.taps) != file.attrs["content_digest"]:
+            recipe = json.loads(_text(file, "recipe"))
+            if _content_digest(shard, recipe) != _text(file, "content_digest"):
                 raise ValueError("its content is not what was written")
             return shard
     # HDF5 raises many things on a damaged or foreign file.
@@ -255,7 +258,7 @@ def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
     for path in files(folder):
         try:
             with h5py.File(path, "r") as file:
-                if file.attrs["recipe_digest"] != recipe_digest(recipe):
+                if _text(file, "recipe_digest") != recipe_digest(recipe):
                     raise ValueError("made by another recipe")
                 digests = _digests(file)
                 seconds = float(file.attrs["seconds"]) / len(digests)
@@ -300,11 +303,17 @@ def _together(one: Shard, other: Shard) -> Shard:
 
 def _recipe_of(path: Path) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
-        recipe: dict[str, Any] = json.loads(file.attrs["recipe"])
+        recipe: dict[str, Any] = json.loads(_text(file, "recipe"))
         return recipe
 
 
+def _text(file: h5py.File, name: str) -> str:
+    return bytes(file.attrs[name]).decode()
+
+
 def _digests(file: h5py.File) -> list[str]:
+    if file.attrs["schema"] != SCHEMA:
+        raise ValueError(f"its schema is {file.attrs['schema']}, and this version reads {SCHEMA}")
     digests: list[str] = file["digest"].asstr("ascii")[:].tolist()
     shapes = {tap: file[f"taps/{tap}"].shape for tap in TAPS}
     if not digests or shapes != {tap: (len(digests), width) for tap, width in TAPS.items()}:
@@ -312,8 +321,10 @@ def _digests(file: h5py.File) -> list[str]:
     return digests
 
 
-def _content_digest(digests: Sequence[str], taps: Taps) -> str:
-    sha256 = hashlib.sha256("".join(digests).encode())
+def _content_digest(shard: Shard, recipe: dict[str, Any]) -> str:
+    """Return the SHA-256 over all that is read of a shard."""
+    about = [shard.digests, shard.engine, shard.seconds, recipe]
+    sha256 = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for tap in TAPS:
-        sha256.update(np.ascontiguousarray(taps[tap], dtype="<f4").tobytes())
+        sha256.update(np.ascontiguousarray(shard.taps[tap], dtype="<f4").tobytes())
     return sha256.hexdigest()

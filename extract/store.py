@@ -68,7 +68,9 @@ def name_of(data: str) -> str:
 
 def file_of(data: str, out: Path) -> Path:
     """Return where the features of `data` are: itself if it is an .h5 file, else below `out`."""
-    return Path(data) if data.endswith(".h5") else out / "features" / f"{name_of(data)}.h5"
+    if data.endswith(".h5") and not Path(data).is_dir():
+        return Path(data)
+    return out / "features" / f"{name_of(data)}.h5"
 
 
 def data_digest(rows: Sequence[Row], class_names: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ def verify(out: Path) -> None:
     InputError
         If anything is damaged, after all has been looked at.
     """
-    cache = shards.cache_of(out)
+    cache = _cache(out)
     problems = []
     with lock.held(cache / "lock"):
         found = [path for folder in _recipes(cache) for path in shards.files(folder)]
@@ -92,7 +92,7 @@ def collect(out: Path) -> None:
     InputError
         If a features file cannot be read: what it needs is then unknown, and nothing is removed.
     """
-    cache = shards.cache_of(out)
+    cache = _cache(out)
     with lock.held(cache / "lock"):
         needed: dict[str, set[str]] = {}
         for path in _published(out):
@@ -121,17 +121,26 @@ def _collect(folder: Path, needed: set[str]) -> None:
         elif len(useful) < SMALL:
             small.append(path)
         kept |= useful
-    if len(small) > 1:
-        joined = shards.join(folder, small, needed)
-        unused += [path for path in small if path not in joined]
+    joined = shards.join(folder, small, needed) if len(small) > 1 else []
+    if joined:
+        unused += small
     for path in unused:
-        path.unlink()
+        # What a killed run has joined already may have the same name.
+        if path not in joined:
+            path.unlink()
     after = {path: path.stat().st_size for path in shards.files(folder)}
     freed = (sum(before.values()) - sum(after.values())) / 1e6
     say(
         f"{folder.name[:12]}: {count(len(kept), 'image')} kept in {count(len(after), 'shard')}, "
         f"{len(before):,} before; {freed:.1f} MB freed"
     )
+
+
+def _cache(out: Path) -> Path:
+    cache = shards.cache_of(out)
+    if not cache.is_dir():
+        raise InputError(f"{cache}: no such folder; name with --out the one that has features/")
+    return cache
 
 
 def _recipes(cache: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import pytest
 from extract import shards
 from extract.console import Stopped
 from extract.recipe import TAPS
-from extract.shards import Place, Writer
+from extract.shards import Damaged, Place, Writer
 from tests.damage import (
     Damage,
     as_empty,
@@ -105,7 +105,11 @@ def without_images(file: h5py.File) -> None:
 
 
 def of_another_recipe(file: h5py.File) -> None:
-    file.attrs["recipe_digest"] = "0" * 64
+    file.attrs["recipe_digest"] = np.bytes_(b"0" * 64)
+
+
+def of_another_schema(file: h5py.File) -> None:
+    file.attrs["schema"] = shards.SCHEMA + 1
 
 
 DAMAGE = [
@@ -120,6 +124,7 @@ DAMAGE = [
     edited(with_a_group_for_digests),
     edited(without_images),
     edited(of_another_recipe),
+    edited(of_another_schema),
 ]
 
 
@@ -147,3 +152,84 @@ def test_unfinished_shard_is_not_seen(tmp_path: Path, capfd: pytest.CaptureFixtu
     path.rename(tmp_path / f".{path.name}.1234.tmp")
     assert shards.index(tmp_path, RECIPE) == {}
     assert capfd.readouterr().err == ""
+
+
+# Every byte
+
+
+def read_or_damaged(path: Path) -> tuple[object, ...]:
+    """Return all that is read of a shard, to compare; nothing if it is found to be damaged."""
+    try:
+        read = shards.read(path)
+        return (
+            read.digests,
+            [(tap, read.taps[tap].tobytes()) for tap in TAPS],
+            read.engine,
+            read.seconds,
+            shards._recipe_of(path),
+        )
+    except Damaged:
+        return ()
+
+
+def values_at(path: Path) -> list[tuple[int, int]]:
+    """Return where in a shard the values of its datasets lie; the rest is structure."""
+    with h5py.File(path) as file:
+        places = [(file["digest"].id.get_offset(), file["digest"].id.get_storage_size())]
+        for tap in TAPS:
+            chunks = file[f"taps/{tap}"].id
+            infos = [chunks.get_chunk_info(i) for i in range(chunks.get_num_chunks())]
+            places += [(info.byte_offset, info.size) for info in infos]
+    return sorted(places)
+
+
+# 3 images make one chunk of each tap, 130 three.
+@pytest.mark.parametrize(("images", "step"), [(3, 1), (130, 11)])
+def test_flipped_byte_anywhere_is_found_or_changes_nothing_that_is_read(
+    images: int, step: int, tmp_path: Path
+) -> None:
+    path = shard(tmp_path, range(images))
+    content = bytearray(path.read_bytes())
+    original = read_or_damaged(path)
+    assert original
+    places = values_at(path)
+    in_values = {at for start, size in places for at in range(start, start + size)}
+    # Where nothing is written there are many bytes alike.
+    structure = [
+        at for at in range(len(content)) if at not in in_values and (content[at] or at % 31 == 0)
+    ]
+    ends = [at for start, size in places for at in (start, start + size - 4, start + size - 1)]
+    swept = sorted({*structure[::step], *ends, *range(0, len(content), 997 * step)})
+    assert len(structure) > 1000
+    found = 0
+    for at in swept:
+        content[at] ^= 0xFF
+        path.write_bytes(content)
+        content[at] ^= 0xFF
+        now = read_or_damaged(path)
+        assert now in ((), original), f"a flip at {at} changes what is read and is not found"
+        assert now == () or at not in in_values
+        found += now == ()
+    assert found > len(ends)
+
+
+def test_file_cut_anywhere_is_found(tmp_path: Path) -> None:
+    path = shard(tmp_path, "abc")
+    content = path.read_bytes()
+    original = read_or_damaged(path)
+    ends = [start + size for start, size in values_at(path)]
+    for length in sorted({*range(0, len(content), 997), *ends, *range(100), len(content) - 1}):
+        path.write_bytes(content[:length])
+        assert read_or_damaged(path) == () or length == len(content)
+    path.write_bytes(content + b"more")
+    assert read_or_damaged(path) in ((), original)
+
+
+@pytest.mark.parametrize("name", ["engine", "recipe", "seconds", "content_digest", "schema"])
+def test_changed_attribute_is_found(name: str, tmp_path: Path) -> None:
+    path = shard(tmp_path, "abc")
+    with h5py.File(path, "r+") as file:
+        value = file.attrs[name]
+        file.attrs[name] = value.swapcase() if isinstance(value, bytes) else value + 1
+    with pytest.raises(Damaged):
+        shards.read(path)
