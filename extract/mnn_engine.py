@@ -50,6 +50,7 @@ def build(weights: Weights, folder: Path) -> Engine:
             )
     # A library built for another system fails on import in ways of its own.
     except Exception as error:
+        path.unlink()
         raise Unusable(f"MNN cannot be used: {error}") from error
 
     def forward(photos: NDArray[np.uint8]) -> Taps:

@@ -4,7 +4,7 @@ import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("h5py", "keras", "numpy", "pillow", "scikit-learn", "skops", "tensorflow")
+PACKAGES = ("h5py", "keras", "mnn", "numpy", "pillow", "scikit-learn", "skops", "tensorflow")
 
 
 def versions() -> dict[str, str]:
