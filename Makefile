@@ -3,7 +3,7 @@
 DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder of class folders
 SEED ?= 0#           of the split and of everything random in training
 OUT ?= .#            where features/, runs/ and reports/ go
-PYTHON ?= python3#   the Python that .venv is made with, 3.11.4 or newer
+PYTHON ?= python3#   the Python that .venv is made with, 3.11.4 or newer, up to 3.13
 
 TF := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 INSTALLED := .venv/installed-$(TF)
@@ -56,8 +56,8 @@ help:  ## this list
 	@sed -n 's/^\([A-Z]*\) ?= \([^#]*\)#  *\(.*\)/  \1=\2	\3/p' $(MAKEFILE_LIST) | expand -t 18
 
 $(INSTALLED): pyproject.toml requirements/$(TF).txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 4))' \
-	  || { echo "error: $(PYTHON) is older than 3.11.4; name a newer one with PYTHON=" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11, 4) <= sys.version_info < (3, 14))' || { \
+	  echo "error: $(PYTHON) is not Python 3.11.4 to 3.13; name another with PYTHON=" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  -r requirements/$(TF).txt
