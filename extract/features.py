@@ -270,7 +270,8 @@ def _plan(found: Scan, seen: Seen, *, seed: int) -> Plan:
 def _refuse_conflicts(found: Scan, seen: Seen) -> None:
     photos = [photo for photo in found.photos if photo.path not in seen.unreadable]
     class_names, shas, _ = _columns(photos, seen)
-    groups = duplicates.conflicts(shas, [found.class_names.index(name) for name in class_names])
+    label = {name: label for label, name in enumerate(found.class_names)}
+    groups = duplicates.conflicts(shas, [label[name] for name in class_names])
     if groups:
         paths = " and ".join(photos[row].path for row in groups[0])
         more = f", and {count(len(groups) - 1, 'other photo')} alike" if len(groups) > 1 else ""
