@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -208,8 +209,9 @@ def test_verify_names_a_damaged_features_file(damage: Damage, pets: Path, out: P
 
 
 @pytest.mark.parametrize("command", [upkeep.verify, upkeep.collect])
-def test_upkeep_of_a_folder_without_a_store_is_refused(command: object, tmp_path: Path) -> None:
-    assert callable(command)
+def test_upkeep_of_a_folder_without_a_store_is_refused(
+    command: Callable[[Path], None], tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="no such folder"):
         command(tmp_path)
     assert os.listdir(tmp_path) == []
