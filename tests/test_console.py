@@ -196,3 +196,30 @@ def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
     program.stdout.close()
     assert program.stderr.read() == "tidied\n"
     assert program.wait(timeout=20) == 128 + signal.SIGPIPE
+
+
+FINISH = """
+import os, signal
+from extract import console
+
+def main():
+    with console.finishing(), console.finishing():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("finished")
+    print("not to be seen")
+
+console.run(main)
+"""
+
+CHECK = FINISH.replace("finishing(), console.finishing()", "finishing() as check").replace(
+    'print("finished")', 'print("some"); check(); print("more")'
+)
+
+
+@pytest.mark.parametrize(("program", "out"), [(FINISH, "finished\n"), (CHECK, "some\n")])
+def test_signal_waits_for_what_must_be_finished(program: str, out: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (143, out)
+    assert len(done.stderr.splitlines()) == 1
