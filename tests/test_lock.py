@@ -150,7 +150,7 @@ def test_waiting_run_can_be_stopped(photos: MakePhotos, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["verify", "gc"])
 def test_upkeep_waits_for_a_run(name: str, photos: MakePhotos, tmp_path: Path) -> None:
     root, out = photos(), tmp_path / "out"
-    first = stand_in.start(root, out, seconds=0.1)
+    first = stand_in.start(root, out, seconds=0.3)
     first.until("weights:", 0)
     first.kill(signal.SIGSTOP)
     second = stand_in.Run([name, "--out", str(out)], tmp_path / f"{name}.log")

@@ -61,6 +61,7 @@ def out(tmp_path: Path) -> Path:
 def pets(photos: MakePhotos, out: Path) -> Path:
     """Photos of which the store has small shards."""
     root = photos({"cats": 7, "dogs": 7})
+    (root / "Käse\udce9 ♞\n.txt").write_text("stray")
     done, _ = stand_in.run(root, out, shard_images=4, batch_size=4)
     assert done.code == 0, done.err
     return root
@@ -177,6 +178,21 @@ def changed_label(path: Path) -> None:
         file["label"][0] = 1 - file["label"][0]
 
 
+def label_of_no_class(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["label"][0] = 77
+
+
+def changed_skipped(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["skipped/reason"][0] = "another reason"
+
+
+def without_attributes(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file.attrs["skipped_digest"]
+
+
 def changed_path(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["path"][0] = "cats/other.png"
@@ -192,7 +208,18 @@ def other_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [tap_of_the_file, changed_label, changed_path, other_schema, as_text, as_truncated]
+    "damage",
+    [
+        tap_of_the_file,
+        changed_label,
+        label_of_no_class,
+        changed_path,
+        changed_skipped,
+        without_attributes,
+        other_schema,
+        as_text,
+        as_truncated,
+    ],
 )
 def test_verify_names_a_damaged_features_file(damage: Damage, pets: Path, out: Path) -> None:
     path = out / "features" / "pets.h5"
