@@ -146,5 +146,40 @@ def run(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(number)
+@contextmanager
+def finishing() -> Iterator[Callable[[], None]]:
+    """Let the block end before a signal stops the program.
+
+    Libraries in C may swallow an exception that a signal raises amid their work, or take it for
+    damage of the file that they read.
+
+    Yields
+    ------
+    check : callable
+        Raises Stopped if a signal came in the meantime; for blocks that take long.
+    """
+    global _unfinished
+    _unfinished += 1
+    try:
+        yield _check
+    finally:
+        _unfinished -= 1
+    if not _unfinished:
+        _check()
+
+
+_unfinished = 0
+_arrived: list[int] = []
+
+
+def _check() -> None:
+    if _arrived:
+        number = _arrived[0]
+        _arrived.clear()
+        raise Stopped(number)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    _arrived.append(number)
+    if not _unfinished:
+        _check()

@@ -36,5 +36,5 @@ def _holder(path: Path) -> str:
         record = json.loads(path.read_text(encoding="utf-8"))
         return f"process {record['pid']} on {record['host']} since {record['since']}"
     # It may be writing its name just now.
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return "another process"

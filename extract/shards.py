@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import atomic
-from extract.console import warn
+from extract.console import finishing, warn
 from extract.recipe import DTYPE, TAPS, recipe_digest
 
 SCHEMA = 1
@@ -106,8 +106,8 @@ class Writer:
         self.recipe = recipe
         self.written = 0
         self.engine = ""
-        self.digests: list[str] = []
-        self.taps: list[Taps] = []
+        # Of pairs, so that a signal never finds the digests of a batch without its taps.
+        self.batches: list[tuple[Sequence[str], Taps]] = []
         self.since = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -128,20 +128,20 @@ class Writer:
         if any(len(taps[tap]) != len(digests) for tap in TAPS):
             raise ValueError(f"{engine} did not return one row of every tap a photo")
         self.engine = engine
-        self.digests += digests
-        self.taps.append(taps)
+        self.batches.append((digests, taps))
         late = time.monotonic() - self.since >= SHARD_SECONDS
-        if late or len(self.digests) >= SHARD_IMAGES:
+        if late or sum(len(batch) for batch, _ in self.batches) >= SHARD_IMAGES:
             self.flush()
 
     def flush(self) -> None:
         """Write what is held as one shard."""
-        if self.digests:
-            taps = {tap: np.concatenate([batch[tap] for batch in self.taps]) for tap in TAPS}
+        if self.batches:
+            digests = [digest for batch, _ in self.batches for digest in batch]
+            taps = {tap: np.concatenate([taps[tap] for _, taps in self.batches]) for tap in TAPS}
             seconds = time.monotonic() - self.since
-            write(self.folder, Shard(self.digests, taps, self.engine, seconds), self.recipe)
-            self.written += len(self.digests)
-        self.digests, self.taps, self.since = [], [], time.monotonic()
+            write(self.folder, Shard(digests, taps, self.engine, seconds), self.recipe)
+            self.written += len(digests)
+        self.batches, self.since = [], time.monotonic()
 
 
 def write(folder: Path, shard: Shard, recipe: dict[str, Any]) -> Path:
@@ -151,7 +151,7 @@ def write(folder: Path, shard: Shard, recipe: dict[str, Any]) -> Path:
     image = io.BytesIO()
     # Since version 1.10 HDF5 has checksums in all its structure, but not in texts of any length:
     # without them a single flipped bit can crash the process.
-    with h5py.File(image, "w", libver=("v110", "v110")) as file:
+    with finishing(), h5py.File(image, "w", libver=("v110", "v110")) as file:
         file["digest"] = np.array(shard.digests, dtype="S64")
         for tap in TAPS:
             create_tap(file, tap, len(shard.digests))[:] = shard.taps[tap]
@@ -182,7 +182,7 @@ def read(path: Path) -> Shard:
         If it is cut short, changed or not a shard.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with finishing(), h5py.File(path, "r") as file:
             digests = _digests(file)
             shard = Shard(
                 digests,
@@ -208,7 +208,7 @@ def digests_of(path: Path) -> list[str]:
         If it is no shard.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with finishing(), h5py.File(path, "r") as file:
             return _digests(file)
     except Exception as error:
         raise Damaged(path, error) from error
@@ -257,7 +257,7 @@ def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for path in files(folder):
         try:
-            with h5py.File(path, "r") as file:
+            with finishing(), h5py.File(path, "r") as file:
                 if _text(file, "recipe_digest") != recipe_digest(recipe):
                     raise ValueError("made by another recipe")
                 digests = _digests(file)
@@ -302,7 +302,7 @@ def _together(one: Shard, other: Shard) -> Shard:
 
 
 def _recipe_of(path: Path) -> dict[str, Any]:
-    with h5py.File(path, "r") as file:
+    with finishing(), h5py.File(path, "r") as file:
         recipe: dict[str, Any] = json.loads(_text(file, "recipe"))
         return recipe
 

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import atomic, duplicates, shards
-from extract.console import InputError
+from extract.console import InputError, finishing
 from extract.recipe import TAPS
 from extract.shards import Place
 
@@ -155,7 +155,17 @@ def publish(
     Damaged
         If a shard is not what was written.
     """
-    with atomic.replacing(path) as temporary, _Sink(temporary, "w+") as sink:
+    with (
+        finishing() as check,
+        atomic.replacing(path) as temporary,
+        _Sink(temporary, "w+") as sink,
+    ):
+
+        def vectors(some: NDArray[np.intp]) -> NDArray[np.float32]:
+            check()
+            read: NDArray[np.float32] = file["taps/block5_avg"][some]
+            return read
+
         try:
             with h5py.File(sink, "w") as file:
                 file["path"] = np.array([row.path for row in rows], dtype=TEXT)
@@ -168,14 +178,13 @@ def publish(
                 for tap in TAPS:
                     shards.create_tap(file, tap, len(rows))
                 for start in range(0, len(rows), ROWS_AT_ONCE):
+                    check()
                     wanted = [places[row.digest] for row in rows[start : start + ROWS_AT_ONCE]]
                     for tap, values in _gather(wanted).items():
                         file[f"taps/{tap}"][start : start + len(wanted)] = values
                     sink.check()
                 pairs = duplicates.near(
-                    lambda some: file["taps/block5_avg"][some],
-                    [row.digest for row in rows],
-                    [row.split for row in rows],
+                    vectors, [row.digest for row in rows], [row.split for row in rows]
                 )
                 file["near/row"] = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2)
                 file["near/cosine"] = np.array([pair[2] for pair in pairs], np.float32)
@@ -324,6 +333,11 @@ def open(path: Path) -> Features:
     """
     if not path.exists():
         raise InputError(f"{path}: not there; run make features first")
+    with finishing():
+        return _open(path)
+
+
+def _open(path: Path) -> Features:
     try:
         file = h5py.File(path, "r")
     except OSError as error:

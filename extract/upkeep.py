@@ -170,6 +170,11 @@ def _problems(path: Path) -> list[str]:
             ]
             if store.data_digest(rows, features.class_names) != features.data_digest:
                 return [f"{path}: its rows are not those that were written"]
+            if store.skipped_digest(features.skipped) != features.attributes["skipped_digest"]:
+                return [f"{path}: its skipped files are not those that were written"]
     except InputError as error:
         return [str(error)]
+    # HDF5 raises many things on a damaged file.
+    except Exception as error:
+        return [f"{path}: damaged ({error}); {store.MOVE_AWAY}"]
     return []

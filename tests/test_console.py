@@ -165,3 +165,61 @@ def test_defect_in_a_process_shows_where(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ValueError: ours" in done.stderr
+
+
+SAY_MUCH = """
+import sys
+from extract import console
+
+def main():
+    try:
+        for i in range(100_000):
+            console.say(f"line {i}")
+    finally:
+        print("tidied", file=sys.stderr)
+
+console.run(main)
+"""
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", SAY_MUCH],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout
+    assert program.stderr
+    assert program.stdout.readline() == "line 0\n"
+    program.stdout.close()
+    assert program.stderr.read() == "tidied\n"
+    assert program.wait(timeout=20) == 128 + signal.SIGPIPE
+
+
+FINISH = """
+import os, signal
+from extract import console
+
+def main():
+    with console.finishing(), console.finishing():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("finished")
+    print("not to be seen")
+
+console.run(main)
+"""
+
+CHECK = FINISH.replace("finishing(), console.finishing()", "finishing() as check").replace(
+    'print("finished")', 'print("some"); check(); print("more")'
+)
+
+
+@pytest.mark.parametrize(("program", "out"), [(FINISH, "finished\n"), (CHECK, "some\n")])
+def test_signal_waits_for_what_must_be_finished(program: str, out: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (143, out)
+    assert len(done.stderr.splitlines()) == 1

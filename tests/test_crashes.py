@@ -109,14 +109,21 @@ def finish(out: Path, whole: Undisturbed, kept: int, **settings: Any) -> None:
     assert not [path for path in out.rglob("*") if path.suffix in (".tmp", ".damaged")]
 
 
-# Kills
+def finish_a_copy(out: Path, whole: Undisturbed, kept: int) -> None:
+    copy = out.with_name("copy")
+    shutil.copytree(out, copy)
+    finish(copy, whole, kept)
+    shutil.rmtree(copy)
+
+
+# Kills and signals
 
 
 def test_25_kills_at_random_moments_lose_at_most_the_shard_being_written(
     forty: Undisturbed, tmp_path: Path
 ) -> None:
     chance = random.Random(25)
-    out, copy = tmp_path / "out", tmp_path / "copy"
+    out = tmp_path / "out"
     kept = kills = 0
     lengths = []
     while kills < 25:
@@ -136,11 +143,37 @@ def test_25_kills_at_random_moments_lose_at_most_the_shard_being_written(
             continue
         kills += 1
         lengths.append(kept)
-        # The next kill hits what this one left; what is run to its end is a copy.
-        shutil.copytree(out, copy, copy_function=shutil.copy2)
-        finish(copy, forty, kept)
-        shutil.rmtree(copy)
+        # The next kill hits what this one left.
+        finish_a_copy(out, forty, kept)
     assert len(set(lengths)) > 3, "kills at one moment only prove little"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_at_random_moments_lose_at_most_the_batch_that_is_being_computed(
+    number: signal.Signals, code: int, forty: Undisturbed, tmp_path: Path
+) -> None:
+    chance = random.Random(code)
+    out = tmp_path / "out"
+    stops = 0
+    while stops < 12:
+        before = check(out, forty)
+        run = stand_in.start(forty.photos, out, seconds=0.02, **SETTINGS | {"shard_images": 12})
+        run.until("pets: ", 0)
+        time.sleep(chance.uniform(0, forty.seconds))
+        run.kill(number)
+        done = run.ended()
+        kept = check(out, forty)
+        assert "Traceback" not in done.err
+        assert not list(out.rglob("*.tmp"))
+        assert 0 <= len(run.computed()) - (kept - before) <= 4
+        if done.code == 0:
+            assert kept == 40
+            shutil.rmtree(out)
+            continue
+        stops += 1
+        assert done.code == code, done
+        assert done.err.splitlines()[-1].startswith("stopped; what was computed is kept")
+        finish_a_copy(out, forty, kept)
 
 
 KILL_AT = """

@@ -184,6 +184,44 @@ def test_file_is_read_once(photos: MakePhotos, monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(item.photo, images.decode(content))
 
 
+def test_photo_that_is_replaced_while_it_is_read_has_the_digest_of_its_pixels(
+    tmp_path: Path,
+) -> None:
+    # Two pictures of one size: what is read in the middle of a write may be half of each.
+    contents = []
+    for seed in (1, 2):
+        picture(seed, size=(300, 300)).save(tmp_path / "new.bmp")
+        contents.append((tmp_path / "new.bmp").read_bytes())
+    stop = threading.Event()
+    (tmp_path / "x.bmp").write_bytes(contents[0])
+
+    def replace() -> None:
+        while not stop.is_set():
+            for content in contents:
+                with open(tmp_path / "x.bmp", "r+b") as file:
+                    file.write(content[:100_000])
+                    file.flush()
+                    file.write(content[100_000:])
+                (tmp_path / "new.bmp").write_bytes(content)
+                os.replace(tmp_path / "new.bmp", tmp_path / "x.bmp")
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        items = [read(tmp_path, "x.bmp", size=16) for _ in range(200)]
+    finally:
+        stop.set()
+        writer.join()
+    pixels: dict[str, bytes] = {
+        hashlib.sha256(content).hexdigest(): images.decode(content, size=16).tobytes()
+        for content in contents
+    }
+    assert len({item.digest for item in items}) > 1, "nothing changed in the meantime"
+    for item in items:
+        assert item.photo is not None
+        assert pixels.setdefault(item.digest, item.photo.tobytes()) == item.photo.tobytes()
+
+
 def test_unreadable_picture_still_has_its_digest(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_text("text")
     item = read(tmp_path, "x.jpg")

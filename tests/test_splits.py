@@ -7,7 +7,7 @@ import pytest
 
 from extract import splits
 from extract.console import InputError
-from extract.splits import assign, copies, split_rule
+from extract.splits import assign, copies, members, split_rule
 
 
 def digests(*names: object) -> list[str]:
@@ -206,3 +206,44 @@ def test_copies_within_a_split_are_no_leak() -> None:
 
 def test_copies_in_a_val_that_is_the_test() -> None:
     assert copies(digests("x", "x", "y"), ["train", "val", "train"]) == {0: 1}
+
+
+def test_members_are_the_distinct_photos_that_are_to_be_shared() -> None:
+    names = ["a", "a", "a", "a", "b", "b", "b"]
+    photos = digests("x", "y", "x", "z", "p", "q", "r")
+    found = members(["a", "b"], names, photos, [""] * 7)
+    assert found == {"a": set(digests("x", "y", "z")), "b": set(digests("p", "q", "r"))}
+
+
+def test_members_of_given_splits_are_those_of_train() -> None:
+    names = ["a"] * 4 + ["b"] * 4
+    photos = digests(*range(8))
+    for other in ("test", "val"):
+        given = ["train", "train", other, other] * 2
+        found = members(["a", "b"], names, photos, given)
+        assert found == {"a": set(digests(0, 1)), "b": set(digests(4, 5))}
+    given = ["train", "val", "test", "test"] * 2
+    assert members(["a", "b"], names, photos, given) == {
+        "a": set(digests(0)),
+        "b": set(digests(4)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "photos", "words"),
+    [
+        ([""] * 2, 2, "has 2 distinct usable photos to share between train, val, test"),
+        ([], 0, "has 0 distinct usable photos to share between train, val, test"),
+        (["train", "test"], 2, "has 1 distinct usable photo to share between train, val;"),
+        (["val", "test"], 2, "has 0 distinct usable photos to share between train;"),
+    ],
+)
+def test_members_refuse_what_assign_refuses(given: list[str], photos: int, words: str) -> None:
+    enough = ["train", "val", "test"] if "val" in given else ["train", "train", "test"]
+    given = [*(enough if any(given) else [""] * 3), *given]
+    names = ["a"] * 3 + ["b"] * photos
+    arguments = ["a", "b"], names, digests(*range(len(names))), given
+    with pytest.raises(InputError, match=f"class 'b' {words}"):
+        members(*arguments)
+    with pytest.raises(InputError, match=f"class 'b' {words}"):
+        assign(*arguments, seed=0)

@@ -104,6 +104,58 @@ def test_rows_of_many_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Mon
     np.testing.assert_array_equal(found, taps(digests(*"abcdefgh"))["block4_avg"])
 
 
+CHOICES = [
+    (["block5_avg"], ("train",)),
+    (["block3_max", "block5_avg2x2"], ("test", "train")),
+    (list(TAPS), store.SPLITS),
+    (["block4_avg"], ()),
+]
+
+
+@pytest.mark.parametrize(("some", "splits"), CHOICES)
+def test_shape_is_known_before_reading(
+    some: list[str], splits: tuple[str, ...], tmp_path: Path
+) -> None:
+    with store.open(published(tmp_path, *"abcdefgh")) as features:
+        # What a shape is told from must not be the values.
+        block, features._block = features._block, None  # type: ignore[assignment,method-assign]
+        shape = features.shape(some, *splits)
+        features._block = block  # type: ignore[method-assign]
+        assert features.read(some, *splits).shape == shape
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 8, 100])
+@pytest.mark.parametrize(("some", "splits"), CHOICES)
+def test_batches_are_bounded_and_together_what_read_gives(
+    some: list[str],
+    splits: tuple[str, ...],
+    at_once: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with store.open(published(tmp_path, *"abcdefgh")) as features:
+        expected = features.read(some, *splits)
+        monkeypatch.setattr(store, "ROWS_AT_ONCE", at_once)
+        batches = list(features.batches(some, *splits))
+        rows = [row for numbers, _ in batches for row in numbers.tolist()]
+        assert rows == features.rows(*splits).tolist()
+    for numbers, values in batches:
+        assert 0 < len(numbers) == len(values) <= at_once
+        assert values.dtype == np.float32
+    found = np.concatenate([np.empty((0, expected.shape[1]), np.float32), *(v for _, v in batches)])
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_publishing_in_pieces_gives_the_same_file(
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(tmp_path / "cache", "hgfe")
+    whole = published(tmp_path, *"abcdefgh").read_bytes()
+    monkeypatch.setattr(store, "ROWS_AT_ONCE", at_once)
+    assert published(tmp_path, *"abcdefgh").read_bytes() == whole
+
+
 def test_copies_share_their_values_and_cost_once(tmp_path: Path) -> None:
     shard(tmp_path, "ab", seconds=10.0)
     copies = [*rows("a", "b"), Row("b/copy", digests("a")[0], 1, "train")]
@@ -173,6 +225,10 @@ def test_file_is_plain_hdf5(tmp_path: Path) -> None:
         for tap in TAPS:
             assert file[f"taps/{tap}"].dtype == np.float32
             assert file[f"taps/{tap}"].fletcher32
+        assert file["near/row"][:].tolist() == [[0, 1]], "these values are all much alike"
+        assert file["near/row"].dtype == np.int64
+        assert file["near/cosine"].shape == (1,)
+        assert file["near/cosine"].dtype == np.float32
         assert file.attrs["schema"] == store.SCHEMA
 
 
@@ -337,6 +393,9 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.name_of(".") == tmp_path.name
     assert store.file_of("../photos/pets", Path("out")) == Path("out/features/pets.h5")
     assert store.file_of("some/pets.h5", Path("out")) == Path("some/pets.h5")
+    (tmp_path / "photos.h5").mkdir()
+    assert store.file_of("photos.h5", Path("out")) == Path("out/features/photos.h5.h5")
+    assert store.file_of("./photos.h5/", Path("out")) == Path("out/features/photos.h5.h5")
     with pytest.raises(InputError, match="cannot name"):
         store.name_of("/")
 

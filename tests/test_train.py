@@ -82,7 +82,7 @@ def test_frozen_layers_stay_bit_equal_and_thawed_ones_change(vgg16_arrays: Array
     before = {layer.name: layer.get_weights() for layer in network.layers}
     # A val split that training must improve on, so that the new weights are kept.
     given = Given(photos, labels)
-    fit(network, given, given, phase="block5", how=Schedule(1e-4, 3, 3))
+    fit(network, given, given, phase="block5", how=Schedule(1e-6, 3, 3))
     changed = {
         layer.name
         for layer in network.layers
