@@ -21,7 +21,7 @@ cut by 5 %, 24 % by 10 %; 84 % brightened by a fifth; 45 % in grey or with large
 24 % of thumbnails of 128 pixels.
 """
 
-BLOCK = 2048
+BLOCK = 1024
 """Rows compared at once, at most, on either side."""
 
 Read = Callable[[NDArray[np.intp]], NDArray[np.float32]]
@@ -56,7 +56,7 @@ def near(
     """Return the pairs of different photos in different splits that look the same.
 
     Every row is compared with every row of the other splits, in blocks of `BLOCK`: time grows with
-    the product of their numbers. Memory holds some blocks and products, about 60 MiB, and the
+    the product of their numbers. Memory holds some blocks, their products and the
     pairs found, whatever n is.
 
     Parameters

@@ -34,7 +34,7 @@ from extract.recipe import TAPS
 from extract.shards import Place
 
 SCHEMA = 1
-ROWS_AT_ONCE = 2048
+ROWS_AT_ONCE = 1024
 SPLITS = ("train", "val", "test")
 TEXT = h5py.string_dtype()
 MOVE_AWAY = "move it away and run make features (photos already seen are not computed again)"
@@ -42,7 +42,7 @@ MOVE_AWAY = "move it away and run make features (photos already seen are not com
 Pair = tuple[int, int, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One photo of a published file."""
 
@@ -133,7 +133,7 @@ def publish(
 ) -> list[Pair]:
     """Write the features file of a data set from the shards, whole or not at all.
 
-    Memory holds 2,048 rows of taps, whatever their number.
+    Memory holds 1,024 rows of taps, whatever their number.
 
     Parameters
     ----------
@@ -295,7 +295,7 @@ class Features:
     def batches(
         self, taps: Collection[str], *splits: str
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-        """Yield taps of the given splits side by side, at most 2,048 rows at once.
+        """Yield taps of the given splits side by side, at most 1,024 rows at once.
 
         Yields
         ------
