@@ -14,7 +14,6 @@ from typing import Any
 from extract.console import warn
 from extract.pipeline import READERS
 
-
 FILES_AT_ONCE = 256  # between two writes of the index: what a kill may cost
 RACY_NS = 2_000_000_000  # within which a second write may keep the time stamp: FAT counts by 2 s
 # No program can set ctime: it betrays a rewritten file whose modification time was put back.
