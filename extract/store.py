@@ -253,8 +253,10 @@ class Features:
             )
         )
         self.near: list[Pair] = [
-            (int(one), int(other), float(cosine))
-            for (one, other), cosine in zip(file["near/row"], file["near/cosine"], strict=True)
+            (one, other, cosine)
+            for (one, other), cosine in zip(
+                file["near/row"][:].tolist(), file["near/cosine"][:].tolist(), strict=True
+            )
         ]
         self.widths = {tap: file[f"taps/{tap}"].shape[1] for tap in TAPS}
 
