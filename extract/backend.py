@@ -2,7 +2,7 @@
 
 import os
 
-# On processors without AVX-512 TensorFlow leaves oneDNN off, at half the speed.
+# TensorFlow leaves oneDNN off on some processors.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

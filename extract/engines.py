@@ -1,7 +1,7 @@
 """Engines: a batch of photos in, every tap of the recipe out; which one runs, and whether it may.
 
-Keras is the reference. MNN computes the same numbers by Winograd convolutions, which on processors
-without AVX-512 is more than twice as fast as what direct convolutions can be.
+Keras is the reference. MNN computes the same numbers by Winograd convolutions, which take fewer
+multiplications than direct ones.
 """
 
 import json

@@ -180,8 +180,8 @@ def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
     """Turn the bytes of an image file into a square RGB array.
 
     The EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits,
-    an animation gives its first frame. The photo is squashed to a square: with VGG16 this has been
-    as good as cropping, and nothing of the object is lost.
+    an animation gives its first frame. The photo is squashed to a square and not cropped, so that
+    nothing of the object is lost.
 
     Parameters
     ----------
