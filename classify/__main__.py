@@ -28,8 +28,8 @@ def main() -> None:
     """Read the command line and train the heads."""
     parser = argparse.ArgumentParser(prog="python -m classify", description=__doc__)
     parser.add_argument("data", help="a data set that has features, or a features file (.h5)")
-    parser.add_argument("--out", type=Path, default=Path(), help="where runs/ goes")
-    parser.add_argument("--seed", type=int, default=0, help="of the folds and the MLP")
+    console.add_out(parser, "runs/")
+    console.add_seed(parser, "the folds and the MLP")
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
     options = parser.parse_args()
     with store.open(store.file_of(options.data, options.out)) as features:

@@ -32,8 +32,8 @@ def _features(arguments: list[str]) -> None:
     )
     names = ", ".join(datasets.BUILT_IN)
     parser.add_argument("data", help=f"{names}, or a folder with one sub-folder per class")
-    _add_out(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    console.add_out(parser, "features/")
+    console.add_seed(parser, "the split")
     parser.add_argument("--weights", type=Path, help="VGG16's weights: Keras's file or ONNX")
     parser.add_argument(
         "--background", action="store_true", help=f"keep a class named {datasets.BACKGROUND}"
@@ -76,7 +76,7 @@ def _verify(arguments: list[str]) -> None:
         description="Read every shard and every features file and check them; "
         "a damaged shard is set aside.",
     )
-    _add_out(parser)
+    console.add_out(parser, "features/")
     upkeep.verify(parser.parse_args(arguments).out)
 
 
@@ -86,12 +86,8 @@ def _gc(arguments: list[str]) -> None:
         description="Remove from the cache the images that no features file names, "
         "and join small shards.",
     )
-    _add_out(parser)
+    console.add_out(parser, "features/")
     upkeep.collect(parser.parse_args(arguments).out)
-
-
-def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path(), help="where features/ is")
 
 
 COMMANDS = {"info": _info, "verify": _verify, "gc": _gc}

@@ -1,11 +1,13 @@
 """The terminal: progress, notes, errors of one line, exit codes."""
 
+import argparse
 import errno
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -50,6 +52,16 @@ class Stopped(BaseException):
     def __init__(self, signal: int) -> None:
         super().__init__(signal)
         self.signal = signal
+
+
+def add_out(parser: argparse.ArgumentParser, holds: str) -> None:
+    """Give a command the option that says where the folder `holds` is."""
+    parser.add_argument("--out", type=Path, default=Path(), help=f"where {holds} is")
+
+
+def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
+    """Give a command the seed of what is drawn at random."""
+    parser.add_argument("--seed", type=int, default=0, help=f"of {of}")
 
 
 def one_line(text: object) -> str:

@@ -35,8 +35,8 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     training = commands.add_parser("train", help="train the networks")
     training.add_argument("data", help="a data set that has features, or a features file (.h5)")
-    training.add_argument("--out", type=Path, default=Path(), help="where runs/ goes")
-    training.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation")
+    console.add_out(training, "runs/")
+    console.add_seed(training, "weights, order, augmentation")
     training.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     training.add_argument(
         "--unfreeze",
@@ -51,7 +51,7 @@ def main() -> None:
     training.set_defaults(command=_train)
     comparing = commands.add_parser("compare", help="compare all results of a data set")
     comparing.add_argument("data", help="a data set that has results")
-    comparing.add_argument("--out", type=Path, default=Path(), help="where reports/ goes")
+    console.add_out(comparing, "reports/")
     comparing.set_defaults(command=_compare)
     options = parser.parse_args()
     options.command(options)

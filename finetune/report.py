@@ -14,12 +14,12 @@ from rich.text import Text
 from classify.results import PHASES
 from extract import atomic
 from extract.console import count, one_line
+from extract.store import SPLITS
 from finetune import charts
 from finetune.compare import Comparison, Row, duration, most_confused
 
 SCHEMA = 1
 MATRIX_CLASSES = 20
-SPLITS = ("train", "val", "test")
 CURVES = ("phase", "loss", "val_loss", "accuracy", "val_accuracy", "seconds")
 BRIEF = ("Model", "Accuracy", "95% interval", "Mean class recall", "Log loss", "Total time")
 ELSEWHERE = {"data", "root", "recipe", "schema", "seconds", "skipped_digest"}
