@@ -1,7 +1,7 @@
 """Engines: a batch of photos in, every tap of the recipe out; which one runs, and whether it may.
 
-Keras is the reference. MNN computes the same numbers by Winograd convolutions, which take fewer
-multiplications than direct ones.
+Keras is the reference. MNN and ncnn compute the same numbers by Winograd convolutions, which take
+fewer multiplications than direct ones; which of the two is faster depends on the processor.
 """
 
 import json
@@ -9,11 +9,15 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +26,10 @@ from extract.console import InputError, say
 from extract.recipe import TAPS
 from extract.weights import Weights
 
-ENGINES = ("auto", "keras", "mnn")
+PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
+"""The engines for a CPU beside the reference, and the package that each needs."""
+
+ENGINES = ("auto", "keras", *PACKAGES)
 TOLERANCE = 1e-3
 """Relative L2 difference from the reference that an engine may have in any tap."""
 
@@ -50,11 +57,26 @@ class Unusable(Exception):
     """An engine cannot be used here; the message is the reason."""
 
 
-def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: Path) -> Engine:
-    """Build the engine that is asked for, or the best there is, and say which and why.
+class Check(NamedTuple):
+    """What was found of an engine on this machine.
 
-    An engine that is not the reference is compared with it on the first photos, once on each
-    machine and version; one that differs too much is refused with its figure.
+    Attributes
+    ----------
+    difference : float
+        From the reference, see `relative_difference`.
+    speed : float
+        Photos a second.
+    """
+
+    difference: float
+    speed: float
+
+
+def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: Path) -> Engine:
+    """Build the engine that is asked for, or the fastest, and say which and why.
+
+    An engine that is not the reference is compared with it and timed on the first photos, once on
+    each machine and version; one that differs too much is refused with its figure.
 
     Parameters
     ----------
@@ -64,33 +86,38 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
     photos : ndarray of shape (n, 224, 224, 3), uint8
         The first that are to be computed.
     folder : Path
-        Of the recipe; keeps what was converted and compared.
+        Of the recipe; keeps what was converted and found.
 
     Raises
     ------
     InputError
-        If ``mnn`` is asked for and not installed.
+        If an engine is asked for and not installed.
     """
-    if wanted == "mnn" and find_spec("MNN") is None:
-        raise InputError("--engine mnn: MNN is not installed; pip install MNN, or --engine keras")
     if wanted == "keras":
         return _keras(weights, "as asked")
     if wanted == "auto" and has_gpu():
         return _keras(weights, "there is a GPU")
-    if find_spec("MNN") is None:
-        return _keras(weights, "MNN is not installed")
-    from extract import mnn_engine
-
-    try:
-        engine = mnn_engine.build(weights, folder)
-        difference = _difference(engine, weights, photos[:PHOTOS_COMPARED], folder)
-    except Unusable as reason:
-        return _keras(weights, str(reason))
-    if not difference <= TOLERANCE:
-        return _keras(weights, f"{engine.name} differs from it by {difference:.1g}")
-    name = f"{engine.name}, within {difference:.0e} of keras"
-    say(f"engine: {name}")
-    return Engine(name, engine.forward)
+    names = [name for name in PACKAGES if wanted in ("auto", name) and find_spec(PACKAGES[name])]
+    if not names and wanted != "auto":
+        package = PACKAGES[wanted]
+        raise InputError(
+            f"--engine {wanted}: {package} is not installed; pip install {package}, or "
+            "--engine keras"
+        )
+    found, reasons = _checks(names, weights, photos, folder)
+    for name in sorted(found, key=lambda name: -found[name].speed):
+        try:
+            engine = _build(name, weights, folder)
+        except Unusable as reason:
+            reasons.append(str(reason))
+            continue
+        described = f"{engine.name}, within {found[name].difference:.0e} of keras"
+        speeds = [f"{PACKAGES[name]} {check.speed:.1f}" for name, check in found.items()]
+        say(f"engine: {described} (photos/s: {', '.join(speeds)})")
+        for reason_not in reasons:
+            say(f"not used: {reason_not}")
+        return Engine(described, engine.forward)
+    return _keras(weights, "; ".join(reasons) or "neither MNN nor ncnn is installed")
 
 
 def has_gpu() -> bool:
@@ -99,6 +126,12 @@ def has_gpu() -> bool:
     return (
         command is not None and not subprocess.run([command, "-L"], capture_output=True).returncode
     )
+
+
+def cores() -> int:
+    """Return how many cores this process may use, which a container may have limited."""
+    cores: int = joblib.cpu_count()
+    return cores
 
 
 def relative_difference(taps: Taps, reference: Taps) -> float:
@@ -118,24 +151,72 @@ def _keras(weights: Weights, reason: str) -> Engine:
     return engine
 
 
-def _difference(engine: Engine, weights: Weights, photos: NDArray[np.uint8], folder: Path) -> float:
-    """Return what is known of an engine on this machine, or compare it now."""
-    path = folder / "engines.json"
-    known: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-    key = f"{engine.name} on {_processor()}"
-    if key not in known:
-        from extract import keras_engine
+def _build(name: str, weights: Weights, folder: Path) -> Engine:
+    # Importing an engine's library takes seconds, and another engine does without.
+    engine: Engine = import_module(f"extract.{name}_engine").build(weights, folder)
+    return engine
 
-        reference = keras_engine.build(weights).forward(photos)
-        known[key] = relative_difference(engine.forward(photos), reference)
-        atomic.write_text(path, json.dumps(known, indent=1) + "\n")
-    return known[key]
+
+def _checks(
+    names: Sequence[str], weights: Weights, photos: NDArray[np.uint8], folder: Path
+) -> tuple[dict[str, Check], list[str]]:
+    """Return what is known of engines on this machine, finding it out now where it is not.
+
+    Returns
+    -------
+    found : dict of name to Check
+        Of those that agree with the reference.
+    reasons : list of str
+        Why the others may not be used.
+    """
+    path = folder / "engines.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    found: dict[str, Check] = {}
+    reasons = []
+    reference: Taps = {}
+    for name in names:
+        described = f"{PACKAGES[name]} {version(PACKAGES[name])}"
+        key = f"{described} on {_processor()}"
+        try:
+            if key not in known:
+                engine = _build(name, weights, folder)
+                reference = reference or _reference(weights, photos[:PHOTOS_COMPARED])
+                known[key] = _check(engine, photos, reference)._asdict()
+                atomic.write_text(path, json.dumps(known, indent=1) + "\n")
+        except Unusable as reason:
+            reasons.append(str(reason))
+            continue
+        check = Check(**known[key])
+        if check.difference <= TOLERANCE:
+            found[name] = check
+        else:
+            reasons.append(f"{described} differs from keras by {check.difference:.1g}")
+    return found, reasons
+
+
+def _reference(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
+    from extract import keras_engine
+
+    return keras_engine.build(weights).forward(photos)
+
+
+def _check(engine: Engine, photos: NDArray[np.uint8], reference: Taps) -> Check:
+    # Whatever an engine does only on its first batch is not its speed.
+    taps = {tap: values[:PHOTOS_COMPARED] for tap, values in engine.forward(photos).items()}
+    started = time.perf_counter()
+    engine.forward(photos)
+    seconds = time.perf_counter() - started
+    return Check(relative_difference(taps, reference), len(photos) / seconds)
 
 
 def _processor() -> str:
-    """Return the processor's name; Linux tells it in a file only."""
+    """Return what an engine's speed depends on; Linux tells the processor's name in a file only."""
     try:
-        told = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        told = Path("/proc/cpuinfo").read_text()
     except OSError:
-        told = None
-    return told.group(1) if told else platform.processor() or platform.machine()
+        told = ""
+    named = re.search(r"model name\s*: (.*)", told)
+    name = named.group(1) if named else platform.processor() or platform.machine()
+    # A virtual machine may hide it, and two machines with one name differ.
+    avx512 = " with AVX-512" if "avx512f" in told else ""
+    return f"{cores()} cores of {name}{avx512}"

@@ -184,12 +184,13 @@ def _see(
     reused = len(seen.places.keys() & set(seen.digests.values()))
     started = time.monotonic()
     computed = 0
+    spent = dict.fromkeys(pipeline.STAGES, 0.0)
     # A photo that changes while it is read has another digest than its copies: look again.
     while pending := _pending(paths, seen):
         writer = shards.Writer(folder, the_recipe)
         try:
             with console.progress("VGG16", len(pending), unit="photos") as advance, writer:
-                read, failed = pipeline.compute(
+                done = pipeline.compute(
                     root,
                     pending,
                     build_engine=lambda photos: engines.choose(
@@ -201,15 +202,18 @@ def _see(
         except console.Stopped:
             warn(f"VGG16: {writer.written:,} of {count(len(pending), 'image')} computed and kept")
             raise
-        computed += len(read)
-        seen.computed |= set(read.values())
-        seen.unreadable |= _with_copies(failed, seen.digests)
-        seen.digests |= read
+        computed += len(done.digests)
+        spent = {stage: spent[stage] + seconds for stage, seconds in done.seconds.items()}
+        seen.computed |= set(done.digests.values())
+        seen.unreadable |= _with_copies(done.unreadable, seen.digests)
+        seen.digests |= done.digests
         seen.places = shards.index(folder, the_recipe)
     if computed:
         seconds = time.monotonic() - started
         speed = f"{seconds:.0f} s, {computed / seconds:.1f} photos/s"
         say(f"VGG16: {count(computed, 'image')} computed ({speed}), {reused:,} reused")
+        shares = ", ".join(f"{stage} {spent[stage] / seconds:.1%}" for stage in spent)
+        say(f"  share of the time, many at once: {shares}")
 
 
 def _pending(paths: Sequence[str], seen: Seen) -> list[str]:

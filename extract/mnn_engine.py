@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import atomic, graph
-from extract.engines import Engine, Taps, Unusable
+from extract.engines import Engine, Taps, Unusable, cores
 from extract.recipe import TAPS
 from extract.weights import Weights
 
@@ -42,7 +42,7 @@ def build(weights: Weights, folder: Path) -> Engine:
                 "backend": "CPU",
                 "precision": "high",
                 "memory": "low",
-                "numThread": len(os.sched_getaffinity(0)),
+                "numThread": cores(),
             }
             runtime = MNN.nn.create_runtime_manager((settings,))
             network = MNN.nn.load_module_from_file(

@@ -1,24 +1,31 @@
-"""Photos through the network: reading and decoding run ahead while the network computes."""
+"""Photos through the network: reading, decoding and writing go on while the network computes."""
 
 import hashlib
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract import images
-from extract.engines import Engine
+from extract.engines import Engine, Taps
 from extract.recipe import SIZE
 from extract.shards import Writer
 
 BATCH_SIZE = 32
 READERS = 2
 READ_AHEAD = 3 * BATCH_SIZE
+STAGES = ("engine", "read", "decode", "forward", "write")
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Read(NamedTuple):
@@ -32,41 +39,57 @@ class Read(NamedTuple):
     photo : ndarray of shape (size, size, 3), uint8, or None
     reason : str
         Why there is no photo.
+    seconds : tuple of two floats
+        Of reading with hashing, and of decoding.
     """
 
     path: str
     digest: str
     photo: NDArray[np.uint8] | None
     reason: str
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+
+class Computed(NamedTuple):
+    """What became of the files.
+
+    Attributes
+    ----------
+    digests : dict of path to digest
+        Of the very bytes that were computed.
+    unreadable : dict of path to reason
+    seconds : dict of str to float
+        How long each of `STAGES` was at work; all but the first go on at the same time.
+    """
+
+    digests: dict[str, str]
+    unreadable: dict[str, str]
+    seconds: dict[str, float]
+
+
+Batch = tuple[list[Read], NDArray[np.uint8]]
 
 
 def read(root: Path, path: str, *, size: int = SIZE) -> Read:
     """Read, hash and decode one file."""
+    started = time.perf_counter()
     try:
         data = (root / path).read_bytes()
     except OSError as error:
         return Read(path, "", None, f"cannot be read: {error.strerror}")
     digest = hashlib.sha256(data).hexdigest()
+    known = time.perf_counter()
+    photo, reason = None, ""
     try:
-        return Read(path, digest, images.decode(data, size=size), "")
-    except images.Unreadable as reason:
-        return Read(path, digest, None, str(reason))
+        photo = images.decode(data, size=size)
+    except images.Unreadable as unreadable:
+        reason = str(unreadable)
+    return Read(path, digest, photo, reason, (known - started, time.perf_counter() - known))
 
 
-def read_ahead(root: Path, paths: Sequence[str]) -> Iterator[Read]:
+def read_ahead(root: Path, paths: Iterable[str]) -> Generator[Read, None, None]:
     """Yield every file in order, decoding the next ones in threads meanwhile."""
-    pool = ThreadPoolExecutor(READERS)
-    try:
-        waiting = iter(paths)
-        running: deque[Future[Read]] = deque()
-        for path in islice(waiting, READ_AHEAD):
-            running.append(pool.submit(read, root, path))
-        while running:
-            yield running.popleft().result()
-            for path in islice(waiting, 1):
-                running.append(pool.submit(read, root, path))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return _ahead(partial(read, root), paths, workers=READERS, limit=READ_AHEAD)
 
 
 def compute(
@@ -77,8 +100,11 @@ def compute(
     writer: Writer,
     advance: Callable[[int], None],
     batch_size: int = BATCH_SIZE,
-) -> tuple[dict[str, str], dict[str, str]]:
+) -> Computed:
     """Run the network over files and hand the taps to the writer, batch by batch.
+
+    The network has a thread of its own and a batch waiting, while this one puts batches together
+    and writes.
 
     Parameters
     ----------
@@ -90,31 +116,65 @@ def compute(
     writer : Writer
     advance : callable
         Told how many files are done.
-
-    Returns
-    -------
-    digests : dict of path to digest
-        Of the very bytes that were computed.
-    unreadable : dict of path to reason
     """
-    digests: dict[str, str] = {}
-    unreadable: dict[str, str] = {}
+    done = Computed({}, {}, dict.fromkeys(STAGES, 0.0))
+    engines: list[Engine] = []
 
-    def photos() -> Iterator[Read]:
-        for item in read_ahead(root, paths):
+    def readable(items: Iterable[Read]) -> Iterator[Read]:
+        for item in items:
+            done.seconds["read"] += item.seconds[0]
+            done.seconds["decode"] += item.seconds[1]
             if item.photo is None:
-                unreadable[item.path] = item.reason
+                done.unreadable[item.path] = item.reason
                 advance(1)
             else:
                 yield item
 
-    engine = None
-    readable = photos()
-    while batch := list(islice(readable, batch_size)):
-        pixels = np.stack([item.photo for item in batch if item.photo is not None])
-        engine = engine or build_engine(pixels)
-        taps = engine.forward(pixels)
-        writer.add([item.digest for item in batch], taps, engine=engine.name)
-        digests |= {item.path: item.digest for item in batch}
-        advance(len(batch))
-    return digests, unreadable
+    def batches(items: Iterator[Read]) -> Iterator[Batch]:
+        while batch := list(islice(items, batch_size)):
+            pixels = np.stack([item.photo for item in batch if item.photo is not None])
+            if not engines:
+                with _timed(done.seconds, "engine"):
+                    engines.append(build_engine(pixels))
+            yield batch, pixels
+
+    def forward(batch: Batch) -> tuple[list[Read], Taps]:
+        with _timed(done.seconds, "forward"):
+            return batch[0], engines[0].forward(batch[1])
+
+    with (
+        closing(read_ahead(root, paths)) as files,
+        closing(_ahead(forward, batches(readable(files)), workers=1, limit=1)) as computed,
+    ):
+        for batch, taps in computed:
+            with _timed(done.seconds, "write"):
+                writer.add([item.digest for item in batch], taps, engine=engines[0].name)
+            done.digests.update((item.path, item.digest) for item in batch)
+            advance(len(batch))
+    return done
+
+
+def _ahead(
+    function: Callable[[Given], Made], items: Iterable[Given], *, workers: int, limit: int
+) -> Generator[Made, None, None]:
+    """Yield `function` of every item in order, computed in threads at most `limit` items ahead."""
+    pool = ThreadPoolExecutor(workers)
+    running: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > limit:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - started

@@ -17,7 +17,10 @@ TAPS = {
 """Name of each tap, deepest first, and how many values it has."""
 
 DTYPE = "float32"
-PIXELS = "EXIF-rotated; transparency over white; squashed with Pillow's bilinear filter"
+PIXELS = (
+    "EXIF-rotated; transparency over white; JPEG in draft mode down to 3 times the size; squashed "
+    "with Pillow's bilinear filter"
+)
 
 
 def recipe(weights_digest: str) -> dict[str, Any]:

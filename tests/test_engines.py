@@ -1,7 +1,9 @@
 """Engines: the same numbers whatever the batch, and the reference whenever there is doubt."""
 
 import json
+import resource
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,16 @@ import pytest
 
 from extract import engines, graph, keras_engine, mnn_engine, weights
 from extract.console import InputError
-from extract.engines import TOLERANCE, Engine, Taps, choose, relative_difference
+from extract.engines import (
+    PACKAGES,
+    TOLERANCE,
+    Check,
+    Engine,
+    Taps,
+    Unusable,
+    choose,
+    relative_difference,
+)
 from extract.recipe import TAPS
 from extract.weights import Weights
 from tests.conftest import Arrays
@@ -31,18 +42,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("recipe")
 
 
+@pytest.fixture(scope="module", params=["mnn", "ncnn"])
+def fast(request: pytest.FixtureRequest, vgg16: Weights, folder: Path) -> Engine:
+    """Every engine but the reference."""
+    return engines._build(request.param, vgg16, folder)
+
+
 @pytest.fixture(scope="module")
-def mnn(vgg16: Weights, folder: Path) -> Engine:
-    return mnn_engine.build(vgg16, folder)
+def reference(keras: Engine) -> Callable[[int], Taps]:
+    """Return what Keras makes of some noise, once."""
+    return cache(lambda n: keras.forward(noise(n)))
 
 
 def noise(n: int) -> np.ndarray:
     return np.random.default_rng(n).integers(0, 256, (n, 224, 224, 3), dtype=np.uint8)
 
 
+def resident() -> int:
+    """Return this process's memory in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "has_gpu", lambda: False)
+
+
+@pytest.fixture
+def only_mnn(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "PACKAGES", {"mnn": PACKAGES["mnn"]})
 
 
 def test_the_graph_is_valid_and_says_its_shapes(vgg16_arrays: Arrays) -> None:
@@ -56,11 +85,10 @@ def test_the_graph_is_valid_and_says_its_shapes(vgg16_arrays: Arrays) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 32])
-def test_mnn_gives_the_taps_of_keras_in_every_batch_size(
-    n: int, keras: Engine, mnn: Engine
+def test_every_engine_gives_the_taps_of_keras_in_every_batch_size(
+    n: int, reference: Callable[[int], Taps], fast: Engine
 ) -> None:
-    photos = noise(n)
-    found, expected = mnn.forward(photos), keras.forward(photos)
+    found, expected = fast.forward(noise(n)), reference(n)
     assert relative_difference(found, expected) < TOLERANCE
     for tap, width in TAPS.items():
         assert found[tap].shape == (n, width)
@@ -72,26 +100,39 @@ def test_mnn_gives_the_taps_of_keras_in_every_batch_size(
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_mnn_agrees_on_black_and_white(value: int, keras: Engine, mnn: Engine) -> None:
+def test_every_engine_agrees_on_black_and_white(value: int, keras: Engine, fast: Engine) -> None:
     photos = np.full((2, 224, 224, 3), value, np.uint8)
-    assert relative_difference(mnn.forward(photos), keras.forward(photos)) < TOLERANCE
+    assert relative_difference(fast.forward(photos), keras.forward(photos)) < TOLERANCE
 
 
-def test_mnn_keeps_no_result_of_an_earlier_batch(mnn: Engine) -> None:
-    first = mnn.forward(noise(3))
+def test_no_result_of_an_earlier_batch_changes(fast: Engine) -> None:
+    first = fast.forward(noise(3))
     copy = {tap: values.copy() for tap, values in first.items()}
-    mnn.forward(noise(5))
+    fast.forward(noise(5))
     for tap in TAPS:
         np.testing.assert_array_equal(first[tap], copy[tap])
 
 
-def test_colours_are_not_exchanged(mnn: Engine) -> None:
+@pytest.mark.parametrize("name", ["keras", *PACKAGES])
+def test_memory_does_not_grow_with_the_batches(name: str, vgg16: Weights, folder: Path) -> None:
+    engine = keras_engine.build(vgg16) if name == "keras" else engines._build(name, vgg16, folder)
+    photos = noise(1)
+    for _ in range(5):
+        engine.forward(photos)
+    before = resident()
+    for _ in range(30):
+        engine.forward(photos)
+    # The largest activation of one photo takes 13 MB.
+    assert resident() - before < 13e6
+
+
+def test_colours_are_not_exchanged(fast: Engine) -> None:
     photos = noise(2)
-    red, blue = mnn.forward(photos), mnn.forward(photos[..., ::-1])
+    red, blue = fast.forward(photos), fast.forward(photos[..., ::-1])
     assert relative_difference(red, blue) > TOLERANCE
 
 
-def test_auto_takes_mnn_and_remembers_that_it_agrees(
+def test_auto_checks_every_engine_once_and_takes_the_fastest(
     vgg16: Weights,
     folder: Path,
     no_gpu: None,
@@ -100,11 +141,19 @@ def test_auto_takes_mnn_and_remembers_that_it_agrees(
 ) -> None:
     (folder / "engines.json").unlink(missing_ok=True)
     engine = choose("auto", vgg16, noise(9), folder=folder)
-    assert engine.name.startswith("MNN ")
-    [difference] = json.loads((folder / "engines.json").read_text()).values()
-    assert 0 < difference < TOLERANCE
-    assert f"within {difference:.0e} of keras" in engine.name
-    assert engine.name in capsys.readouterr().out
+    checks = {
+        name.split()[0]: Check(**check)
+        for name, check in json.loads((folder / "engines.json").read_text()).items()
+    }
+    assert set(checks) == {"MNN", "ncnn"}
+    assert all(0 < check.difference < TOLERANCE for check in checks.values())
+    fastest = max(checks, key=lambda name: checks[name].speed)
+    assert engine.name.startswith(f"{fastest} ")
+    assert engine.name.endswith(f"within {checks[fastest].difference:.0e} of keras")
+    told = capsys.readouterr().out
+    assert engine.name in told
+    for name, check in checks.items():
+        assert f"{name} {check.speed:.1f}" in told
 
     def compared_again(weights: Weights) -> Engine:
         raise AssertionError("compared again")
@@ -116,28 +165,55 @@ def test_auto_takes_mnn_and_remembers_that_it_agrees(
         choose("auto", vgg16, noise(9), folder=folder)
 
 
-def test_an_engine_that_differs_is_refused_with_its_figure(
+def test_the_faster_of_two_is_taken_though_it_comes_second(
+    vgg16: Weights, folder: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"mnn": Check(1e-5, 10.0), "ncnn": Check(1e-6, 20.0)}
+    monkeypatch.setattr(engines, "_checks", lambda *_: (found, []))
+    assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("ncnn ")
+    found["mnn"] = Check(1e-5, 30.0)
+    assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("MNN ")
+
+
+def test_the_next_engine_is_taken_where_the_fastest_cannot_be_built(
     vgg16: Weights,
-    mnn: Engine,
-    tmp_path: Path,
+    folder: Path,
     no_gpu: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    def broken(weights: Weights, folder: Path) -> Engine:
+        raise Unusable("MNN cannot be used: no such library")
+
+    found = {"mnn": Check(1e-5, 20.0), "ncnn": Check(1e-6, 10.0)}
+    monkeypatch.setattr(engines, "_checks", lambda *_: (found, []))
+    monkeypatch.setattr(mnn_engine, "build", broken)
+    assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("ncnn ")
+    assert "not used: MNN cannot be used: no such library" in capsys.readouterr().out
+
+
+def test_an_engine_that_differs_is_refused_with_its_figure(
+    vgg16: Weights,
+    keras: Engine,
+    tmp_path: Path,
+    only_mnn: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def wrong(photos: np.ndarray) -> Taps:
-        return {tap: values * np.float32(1.01) for tap, values in mnn.forward(photos).items()}
+        return {tap: values * np.float32(1.01) for tap, values in keras.forward(photos).items()}
 
     monkeypatch.setattr(mnn_engine, "build", lambda weights, folder: Engine("MNN x", wrong))
     engine = choose("auto", vgg16, noise(2), folder=tmp_path)
     assert engine.name.startswith("keras")
-    assert "MNN x differs from it by 0.01" in capsys.readouterr().out
+    assert "differs from keras by 0.01" in capsys.readouterr().out
 
 
 def test_an_engine_that_gives_no_numbers_is_refused(
-    vgg16: Weights, mnn: Engine, tmp_path: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+    vgg16: Weights, keras: Engine, tmp_path: Path, only_mnn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(photos: np.ndarray) -> Taps:
-        return {tap: values * np.float32(np.nan) for tap, values in mnn.forward(photos).items()}
+        return {tap: values * np.float32(np.nan) for tap, values in keras.forward(photos).items()}
 
     monkeypatch.setattr(mnn_engine, "build", lambda weights, folder: Engine("MNN x", wrong))
     assert choose("mnn", vgg16, noise(2), folder=tmp_path).name.startswith("keras")
@@ -159,7 +235,7 @@ def test_a_converter_that_fails_falls_back_with_the_reason(
     reason: str,
     vgg16: Weights,
     tmp_path: Path,
-    no_gpu: None,
+    only_mnn: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -172,7 +248,7 @@ def test_a_converter_that_fails_falls_back_with_the_reason(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.setattr(engines, "find_spec", lambda name: None), "MNN is not installed"),
+        (lambda m: m.setattr(engines, "find_spec", lambda name: None), "neither MNN nor ncnn"),
         (lambda m: m.setattr(engines, "has_gpu", lambda: True), "there is a GPU"),
     ],
 )
@@ -190,9 +266,10 @@ def test_auto_falls_back_to_keras_and_says_why(
     assert reason in capsys.readouterr().out
 
 
-def test_mnn_asked_for_and_not_installed_is_an_input_error(
-    vgg16: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "package"), PACKAGES.items())
+def test_an_engine_asked_for_and_not_installed_is_an_input_error(
+    name: str, package: str, vgg16: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="--engine mnn: MNN is not installed"):
-        choose("mnn", vgg16, noise(1), folder=tmp_path)
+    with pytest.raises(InputError, match=f"--engine {name}: {package} is not installed"):
+        choose(name, vgg16, noise(1), folder=tmp_path)

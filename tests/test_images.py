@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from sklearn.datasets import load_sample_images
 
 from extract import images
@@ -38,6 +39,33 @@ def only_colour(pixels: NDArray[np.uint8]) -> list[int]:
 
 
 PHOTO = picture(1, size=(64, 48))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    large = Image.fromarray(small).resize((2400, 1800), Image.Resampling.BICUBIC).convert(mode)
+    content = saved(large, "JPEG", quality=90)
+    drafted = decode(content).astype(int)
+    loads = []
+    draft = JpegImageFile.draft
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *_: loads.append("full"))
+    full = decode(content).astype(int)
+    assert loads == ["full"]
+    monkeypatch.setattr(JpegImageFile, "draft", draft)
+    assert np.abs(drafted - full).mean() < 1
+    # Something was really done at another size.
+    assert (drafted != full).any()
+
+
+def test_a_jpeg_that_is_not_large_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 900, 3), np.uint8))
+    content = saved(photo, "JPEG", quality=90)
+    drafted = decode(content)
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
+    np.testing.assert_array_equal(drafted, decode(content))
 
 
 def test_photo_is_squashed_to_a_square_of_rgb_bytes() -> None:

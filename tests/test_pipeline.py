@@ -58,7 +58,7 @@ def computed(
     done: list[int] = []
     folder.mkdir(exist_ok=True)
     with Writer(folder, RECIPE) as writer:
-        digests, unreadable = compute(
+        digests, unreadable, _ = compute(
             root,
             paths,
             build_engine=counting.build,  # type: ignore[arg-type]
@@ -288,3 +288,96 @@ def test_failing_engine_keeps_the_batches_before_and_ends_the_readers(
             break
         time.sleep(0.02)
     assert threading.active_count() <= threads
+
+
+def test_every_stage_is_timed(photos: MakePhotos, tmp_path: Path) -> None:
+    root = photos({"a": 6})
+
+    def build(pixels: NDArray[np.uint8]) -> Engine:
+        time.sleep(0.2)
+
+        def forward(photos: NDArray[np.uint8]) -> Taps:
+            time.sleep(0.1)
+            return values(photos)
+
+        return Engine("slow", forward)
+
+    (tmp_path / "cache").mkdir()
+    with Writer(tmp_path / "cache", RECIPE) as writer:
+        done = compute(
+            root,
+            all_paths(root),
+            build_engine=build,  # type: ignore[arg-type]
+            writer=writer,
+            advance=lambda n: None,
+            batch_size=2,
+        )
+    assert list(done.seconds) == list(pipeline.STAGES)
+    assert 0.2 <= done.seconds["engine"] < 0.3
+    assert 0.3 <= done.seconds["forward"] < 0.6
+    assert all(seconds > 0 for seconds in done.seconds.values())
+
+
+def test_a_batch_is_written_while_the_network_computes_the_next(
+    photos: MakePhotos, tmp_path: Path
+) -> None:
+    root = photos({"a": 6})
+    written: list[int] = []
+    seen: list[int] = []
+    in_time: list[bool] = []
+
+    class Noting(Writer):
+        def add(self, digests: object, taps: object, *, engine: str) -> None:
+            written.append(len(seen))
+
+    def forward(pixels: NDArray[np.uint8]) -> Taps:
+        seen.append(len(pixels))
+        deadline = time.monotonic() + 5
+        while len(written) < len(seen) - 1 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        in_time.append(len(written) == len(seen) - 1)
+        return values(pixels)
+
+    (tmp_path / "cache").mkdir()
+    with Noting(tmp_path / "cache", RECIPE) as writer:
+        compute(
+            root,
+            all_paths(root),
+            build_engine=lambda pixels: Engine("fake", forward),  # type: ignore[arg-type, return-value]
+            writer=writer,
+            advance=lambda n: None,
+            batch_size=2,
+        )
+    assert seen == [2, 2, 2]
+    assert in_time == [True, True, True]
+    assert len(written) == 3
+
+
+def test_an_engine_that_fails_ends_the_run_with_its_reason(
+    photos: MakePhotos, tmp_path: Path
+) -> None:
+    root = photos({"a": 8})
+    threads = threading.active_count()
+    calls = []
+
+    def forward(pixels: NDArray[np.uint8]) -> Taps:
+        calls.append(len(pixels))
+        if len(calls) == 2:
+            raise MemoryError("no room")
+        return values(pixels)
+
+    (tmp_path / "cache").mkdir()
+    with (
+        pytest.raises(MemoryError, match="no room"),
+        Writer(tmp_path / "cache", RECIPE) as writer,
+    ):
+        compute(
+            root,
+            all_paths(root),
+            build_engine=lambda pixels: Engine("fake", forward),  # type: ignore[arg-type, return-value]
+            writer=writer,
+            advance=lambda n: None,
+            batch_size=2,
+        )
+    assert len(stored(tmp_path / "cache")) == 2
+    assert threading.active_count() == threads
