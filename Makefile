@@ -11,7 +11,7 @@ RUN := .venv/bin/python -m
 WHERE = --out "$(OUT)" --seed $(SEED)
 
 .NOTPARALLEL:
-.PHONY: all features heads finetune compare test check lock clean distclean help
+.PHONY: all features heads finetune compare test check bench lock clean distclean help
 
 all: features heads finetune compare  ## everything below up to compare, in order (the default)
 
@@ -34,6 +34,9 @@ check: $(INSTALLED)  ## lint, format and types
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
+
+bench: .venv/bench/installed  ## measure DATA's extraction against what else there is (installs that)
+	.venv/bench/bin/python -m benchmarks.extract "$(DATA)" --json benchmarks/extract.json
 
 lock:  ## choose the newest versions of everything (needs uv)
 	for tf in cpu gpu; do \
@@ -61,4 +64,12 @@ $(INSTALLED): pyproject.toml requirements/$(TF).txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  -r requirements/$(TF).txt
+	@touch $@
+
+# Apart, so that nothing of it is ever used by the project; what is in .venv is seen and not installed.
+.venv/bench/installed: $(INSTALLED) requirements/bench.txt
+	.venv/bin/python -m venv .venv/bench
+	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv/bench/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	.venv/bench/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/bench.txt
 	@touch $@

@@ -1,12 +1,13 @@
-"""How fast photos become features: ``.venv/bin/python -m benchmarks.extract chess``.
+"""How fast photos become features: ``make bench DATA=cats_vs_dogs``.
 
-Measures, alternating in one run, VGG16's forward pass by each engine and by what a user would call
-instead, and the whole of ``make features`` into an empty store. ONNX Runtime takes part where it is
-installed.
+Measures, alternating in one run, VGG16's forward pass by each engine and by what a user would pick
+instead, and the whole of ``make features`` into an empty store. ONNX Runtime, OpenVINO and PyTorch
+take part where they are installed.
 """
 
 import argparse
 import json
+import platform
 import shutil
 import statistics
 import subprocess
@@ -14,26 +15,37 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import datasets, graph, images, keras_engine, mnn_engine, pipeline, shards, weights
-from extract.weights import Weights
+from extract import datasets, engines, graph, images, keras_engine, pipeline, shards, weights
+from extract.backend import keras
+from extract.engines import Taps
+from extract.pipeline import BATCH_SIZE
+from extract.recipe import SIZE, TAPS
+from extract.vgg16 import convolutions, taps
+from extract.weights import LAYERS, Weights
 
-GFLOP_A_PHOTO = 30.7
-BATCH = 32
+OURS = "make features, end to end"
+MATRIX = 4096
 
-Forward = Callable[[NDArray[np.uint8]], object]
+TAP = "block5_avg"
+"""What is compared of the results."""
+
+Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Photos to (n, 512)."""
 
 
 def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extract", description=__doc__)
     parser.add_argument("data", help="a data set with photos")
-    parser.add_argument("--photos", type=int, default=256, help="of the whole run")
+    parser.add_argument("--photos", type=int, default=512, help="of the whole run")
     parser.add_argument("--rounds", type=int, default=5, help="of each measurement")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
@@ -41,84 +53,174 @@ def main() -> None:
     every = [photo.path for photo in images.scan(root, exclude=(datasets.BACKGROUND,)).photos]
     some = [every[i] for i in np.linspace(0, len(every) - 1, options.photos).astype(int)]
     vgg16 = weights.load(None, cache=shards.cache_of(Path()))
-    read = [item.photo for item in pipeline.read_ahead(root, some[: 2 * BATCH])]
-    photos = np.stack([photo for photo in read if photo is not None][:BATCH])
+    read = [item.photo for item in pipeline.read_ahead(root, some[: 2 * BATCH_SIZE])]
+    photos = np.stack([photo for photo in read if photo is not None][:BATCH_SIZE])
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         folder = Path(temporary)
-        runs = _forwards(vgg16, folder)
-        for forward in runs.values():
-            forward(photos)
-        speeds: dict[str, list[float]] = {name: [] for name in [*runs, "make features"]}
+        out = _empty_store(root, some, folder)
+        forwards = competitors(vgg16) | ours(vgg16, folder)
+        reference = forwards["engine keras"](photos)
+        differences = {
+            name: float(np.linalg.norm(forward(photos) - reference) / np.linalg.norm(reference))
+            for name, forward in forwards.items()
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in [*forwards, OURS]}
+        products = []
         for _ in range(options.rounds):
-            for name, forward in runs.items():
-                started = time.perf_counter()
-                forward(photos)
-                speeds[name].append(len(photos) / (time.perf_counter() - started))
-            speeds["make features"].append(_whole(root, some, vgg16, folder))
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    slowest = min(medians.values())
-    print(f"{options.data}: batches of {len(photos)}, whole runs of {len(some)} photos")
-    for name, median in sorted(medians.items(), key=lambda item: item[1]):
-        spread = f"{min(speeds[name]):.1f} to {max(speeds[name]):.1f}"
-        print(
-            f"  {name}: {median:.1f} photos/s ({spread}), {median * GFLOP_A_PHOTO:.0f} GFLOP/s, "
-            f"{median / slowest:.2f} times the slowest"
-        )
+            for name, forward in forwards.items():
+                speeds[name].append(len(photos) / _seconds(lambda run=forward: run(photos)))
+            speeds[OURS].append(_whole(folder / "photos", out, len(some)))
+            products.append(2 * MATRIX**3 / 1e9 / _sgemm())
+    figures = {
+        "data": options.data,
+        "machine": engines._processor(),
+        "python": platform.python_version(),
+        "batch": len(photos),
+        "photos": len(some),
+        "gflop_a_photo": gflop_a_photo(),
+        "sgemm_gflops": statistics.median(products),
+        "photos_a_second": speeds,
+        "difference": differences,
+    }
+    _print(figures)
     if options.json:
-        options.json.write_text(json.dumps(speeds, indent=1) + "\n")
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _forwards(vgg16: Weights, folder: Path) -> dict[str, Forward]:
-    """Return every way of running the network that is installed here."""
-    from extract.backend import keras
-    from extract.vgg16 import convolutions, taps
+def gflop_a_photo() -> float:
+    """Count the multiplications and additions of the convolutions, done directly, in 10^9."""
+    side, channels, block, operations = SIZE, 3, "block1", 0
+    for name, filters in LAYERS.items():
+        if not name.startswith(block):
+            side, block = side // 2, name.split("_")[0]
+        operations += 2 * 9 * channels * filters * side**2
+        channels = filters
+    return operations / 1e9
 
+
+def ours(vgg16: Weights, folder: Path) -> dict[str, Forward]:
+    """Return the forward pass of each engine that is installed."""
+    installed = [name for name, package in engines.PACKAGES.items() if find_spec(package)]
+    built = {"keras": keras_engine.build(vgg16)}
+    built |= {name: engines._build(name, vgg16, folder) for name in installed}
+    return {f"engine {name}": partial(_one_tap, engine.forward) for name, engine in built.items()}
+
+
+def _one_tap(forward: Callable[[NDArray[np.uint8]], Taps], photos: NDArray[np.uint8]) -> Any:
+    return forward(photos)[TAP]
+
+
+def competitors(vgg16: Weights) -> dict[str, Forward]:
+    """Return the forward pass, with the same taps, of whatever else is installed."""
     network = convolutions(vgg16.arrays)
     network = keras.Model(network.input, taps(network))
     runs: dict[str, Forward] = {
-        "keras.Model.predict": lambda photos: network.predict(photos, verbose=0),
-        "engine keras": keras_engine.build(vgg16).forward,
+        "keras.Model.predict": lambda photos: network.predict(photos, verbose=0)[TAP]
     }
-    if find_spec("MNN"):
-        runs["engine mnn"] = mnn_engine.build(vgg16, folder).forward
+    model, tap = graph.vgg16(vgg16.arrays).SerializeToString(), list(TAPS).index(TAP)
     if find_spec("onnxruntime"):
         import onnxruntime
 
-        model = graph.vgg16(vgg16.arrays).SerializeToString()
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        runs["ONNX Runtime"] = lambda photos: session.run(None, {"rgb": photos})
+        runs["ONNX Runtime"] = lambda photos: session.run(None, {"rgb": photos})[tap]
+    if find_spec("openvino"):
+        import openvino
+
+        core = openvino.Core()
+        # By itself it computes in bfloat16 where the processor can.
+        exactly = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = core.compile_model(core.read_model(model), "CPU", exactly)
+        runs["OpenVINO"] = lambda photos: compiled([photos])[tap]
+    if find_spec("torch"):
+        runs["PyTorch, channels last"] = _torch(vgg16)
     return runs
 
 
-def _whole(root: Path, paths: list[str], vgg16: Weights, folder: Path) -> float:
-    """Run the command on these photos into an empty store; return photos/s without start-up.
+def _torch(vgg16: Weights) -> Forward:
+    import torch
+    from torch.nn import functional
 
-    What is done once on a machine, converting and comparing the engine, is done before.
-    """
-    photos, out = folder / "photos", folder / "out"
-    if not photos.exists():
-        for number, path in enumerate(paths):
-            place = photos / f"class {number % 2}"
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / path, place / f"{number:06d}{Path(path).suffix}")
-        cache = shards.cache_of(out)
-        cache.mkdir(parents=True)
-        shutil.copy(shards.cache_of(Path()) / "vgg16.h5", cache)
-        _command(photos, out)
+    kernels = [
+        torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).to(memory_format=torch.channels_last)
+        for kernel in vgg16.arrays[::2]
+    ]
+    biases = [torch.from_numpy(bias) for bias in vgg16.arrays[1::2]]
+    means = torch.tensor(weights.IMAGENET_MEANS_BGR)
+
+    @torch.inference_mode()
+    def forward(photos: NDArray[np.uint8]) -> NDArray[np.float32]:
+        bgr = torch.from_numpy(photos).flip(3).float() - means
+        x, block, found = bgr.permute(0, 3, 1, 2), "block1", {}
+        for name, kernel, bias in zip(LAYERS, kernels, biases, strict=True):
+            if not name.startswith(block):
+                x, block = functional.max_pool2d(x, 2), name.split("_")[0]
+            x = functional.relu_(functional.conv2d(x, kernel, bias, padding=1))
+            found[f"{block}_avg"], found[f"{block}_max"] = x.mean((2, 3)), x.amax((2, 3))
+        found["block5_avg3x3"] = functional.avg_pool2d(functional.max_pool2d(x, 2), 3, stride=2)
+        return found[TAP].numpy()
+
+    return forward
+
+
+def _empty_store(root: Path, paths: list[str], folder: Path) -> Path:
+    """Copy the photos and do what is done once on a machine; return where the store is."""
+    for number, path in enumerate(paths):
+        place = folder / "photos" / f"class {number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, place / f"{number:06d}{Path(path).suffix}")
+    out = folder / "out"
+    shards.cache_of(out).mkdir(parents=True)
+    shutil.copy(shards.cache_of(Path()) / "vgg16.h5", shards.cache_of(out))
+    _command(folder / "photos", out)
+    return out
+
+
+def _whole(photos: Path, out: Path, n: int) -> float:
+    """Return the photos/s of the command on an empty store, less what it takes on a full one."""
     for path in out.glob("features/**/*.h5"):
         if path.name != "vgg16.h5":
             path.unlink()
-    started = time.perf_counter()
-    _command(photos, out)
-    working = time.perf_counter() - started
-    started = time.perf_counter()
-    _command(photos, out)
-    return len(paths) / (working - (time.perf_counter() - started))
+    working = _seconds(lambda: _command(photos, out))
+    return n / (working - _seconds(lambda: _command(photos, out)))
 
 
 def _command(photos: Path, out: Path) -> None:
     command = [sys.executable, "-m", "extract", str(photos), "--out", str(out), "--allow-conflicts"]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def _sgemm() -> float:
+    # NumPy's own reached half of this speed on a processor with AVX-512.
+    square = keras.ops.ones((MATRIX, MATRIX))
+    return _seconds(lambda: np.asarray(keras.ops.matmul(square, square)))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _print(figures: dict[str, Any]) -> None:
+    speeds: dict[str, list[float]] = figures["photos_a_second"]
+    differences: dict[str, float] = figures["difference"]
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    columns = [name for name in ("keras.Model.predict", "ONNX Runtime") if name in medians]
+    gflop = gflop_a_photo()
+    print(f"{figures['data']}, {figures['machine']}, batches of {figures['batch']}")
+    headings = "".join(f"  against {name}" for name in columns)
+    print(f"{'':25}  photos/s   min   max  GFLOP/s  difference{headings}")
+    for name, median in sorted(medians.items(), key=lambda item: item[1]):
+        ratios = "".join(f"{median / medians[c]:{len(c) + 10}.2f}" for c in columns)
+        low, high = min(speeds[name]), max(speeds[name])
+        difference = f"{differences[name]:.0e}" if name in differences else ""
+        spread = f"{low:6.1f}{high:6.1f}"
+        print(f"{name:25}{median:10.1f}{spread}{median * gflop:9.0f}{difference:>12}{ratios}")
+    sgemm: float = figures["sgemm_gflops"]
+    print(
+        f"A matrix product of {MATRIX} x {MATRIX} runs at {sgemm:.0f} GFLOP/s, which bounds direct "
+        f"convolution to {sgemm / gflop:.1f} photos/s."
+    )
 
 
 if __name__ == "__main__":

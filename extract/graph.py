@@ -74,17 +74,17 @@ def _max_pool(x: str, block: str) -> onnx.NodeProto:
 
 def _tap(tap: str, last: dict[str, str]) -> list[onnx.NodeProto]:
     block, pooling = tap.split("_")
-    if pooling != "avg2x2":
+    if pooling != "avg3x3":
         return [
             helper.make_node(POOLINGS[pooling], [last[block]], [f"{tap}_square"]),
             helper.make_node("Flatten", [f"{tap}_square"], [tap]),
         ]
-    # Windows of 4 at stride 3 on 7 x 7, flattened with the channels last, as Keras does.
-    quarters = helper.make_node(
-        "AveragePool", [f"{block}_pool"], [f"{tap}_first"], kernel_shape=[4, 4], strides=[3, 3]
+    # Windows of 3 at stride 2 on 7 x 7, flattened with the channels last, as Keras does.
+    parts = helper.make_node(
+        "AveragePool", [f"{block}_pool"], [f"{tap}_first"], kernel_shape=[3, 3], strides=[2, 2]
     )
     return [
-        quarters,
+        parts,
         helper.make_node("Transpose", [f"{tap}_first"], [f"{tap}_last"], perm=[0, 2, 3, 1]),
         helper.make_node("Flatten", [f"{tap}_last"], [tap]),
     ]

@@ -103,10 +103,10 @@ def _end_of(block: str, x: str) -> list[str]:
     for tap, copy in zip(whole, copies, strict=False):
         lines.append(f"Pooling {tap} 1 1 {copy} {tap} {GLOBAL[tap.split('_')[1]]}")
     lines.append(f"Pooling {block}_pool 1 1 {copies[-1]} {block}_pool 0=0 1=2 2=2")
-    tap = f"{block}_avg2x2"
+    tap = f"{block}_avg3x3"
     if tap in TAPS:
-        # Windows of 4 at stride 3 on 7 x 7, flattened with the channels last, as Keras does.
-        lines.append(f"Pooling {tap}_first 1 1 {block}_pool {tap}_first 0=1 1=4 2=3 5=1")
+        # Windows of 3 at stride 2 on 7 x 7, flattened with the channels last, as Keras does.
+        lines.append(f"Pooling {tap}_first 1 1 {block}_pool {tap}_first 0=1 1=3 2=2 5=1")
         lines.append(f"Permute {tap}_last 1 1 {tap}_first {tap}_last 0=3")
         lines.append(f"Flatten {tap} 1 1 {tap}_last {tap}")
     return lines

@@ -7,7 +7,7 @@ from typing import Any
 SIZE = 224
 TAPS = {
     "block5_avg": 512,
-    "block5_avg2x2": 2048,
+    "block5_avg3x3": 4608,
     "block5_max": 512,
     "block4_avg": 512,
     "block4_max": 512,

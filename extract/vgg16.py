@@ -51,9 +51,9 @@ def taps(network: keras.Model) -> dict[str, keras.KerasTensor]:
     outputs = {}
     for tap in TAPS:
         block, pooling = tap.split("_")
-        if pooling == "avg2x2":
-            # Windows of 4 at stride 3 on 7 x 7: the four overlapping quarters.
-            x = keras.layers.AveragePooling2D(4, strides=3)(
+        if pooling == "avg3x3":
+            # Windows of 3 at stride 2 on 7 x 7: nine overlapping parts.
+            x = keras.layers.AveragePooling2D(3, strides=2)(
                 network.get_layer(f"{block}_pool").output
             )
             outputs[tap] = keras.layers.Flatten(name=tap)(x)

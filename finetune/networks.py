@@ -12,7 +12,7 @@ from extract.weights import LAYERS
 BASELINE_SIZE = 128
 BASELINE_FILTERS = (32, 64, 128, 128)
 DROPOUT = 0.5
-TOP_TAPS = ("block5_avg", "block5_avg2x2", "block5_max")
+TOP_TAPS = ("block5_avg", "block5_avg3x3", "block5_max")
 """What the new top sees: block5 pooled in three ways, so its first training needs no photos."""
 
 TRAINED_FROM = {"block5": "block5_conv1", "block4": "block4_conv1", "all": "block1_conv1"}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def upkeep(name: str, out: Path, **settings: Any) -> Done:
 
 def values(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """Return taps that tell photos apart, and by their cosine alike ones from others."""
-    seen = photos.reshape(len(photos), -1)[:, :2048].astype(np.float32)
+    seen = photos.reshape(len(photos), -1)[:, :4608].astype(np.float32)
     seen -= seen.mean(axis=1, keepdims=True)
     return {tap: seen[:, :width] * (i + 1) for i, (tap, width) in enumerate(TAPS.items())}
 
@@ -171,12 +172,16 @@ def _child(job: dict[str, Any]) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
     sys.argv[1:] = job["arguments"]
     batches = 0
+    # The network has a thread of its own, which no signal would wake.
+    signalled, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
 
     def forward(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         nonlocal batches
         if batches == job.get("wait_after", -1):
             print(WAITING, file=sys.stderr, flush=True)
-            time.sleep(60)
+            select.select([signalled], [], [], 60)
         batches += 1
         with open(job["log"], "a") as log:
             log.writelines(f"{hashlib.md5(photo.tobytes()).hexdigest()}\n" for photo in photos)

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -108,8 +109,10 @@ def test_first_run_says_what_it_did(first: Run) -> None:
     assert out[2].startswith("engine: ")
     assert out[3].startswith("VGG16: 11 images computed (")
     assert out[3].endswith(", 0 reused")
-    assert out[4].startswith("split: train 7, val 2, test 2 (60/20/20")
-    assert out[5:] == [f"{first.features}: written"]
+    shares = "engine {0}, read {0}, decode {0}, forward {0}, write {0}".format(r"[\d.]+%")
+    assert re.fullmatch(f"  share of the time, many at once: {shares}", out[4])
+    assert out[5].startswith("split: train 7, val 2, test 2 (60/20/20")
+    assert out[6:] == [f"{first.features}: written"]
     err = first.done.err.splitlines()
     assert [line.split(":")[0] for line in err[:4]] == [
         "skipped",
@@ -368,7 +371,7 @@ def test_odd_names_of_folders(name: str, photos: MakePhotos, tmp_path: Path) -> 
     assert (done.code, given) == (0, 12), done.err
     (path,) = (tmp_path / "out" / "features").glob("*.h5")
     assert path.name == f"{name}.h5"
-    assert len(done.out.splitlines()) == 5
+    assert len(done.out.splitlines()) == 6
     about = attributes_of(path)
     assert about["data"] == name.encode("utf-8", "backslashreplace").decode()
     assert "nothing to do" in stand_in.run(root, tmp_path / "out")[0].out
@@ -534,7 +537,7 @@ def test_disk_that_is_full_at_publishing_keeps_what_was_computed(
 ) -> None:
     # Two batches give shards of 32 and 8 photos; all 40 in one file are more than the limit.
     root, out = photos({"cats": 20, "dogs": 20}), tmp_path / "out"
-    done, given = stand_in.run(root, out, shard_images=32, limit=650_000)
+    done, given = stand_in.run(root, out, shard_images=32, limit=1_000_000)
     refused(done, os.strerror(errno.EFBIG), "what was computed is kept")
     assert given == 40
     left = {path.name for path in out.rglob("*") if path.is_file()}

@@ -31,7 +31,7 @@ def test_each_tap_is_rooted_and_normalised_on_its_own_and_the_rest_dropped() -> 
     taps = ["block5_avg", "block5_max"]
     prepared = preparation(taps).fit_transform(X)
     blocks = []
-    for start, width in ((0, 512), (512 + 2048, 512)):
+    for start, width in ((0, 512), (512 + 4608, 512)):
         block = np.sqrt(X[:, start : start + width])
         blocks.append(block / np.linalg.norm(block, axis=1, keepdims=True))
     expected = StandardScaler().fit_transform(np.hstack(blocks))
@@ -92,7 +92,7 @@ def test_two_photos_in_a_class_are_enough(name: str) -> None:
 
 def test_parameters_are_counted_by_hand() -> None:
     X, labels = rows(30)
-    d = 512 + 2048
+    d = 512 + 4608
     assert parameters(fitted("logistic", X, labels)) == 3 * d + 3
     # One-against-one: three hyperplanes; two numbers for each class's sigmoid.
     assert parameters(fitted("svm", X, labels)) == 3 * d + 3 + 3 * 2

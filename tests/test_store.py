@@ -106,7 +106,7 @@ def test_rows_of_many_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Mon
 
 CHOICES = [
     (["block5_avg"], ("train",)),
-    (["block3_max", "block5_avg2x2"], ("test", "train")),
+    (["block3_max", "block5_avg3x3"], ("test", "train")),
     (list(TAPS), store.SPLITS),
     (["block4_avg"], ()),
 ]

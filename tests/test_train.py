@@ -76,7 +76,7 @@ def test_frozen_layers_stay_bit_equal_and_thawed_ones_change(vgg16_arrays: Array
     random = np.random.default_rng(0)
     photos = random.integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
     labels = batches.one_hot(np.array([0, 1, 0, 1]), 2)
-    top = networks.top(random.gamma(1.0, 1.0, (9, 512 + 2048 + 512)).astype(np.float32), 2)
+    top = networks.top(random.gamma(1.0, 1.0, (9, 512 + 4608 + 512)).astype(np.float32), 2)
     network = networks.vgg16_with(top, vgg16_arrays)
     networks.unfreeze(network, "block5")
     before = {layer.name: layer.get_weights() for layer in network.layers}
