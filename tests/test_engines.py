@@ -155,10 +155,10 @@ def test_auto_checks_every_engine_once_and_takes_the_fastest(
     for name, check in checks.items():
         assert f"{name} {check.speed:.1f}" in told
 
-    def compared_again(weights: Weights) -> Engine:
+    def compared_again(weights: Weights, photos: np.ndarray) -> Taps:
         raise AssertionError("compared again")
 
-    monkeypatch.setattr(keras_engine, "build", compared_again)
+    monkeypatch.setattr(engines, "_reference", compared_again)
     assert choose("auto", vgg16, noise(9), folder=folder).name == engine.name
     monkeypatch.setattr(engines, "_processor", lambda: "another machine")
     with pytest.raises(AssertionError, match="compared again"):
