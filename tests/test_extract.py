@@ -535,7 +535,7 @@ def test_disk_that_is_full_at_the_first_shard(pets: Path, tmp_path: Path) -> Non
 def test_disk_that_is_full_at_publishing_keeps_what_was_computed(
     photos: MakePhotos, tmp_path: Path
 ) -> None:
-    # Two batches give shards of 32 and 8 photos; all 40 in one file are more than the limit.
+    # Three batches give shards of 32 and 8 photos; all 40 in one file are more than the limit.
     root, out = photos({"cats": 20, "dogs": 20}), tmp_path / "out"
     done, given = stand_in.run(root, out, shard_images=32, limit=1_000_000)
     refused(done, os.strerror(errno.EFBIG), "what was computed is kept")
@@ -567,7 +567,7 @@ def test_stopped_run_keeps_even_the_last_batch(
     number: signal.Signals, code: int, photos: MakePhotos, tmp_path: Path
 ) -> None:
     root, out = photos({"cats": 20, "dogs": 20}), tmp_path / "out"
-    stopped = stand_in.start(root, out, shard_images=256, wait_after=1)
+    stopped = stand_in.start(root, out, shard_images=256, wait_after=2)
     stopped.until(stand_in.WAITING)
     stopped.kill(number)
     done = stopped.ended()
