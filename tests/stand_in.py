@@ -180,6 +180,8 @@ def _child(job: dict[str, Any]) -> None:
     def forward(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         nonlocal batches
         if batches == job.get("wait_after", -1):
+            # In the meantime the batch before is written.
+            time.sleep(0.3)
             print(WAITING, file=sys.stderr, flush=True)
             select.select([signalled], [], [], 60)
         batches += 1

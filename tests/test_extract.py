@@ -550,7 +550,7 @@ def test_disk_that_is_full_at_publishing_keeps_what_was_computed(
 
 def test_killed_run_keeps_its_shards_and_goes_on(photos: MakePhotos, tmp_path: Path) -> None:
     root, out = photos({"cats": 40, "dogs": 30}), tmp_path / "out"
-    killed = stand_in.start(root, out, shard_images=32, wait_after=2)
+    killed = stand_in.start(root, out, shard_images=32, wait_after=4)
     killed.until(stand_in.WAITING)
     killed.kill()
     assert killed.ended().code == -signal.SIGKILL
