@@ -69,6 +69,19 @@ def computed(
     return digests, unreadable, sum(done)
 
 
+def in_twos(
+    root: Path, writer: Writer, build: Callable[[NDArray[np.uint8]], Engine]
+) -> pipeline.Computed:
+    return compute(
+        root,
+        all_paths(root),
+        build_engine=build,  # type: ignore[arg-type]
+        writer=writer,
+        advance=lambda n: None,
+        batch_size=2,
+    )
+
+
 def stored(folder: Path) -> dict[str, NDArray[np.float32]]:
     """Return the first tap of every image in the shards of a folder, by digest."""
     places = shards.index(folder, RECIPE)
@@ -304,14 +317,7 @@ def test_every_stage_is_timed(photos: MakePhotos, tmp_path: Path) -> None:
 
     (tmp_path / "cache").mkdir()
     with Writer(tmp_path / "cache", RECIPE) as writer:
-        done = compute(
-            root,
-            all_paths(root),
-            build_engine=build,  # type: ignore[arg-type]
-            writer=writer,
-            advance=lambda n: None,
-            batch_size=2,
-        )
+        done = in_twos(root, writer, build)
     assert list(done.seconds) == list(pipeline.STAGES)
     assert 0.2 <= done.seconds["engine"] < 0.3
     assert 0.3 <= done.seconds["forward"] < 0.6
@@ -340,14 +346,7 @@ def test_a_batch_is_written_while_the_network_computes_the_next(
 
     (tmp_path / "cache").mkdir()
     with Noting(tmp_path / "cache", RECIPE) as writer:
-        compute(
-            root,
-            all_paths(root),
-            build_engine=lambda pixels: Engine("fake", forward),  # type: ignore[arg-type, return-value]
-            writer=writer,
-            advance=lambda n: None,
-            batch_size=2,
-        )
+        in_twos(root, writer, lambda pixels: Engine("fake", forward))
     assert seen == [2, 2, 2]
     assert in_time == [True, True, True]
     assert len(written) == 3
@@ -371,13 +370,6 @@ def test_an_engine_that_fails_ends_the_run_with_its_reason(
         pytest.raises(MemoryError, match="no room"),
         Writer(tmp_path / "cache", RECIPE) as writer,
     ):
-        compute(
-            root,
-            all_paths(root),
-            build_engine=lambda pixels: Engine("fake", forward),  # type: ignore[arg-type, return-value]
-            writer=writer,
-            advance=lambda n: None,
-            batch_size=2,
-        )
+        in_twos(root, writer, lambda pixels: Engine("fake", forward))
     assert len(stored(tmp_path / "cache")) == 2
     assert threading.active_count() == threads
