@@ -1,79 +1,256 @@
-"""Heads: scikit-learn pipelines over the taps, and the space that is searched for each."""
+"""Heads: how each is fitted, the space that is searched for it, and the pipeline it becomes.
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+Every head is fitted on rows of one scale (squared norm 1 on average), so that a value of its
+parameter means the same for every data set and every set of taps.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
-from sklearn.svm import SVC
 
 from extract.recipe import TAPS
 
-TAP_SETS = (1, 2, 5, 7)
-"""How many taps to use, deepest first: block5 pooled, its quarters, with block4, with block3."""
-
-EARLY_STOPPING_ROWS = 1000
-"""With fewer photos the tenth that early stopping sets aside is dearer than what it saves."""
-
-CALIBRATION_FOLDS = 5
+Matrix = NDArray[np.float32]
+Labels = NDArray[np.int64]
+Weights = NDArray[np.float64]
 
 TRUSTED = (
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
+    "classify.heads.LeastSquaresSVC",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
 )
 """Types in a saved head beyond those that skops itself knows to run no code."""
 
 
+class LeastSquaresSVC(RidgeClassifier):  # type: ignore[misc]
+    """Least-squares support vector machine, one class against the rest, with probabilities.
+
+    The hinge is replaced by the squared distance to -1 and 1, which makes the machine a linear
+    system (Suykens and Vandewalle, "Least squares support vector machine classifiers", Neural
+    Processing Letters 1999): scikit-learn's `RidgeClassifier`, whose other parameters keep their
+    defaults. Probabilities are the softmax of the scores; `cool` calibrates them.
+
+    Parameters
+    ----------
+    alpha : float
+        Strength of the regularisation.
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        super().__init__(alpha=alpha)
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return the probabilities of rows, of shape (n, k)."""
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            positive = expit(scores)
+            return np.column_stack([1 - positive, positive])
+        found: NDArray[np.floating[Any]] = softmax(scores, axis=1)
+        return found
+
+
 class Head(NamedTuple):
-    """A classifier and the values of its one regularisation parameter that are tried.
+    """How a head is searched and fitted.
 
     Attributes
     ----------
-    classifier : callable
-        Given the parameter's value, the number of rows and a seed, makes an unfitted classifier.
     parameter : str
+        The one that regularises it.
     values : tuple of float
         From the most to the least regularised.
-    linear : bool
-        Whether its solution lies in the span of the rows, so that it may be searched there.
+    path : callable
+        Given rows, labels, weights, held-out rows, values and a seed, yields the scores of the
+        held-out rows, of shape (m, classes in labels), for one value after the other.
+    fit : callable
+        Given rows, labels, weights, a value and a seed, returns the fitted classifier.
     """
 
-    classifier: Callable[[float, int, int], ClassifierMixin]
     parameter: str
     values: tuple[float, ...]
-    linear: bool
+    path: Callable[[Matrix, Labels, Weights, Matrix, Sequence[float], int], Iterator[Matrix]]
+    fit: Callable[[Matrix, Labels, Weights, float, int], ClassifierMixin]
 
 
-def _logistic(value: float, rows: int, seed: int) -> ClassifierMixin:
-    return LogisticRegression(C=value, max_iter=500)
+def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
+    """Return what the softmax would turn into the classifier's probabilities, of shape (n, k)."""
+    if isinstance(classifier, MLPClassifier):
+        found: Matrix = np.log(np.clip(classifier.predict_proba(X), 1e-30, None))
+        return found
+    found = classifier.decision_function(X)
+    return np.column_stack([np.zeros_like(found), found]) if found.ndim == 1 else found
 
 
-def _svm(value: float, rows: int, seed: int) -> ClassifierMixin:
-    return SVC(kernel="linear", C=value)
+def _logistic(value: float) -> LogisticRegression:
+    return LogisticRegression(C=value, max_iter=1000, tol=1e-5, warm_start=True)
 
 
-def _mlp(value: float, rows: int, seed: int) -> ClassifierMixin:
-    return MLPClassifier(
-        hidden_layer_sizes=(128,),
-        alpha=value,
-        max_iter=50,
-        early_stopping=rows >= EARLY_STOPPING_ROWS,
-        random_state=seed,
-    )
+def _logistic_path(
+    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[float], seed: int
+) -> Iterator[Matrix]:
+    classifier = _logistic(values[0])
+    for value in values:
+        # Each begins where the one before it ended.
+        yield scores(classifier.set_params(C=value).fit(Z, labels, weights), unseen)
+
+
+def _logistic_fit(
+    Z: Matrix, labels: Labels, weights: Weights, value: float, seed: int
+) -> ClassifierMixin:
+    return _logistic(value).fit(Z, labels, weights)
+
+
+def _svm_path(
+    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[float], seed: int
+) -> Iterator[Matrix]:
+    classes, encoded = np.unique(labels, return_inverse=True)
+    if len(classes) == 2:
+        signs = np.where(encoded[:, None] == 1, 1, -1).astype(np.float32)
+    else:
+        signs = np.where(encoded[:, None] == np.arange(len(classes)), 1, -1).astype(np.float32)
+    share = weights / weights.sum()
+    centre, level = (share @ Z).astype(np.float32), (share @ signs).astype(np.float32)
+    centred = Z - centre
+    weighted = centred * weights[:, None].astype(np.float32)
+    covariance, target = weighted.T @ centred, weighted.T @ (signs - level)
+    diagonal = np.diag_indices_from(covariance)
+    plain = covariance[diagonal]
+    for value in values:
+        covariance[diagonal] = plain + np.float32(value)
+        found = scipy.linalg.solve(covariance, target, assume_a="pos", check_finite=False)
+        out = (unseen - centre) @ found + level
+        yield np.column_stack([np.zeros_like(out), out]) if len(classes) == 2 else out
+
+
+def _svm_fit(
+    Z: Matrix, labels: Labels, weights: Weights, value: float, seed: int
+) -> ClassifierMixin:
+    return LeastSquaresSVC(value).fit(Z, labels, weights)
+
+
+def _mlp_trained(
+    Z: Matrix, labels: Labels, weights: Weights, values: Sequence[float], seed: int
+) -> Iterator[MLPClassifier]:
+    """Yield one and the same network when it has seen the rows each number of times."""
+    classifier = MLPClassifier(hidden_layer_sizes=(128,), alpha=10.0, learning_rate_init=3e-3)
+    # A generator goes on from epoch to epoch where a number would begin anew.
+    classifier.set_params(random_state=np.random.RandomState(seed))
+    done = 0
+    for value in values:
+        for _ in range(int(value) - done):
+            classifier.partial_fit(Z, labels, weights, np.unique(labels))
+        done = int(value)
+        yield classifier
+
+
+def _mlp_path(
+    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[float], seed: int
+) -> Iterator[Matrix]:
+    unit = _unit(Z)
+    for classifier in _mlp_trained(Z * unit, labels, weights, values, seed):
+        yield scores(classifier, unseen * unit)
+
+
+def _mlp_fit(
+    Z: Matrix, labels: Labels, weights: Weights, value: float, seed: int
+) -> ClassifierMixin:
+    unit = _unit(Z)
+    classifier = next(_mlp_trained(Z * unit, labels, weights, [value], seed))
+    classifier.coefs_[0] *= unit
+    return classifier.set_params(random_state=seed)
+
+
+def _unit(Z: Matrix) -> float:
+    """Return what gives a column the variance of 1 that a network's first weights are made for."""
+    return float(Z.shape[1] ** 0.5)
 
 
 HEADS = {
-    "logistic": Head(_logistic, "C", (1e-4, 1e-3, 1e-2, 1e-1, 1.0), linear=True),
-    "svm": Head(_svm, "C", (1e-4, 1e-3, 1e-2), linear=True),
-    "mlp": Head(_mlp, "alpha", (10.0, 1.0), linear=False),
+    "logistic": Head("C", (1.0, 10.0, 100.0, 1000.0, 10000.0), _logistic_path, _logistic_fit),
+    "svm": Head("alpha", (3.0, 1.0, 0.3, 0.1, 0.03, 0.01), _svm_path, _svm_fit),
+    "mlp": Head("epochs", (5, 10, 20, 40, 80), _mlp_path, _mlp_fit),
 }
+
+
+TAP_SETS = (1, 2, 5, len(TAPS))
+"""How many taps to use, deepest first: block5 pooled, its quarters, with block4, with block3."""
+
+MLP_STEPS = 40_000
+LARGE = 10_000_000_000
+
+
+class Space(NamedTuple):
+    """What is tried for a head.
+
+    Attributes
+    ----------
+    views : list of (taps, root)
+        How rows are prepared: the deepest `taps` taps, and whether their square roots are taken.
+    values : tuple of float
+        Of the head's parameter.
+    """
+
+    views: list[tuple[int, bool]]
+    values: tuple[float, ...]
+
+
+def space(name: str, *, rows: int, classes: int) -> Space:
+    """Decide what is searched for a head, from the size of the data alone.
+
+    Small data are searched whole: every nested set of taps, with and without square roots, every
+    value. Where rows x classes x columns (the operations of one step of the logistic head) exceed
+    10^10, one view in two is dropped: only the deepest tap and all of them are tried. The MLP sees
+    each photo so often that at most 40,000 photos pass, and never less often than 10 times.
+
+    Parameters
+    ----------
+    name : str
+        Key of `HEADS`.
+    rows : int
+        Photos of train and val.
+    classes : int
+    """
+    width = sum(TAPS.values())
+    sets = (
+        TAP_SETS if rows * classes * min(rows, width) <= LARGE else TAP_SETS[:: len(TAP_SETS) - 1]
+    )
+    values = HEADS[name].values
+    if name == "mlp":
+        values = tuple(value for value in values if value <= max(20, MLP_STEPS / rows))
+    return Space([(taps, root) for taps in sets for root in (True, False)], values)
+
+
+def unchosen(name: str) -> dict[str, Any]:
+    """Return the hyper-parameters of a head where there is nothing to choose by: the middle."""
+    head = HEADS[name]
+    return {"taps": list(TAPS), "root": True, head.parameter: head.values[len(head.values) // 2]}
+
+
+def preparation(taps: Sequence[str], *, root: bool) -> Pipeline:
+    """Make the steps before a classifier: square root or not, L2 norm of each tap, centring.
+
+    Centring without scaling leaves distances as the taps have them, and the norm makes them the
+    same whatever the photo's contrast.
+
+    Parameters
+    ----------
+    taps : sequence of str
+        The taps which (n, columns) matrices of all taps, deepest first, are reduced to.
+    root : bool
+    """
+    places = columns(list(TAPS))
+    steps = [FunctionTransformer(np.sqrt), Normalizer()] if root else [Normalizer()]
+    per_tap = [(tap, make_pipeline(*steps), places[tap]) for tap in taps]
+    centre = StandardScaler(with_std=False)
+    return Pipeline([("taps", ColumnTransformer(per_tap)), ("centre", centre)])
 
 
 def columns(taps: Sequence[str]) -> dict[str, slice]:
@@ -82,44 +259,36 @@ def columns(taps: Sequence[str]) -> dict[str, slice]:
     return {tap: slice(end - TAPS[tap], end) for tap, end in zip(taps, ends, strict=True)}
 
 
-def preparation(taps: Sequence[str]) -> Pipeline:
-    """Make the steps before a classifier: per-tap square root and L2 norm, then standardise.
+def on_columns(classifier: ClassifierMixin, basis: Matrix | None, *, scale: float) -> None:
+    """Make a classifier that was fitted on ``scale * X @ basis`` one of X.
 
     Parameters
     ----------
-    taps : sequence of str
-        The taps of which (n, 4608) matrices of all taps, deepest first, are reduced to.
+    classifier : fitted classifier of a head
+    basis : ndarray of shape (d, r), float32, or None for the identity
+    scale : float
     """
-    places = columns(list(TAPS))
-    per_tap = [
-        (tap, make_pipeline(FunctionTransformer(np.sqrt), Normalizer()), places[tap])
-        for tap in taps
-    ]
-    return Pipeline([("taps", ColumnTransformer(per_tap)), ("scale", StandardScaler())])
+    is_mlp = isinstance(classifier, MLPClassifier)
+    weights = classifier.coefs_[0].T if is_mlp else np.atleast_2d(classifier.coef_)
+    weights = weights * np.float32(scale)
+    if basis is not None:
+        weights = weights @ basis.T
+    classifier.n_features_in_ = weights.shape[1]
+    if is_mlp:
+        classifier.coefs_[0] = np.ascontiguousarray(weights.T)
+    else:
+        classifier.coef_ = weights
 
 
-def pipeline(
-    name: str, taps: Sequence[str], value: float, *, samples: Sequence[int], seed: int
-) -> Pipeline:
-    """Make an unfitted head from what was chosen.
-
-    Parameters
-    ----------
-    name : str
-        Key of `HEADS`.
-    taps : sequence of str
-    value : float
-        Of the head's regularisation parameter.
-    samples : sequence of int, length k
-        Photos of each class that it will be fitted on.
-    seed : int
-    """
-    classifier = HEADS[name].classifier(value, sum(samples), seed)
-    if name == "svm":
-        # Platt's sigmoids on out-of-fold scores; a class needs a photo in every fold.
-        folds = min(CALIBRATION_FOLDS, *samples)
-        classifier = CalibratedClassifierCV(classifier, cv=folds, ensemble=False)
-    return Pipeline([*preparation(taps).steps, ("classifier", classifier)])
+def cool(classifier: ClassifierMixin, temperature: float) -> None:
+    """Divide the scores of a classifier by a temperature, in its last weights."""
+    if isinstance(classifier, MLPClassifier):
+        last = [classifier.coefs_[-1], classifier.intercepts_[-1]]
+    else:
+        classifier.intercept_ = np.atleast_1d(classifier.intercept_)
+        last = [classifier.coef_, classifier.intercept_]
+    for weights in last:
+        weights /= temperature
 
 
 def parameters(head: Pipeline) -> int:
@@ -127,11 +296,6 @@ def parameters(head: Pipeline) -> int:
     classifier = head[-1]
     if isinstance(classifier, MLPClassifier):
         arrays = [*classifier.coefs_, *classifier.intercepts_]
-    elif isinstance(classifier, CalibratedClassifierCV):
-        calibrated = classifier.calibrated_classifiers_[0]
-        arrays = [calibrated.estimator.coef_, calibrated.estimator.intercept_]
-        # Two numbers a sigmoid.
-        arrays += [np.empty(2) for _ in calibrated.calibrators]
     else:
-        arrays = [classifier.coef_, classifier.intercept_]
+        arrays = [classifier.coef_, np.atleast_1d(classifier.intercept_)]
     return int(sum(array.size for array in arrays))
