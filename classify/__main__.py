@@ -17,10 +17,10 @@ import numpy as np
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from classify import heads, protocol, results, tune
+from classify import heads, large, protocol, results, tune
 from classify.heads import HEADS
 from classify.protocol import Figures
-from classify.results import Result
+from classify.results import Predictions, Result
 from extract import atomic, console, store
 from extract.console import InputError, say
 from extract.provenance import now, versions
@@ -82,7 +82,10 @@ def train_heads(
     """
     _check(features)
     rows = features.rows("train", "val")
-    X, labels = features.read(TAPS, "train", "val"), features.labels[rows]
+    labels = features.labels[rows]
+    views = [view for space in tune.spaces(names, labels).values() for view in space.views]
+    taps = list(TAPS)[: max(deepest for deepest, _ in views)]
+    X = large.read(features, taps, "train", "val")
     the_folds = tune.folds(
         labels,
         [features.digests[row] for row in rows],
@@ -97,7 +100,7 @@ def train_heads(
     for name in names:
         head, chosen, tried, spent = tuned[name]
         started = time.perf_counter()
-        predictions = protocol.predictions(head, features, features.read(TAPS, "test"), tested)
+        predictions = _test(head, features, taps)
         seconds = {
             "features": features.seconds,
             **spent,
@@ -225,6 +228,16 @@ def _check(features: Features) -> None:
             )
     if not len(features.rows("test")):
         raise InputError(f"{features.data} has no test photo; add some and run make features")
+
+
+def _test(head: Pipeline, features: Features, taps: Sequence[str]) -> Predictions:
+    batches = features.batches(taps, "test")
+    found = [protocol.predictions(head, features, X, rows) for rows, X in batches]
+    return Predictions(
+        paths=[path for part in found for path in part.paths],
+        labels=np.concatenate([part.labels for part in found]),
+        probabilities=np.concatenate([part.probabilities for part in found]),
+    )
 
 
 def _write(head: Pipeline, folder: Path) -> None:

@@ -5,19 +5,23 @@ parameter means the same for every data set and every set of taps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.compose import ColumnTransformer
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from classify import large
 from extract.recipe import TAPS
 
 Matrix = NDArray[np.float32]
@@ -31,31 +35,82 @@ TRUSTED = (
 """Types in a saved head beyond those that skops itself knows to run no code."""
 
 
-class LeastSquaresSVC(RidgeClassifier):  # type: ignore[misc]
+class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Least-squares support vector machine, one class against the rest, with probabilities.
 
     The hinge is replaced by the squared distance to -1 and 1, which makes the machine a linear
     system (Suykens and Vandewalle, "Least squares support vector machine classifiers", Neural
-    Processing Letters 1999): scikit-learn's `RidgeClassifier`, whose other parameters keep their
-    defaults. Probabilities are the softmax of the scores; `cool` calibrates them.
+    Processing Letters 1999). It is scikit-learn's `RidgeClassifier`, which however begins anew for
+    every `alpha`, copies its rows and gives no probabilities. Here those are the softmax of the
+    scores, which `cool` calibrates.
 
     Parameters
     ----------
     alpha : float
         Strength of the regularisation.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (k,)
+    coef_ : ndarray of shape (k, d), or (1, d) of two classes
+    intercept_ : ndarray of shape (k,), or (1,)
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
-        super().__init__(alpha=alpha)
+        self.alpha = alpha
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit to rows X of shape (n, d), their classes and weights."""
+        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("a classifier needs two classes, and there is 1 class")
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        self.coef_, self.intercept_ = next(_least_squares(X, codes, weights, [self.alpha]))
+        return self
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the probabilities of rows, of shape (n, k)."""
         scores = self.decision_function(X)
         if scores.ndim == 1:
-            positive = expit(scores)
-            return np.column_stack([1 - positive, positive])
+            return np.column_stack([expit(-scores), expit(scores)])
         found: NDArray[np.floating[Any]] = softmax(scores, axis=1)
         return found
+
+
+def _least_squares(
+    X: Matrix, codes: Labels, weights: Weights, alphas: Sequence[float]
+) -> Iterator[tuple[Matrix, Matrix]]:
+    """Yield coefficients and intercept for each alpha; the sums over the rows are made once.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n,), int64
+        Classes, 0 to k - 1.
+    """
+    width, classes = X.shape[1], int(codes.max()) + 1
+    columns = np.arange(1, 2) if classes == 2 else np.arange(classes)
+    share = weights / weights.sum()
+    centre = np.zeros(width)
+    for start in range(0, len(X), large.BLOCK):
+        centre += share[start : start + large.BLOCK] @ X[start : start + large.BLOCK]
+    level = np.array([2 * share[codes == column].sum() - 1 for column in columns])
+    gram, target = np.zeros((width, width)), np.zeros((width, len(columns)))
+    for start in range(0, len(X), large.BLOCK):
+        block = slice(start, start + large.BLOCK)
+        rows = X[block] - centre.astype(X.dtype)
+        weighted = rows * weights[block, None].astype(X.dtype)
+        signs = np.where(codes[block, None] == columns, 1.0, -1.0) - level
+        gram += weighted.T @ rows
+        target += weighted.T @ signs.astype(X.dtype)
+    for alpha in alphas:
+        system = gram.astype(X.dtype)
+        system[np.diag_indices_from(system)] += alpha
+        found = scipy.linalg.solve(
+            system, target.astype(X.dtype), assume_a="pos", overwrite_a=True, check_finite=False
+        )
+        yield found.T, (level - centre @ found).astype(X.dtype)
 
 
 class Head(NamedTuple):
@@ -71,7 +126,8 @@ class Head(NamedTuple):
         Given rows, labels, weights, held-out rows, values and a seed, yields the scores of the
         held-out rows, of shape (m, classes in labels), for one value after the other.
     fit : callable
-        Given rows, labels, weights, a value and a seed, returns the fitted classifier.
+        Given rows, which it may change, labels, weights, a value and a seed, returns the fitted
+        classifier.
     """
 
     parameter: str
@@ -111,23 +167,10 @@ def _logistic_fit(
 def _svm_path(
     Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[float], seed: int
 ) -> Iterator[Matrix]:
-    classes, encoded = np.unique(labels, return_inverse=True)
-    if len(classes) == 2:
-        signs = np.where(encoded[:, None] == 1, 1, -1).astype(np.float32)
-    else:
-        signs = np.where(encoded[:, None] == np.arange(len(classes)), 1, -1).astype(np.float32)
-    share = weights / weights.sum()
-    centre, level = (share @ Z).astype(np.float32), (share @ signs).astype(np.float32)
-    centred = Z - centre
-    weighted = centred * weights[:, None].astype(np.float32)
-    covariance, target = weighted.T @ centred, weighted.T @ (signs - level)
-    diagonal = np.diag_indices_from(covariance)
-    plain = covariance[diagonal]
-    for value in values:
-        covariance[diagonal] = plain + np.float32(value)
-        found = scipy.linalg.solve(covariance, target, assume_a="pos", check_finite=False)
-        out = (unseen - centre) @ found + level
-        yield np.column_stack([np.zeros_like(out), out]) if len(classes) == 2 else out
+    codes = np.unique(labels, return_inverse=True)[1]
+    for coefficients, intercept in _least_squares(Z, codes, weights, values):
+        found = unseen @ coefficients.T + intercept
+        yield np.column_stack([np.zeros_like(found), found]) if found.shape[1] == 1 else found
 
 
 def _svm_fit(
@@ -163,7 +206,9 @@ def _mlp_fit(
     Z: Matrix, labels: Labels, weights: Weights, value: float, seed: int
 ) -> ClassifierMixin:
     unit = _unit(Z)
-    classifier = next(_mlp_trained(Z * unit, labels, weights, [value], seed))
+    # In place: there may be no room for a second matrix.
+    Z *= unit
+    classifier = next(_mlp_trained(Z, labels, weights, [value], seed))
     classifier.coefs_[0] *= unit
     return classifier.set_params(random_state=seed)
 
@@ -180,11 +225,11 @@ HEADS = {
 }
 
 
-TAP_SETS = (1, 2, 5, len(TAPS))
+TAP_SETS = tuple(sorted({min(taps, len(TAPS)) for taps in (1, 2, 5, len(TAPS))}))
 """How many taps to use, deepest first: block5 pooled, its quarters, with block4, with block3."""
 
-MLP_STEPS = 40_000
-LARGE = 10_000_000_000
+MLP_PHOTOS = 40_000
+LARGE = 10**10
 
 
 class Space(NamedTuple):
@@ -206,9 +251,10 @@ def space(name: str, *, rows: int, classes: int) -> Space:
     """Decide what is searched for a head, from the size of the data alone.
 
     Small data are searched whole: every nested set of taps, with and without square roots, every
-    value. Where rows x classes x columns (the operations of one step of the logistic head) exceed
-    10^10, one view in two is dropped: only the deepest tap and all of them are tried. The MLP sees
-    each photo so often that at most 40,000 photos pass, and never less often than 10 times.
+    value. Sets whose matrix would not fit into memory are left out (see `classify.large`), but for
+    the deepest tap. Where searched rows x classes x columns, the operations of one step of the
+    logistic head, exceed 10^10, only the deepest tap and the largest set are tried. The MLP sees
+    each photo so often that at most 40,000 photos pass, or 20 times where that is more.
 
     Parameters
     ----------
@@ -218,13 +264,14 @@ def space(name: str, *, rows: int, classes: int) -> Space:
         Photos of train and val.
     classes : int
     """
-    width = sum(TAPS.values())
-    sets = (
-        TAP_SETS if rows * classes * min(rows, width) <= LARGE else TAP_SETS[:: len(TAP_SETS) - 1]
-    )
+    widths = np.cumsum(list(TAPS.values())).tolist()
+    sets = [n for n in TAP_SETS if n == 1 or rows * widths[n - 1] <= large.IN_MEMORY]
+    searched = min(rows, large.SEARCH_ROWS)
+    if searched * classes * min(searched, widths[-1]) > LARGE:
+        sets = sorted({sets[0], sets[-1]})
     values = HEADS[name].values
     if name == "mlp":
-        values = tuple(value for value in values if value <= max(20, MLP_STEPS / rows))
+        values = tuple(value for value in values if value <= max(20, MLP_PHOTOS / rows))
     return Space([(taps, root) for taps in sets for root in (True, False)], values)
 
 
@@ -269,7 +316,7 @@ def on_columns(classifier: ClassifierMixin, basis: Matrix | None, *, scale: floa
     scale : float
     """
     is_mlp = isinstance(classifier, MLPClassifier)
-    weights = classifier.coefs_[0].T if is_mlp else np.atleast_2d(classifier.coef_)
+    weights = classifier.coefs_[0].T if is_mlp else classifier.coef_
     weights = weights * np.float32(scale)
     if basis is not None:
         weights = weights @ basis.T
@@ -285,7 +332,6 @@ def cool(classifier: ClassifierMixin, temperature: float) -> None:
     if isinstance(classifier, MLPClassifier):
         last = [classifier.coefs_[-1], classifier.intercepts_[-1]]
     else:
-        classifier.intercept_ = np.atleast_1d(classifier.intercept_)
         last = [classifier.coef_, classifier.intercept_]
     for weights in last:
         weights /= temperature
@@ -297,5 +343,5 @@ def parameters(head: Pipeline) -> int:
     if isinstance(classifier, MLPClassifier):
         arrays = [*classifier.coefs_, *classifier.intercepts_]
     else:
-        arrays = [classifier.coef_, np.atleast_1d(classifier.intercept_)]
+        arrays = [classifier.coef_, classifier.intercept_]
     return int(sum(array.size for array in arrays))

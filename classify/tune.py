@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 
-from classify import calibration, heads, span
+from classify import calibration, heads, large, span
 from classify.heads import HEADS, Labels, Matrix, Space, Weights
 from extract.recipe import TAPS
 
@@ -127,15 +127,22 @@ def tune(
     """
     the_spaces = spaces(names, labels)
     weights = _weights(labels, balanced=balanced)
-    found = _search(the_spaces, X, labels, weights, the_folds, seed=seed, advance=advance)
+    # Processes would hold a matrix each.
+    processes = -1 if X.size <= large.IN_MEMORY // 4 else 1
+    some = large.sample(labels, rows=large.SEARCH_ROWS, seed=seed)
+    the_folds = _among(some, the_folds, rows=len(labels))
+    few = X if len(some) == len(X) else X[some]
+    found = _search(
+        the_spaces, few, labels[some], weights[some], the_folds, seed=seed, advance=advance
+    )
     plans = {name: _plan(name, the_spaces[name], found[name], labels) for name in names}
-    held_out = _held_out(the_folds)
+    truth = labels[some][_held_out(the_folds)]
     jobs = [
-        delayed(_fit)(name, plans[name][0], X, labels, weights, plans[name][1], held_out, seed)
+        delayed(_fit)(name, plans[name][0], X, labels, weights, plans[name][1], truth, seed)
         for name in names
     ]
     fitted = {}
-    for name, (head, seconds) in zip(names, Parallel(n_jobs=-1)(jobs), strict=True):
+    for name, (head, seconds) in zip(names, Parallel(n_jobs=processes)(jobs), strict=True):
         spent = sum(tried.seconds for tried in found[name].values()) / effective_n_jobs(-1)
         fitted[name] = Tuned(
             head,
@@ -154,6 +161,16 @@ def steps(names: Sequence[str], labels: Labels) -> int:
 
 def _held_out(the_folds: Sequence[Fold]) -> NDArray[np.intp]:
     return np.concatenate([np.empty(0, np.intp), *(out for _, out in the_folds)])
+
+
+def _among(some: NDArray[np.intp], the_folds: Sequence[Fold], *, rows: int) -> list[Fold]:
+    """Restrict folds of all rows to some rows, and number these by their place among them."""
+    place = np.full(rows, -1)
+    place[some] = np.arange(len(some))
+    return [
+        tuple(part[part >= 0] for part in (place[fitted], place[out]))  # type: ignore[misc]
+        for fitted, out in the_folds
+    ]
 
 
 def _weights(labels: Labels, *, balanced: bool) -> Weights:
@@ -246,7 +263,7 @@ def _widened(scores: Matrix, present: Labels, classes: int) -> Matrix:
 
 def _scale(Z: Matrix) -> float:
     """Return what makes the mean squared norm of rows 1."""
-    return float(1 / np.sqrt(np.square(Z).sum(axis=1).mean() or 1.0))
+    return float(1 / np.sqrt(np.einsum("ij,ij", Z, Z, dtype=np.float64) / len(Z) or 1.0))
 
 
 def _listed(
@@ -279,20 +296,20 @@ def _fit(
     labels: Labels,
     weights: Weights,
     scores: Matrix,
-    held_out: NDArray[np.intp],
+    truth: Labels,
     seed: int,
 ) -> tuple[Pipeline, float]:
     """Fit a head on all rows, calibrated by what it said of photos while they were held out."""
     started = time.perf_counter()
     prepare = heads.preparation(chosen["taps"], root=chosen["root"])
     with threadpool_limits(1):
-        A = prepare.fit_transform(X)
-        Z, basis = span.basis(A)
+        Z, basis = span.basis(large.fit_prepared(prepare, X))
         scale = _scale(Z)
+        Z *= np.float32(scale)
         value = chosen[HEADS[name].parameter]
-        classifier = HEADS[name].fit(Z * scale, labels, weights, value, seed)
+        classifier = HEADS[name].fit(Z, labels, weights, value, seed)
         heads.on_columns(classifier, basis, scale=scale)
-    known = np.isfinite(scores[np.arange(len(scores)), labels[held_out]])
-    warmth = calibration.temperature(scores[known], labels[held_out][known])
+    known = np.isfinite(scores[np.arange(len(scores)), truth])
+    warmth = calibration.temperature(scores[known], truth[known])
     heads.cool(classifier, warmth)
     return Pipeline([*prepare.steps, ("classifier", classifier)]), time.perf_counter() - started
