@@ -27,6 +27,7 @@ from extract.recipe import TAPS
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Weights = NDArray[np.float64]
+Value = tuple[float, ...]
 
 TRUSTED = (
     "classify.heads.LeastSquaresSVC",
@@ -118,10 +119,10 @@ class Head(NamedTuple):
 
     Attributes
     ----------
-    parameter : str
-        The one that regularises it.
-    values : tuple of float
-        From the most to the least regularised.
+    parameters : tuple of str
+        Those that regularise it.
+    values : tuple of tuple of float
+        Of the parameters, from the most to the least regularised.
     path : callable
         Given rows, labels, weights, held-out rows, values and a seed, yields the scores of the
         held-out rows, of shape (m, classes in labels), for one value after the other.
@@ -130,10 +131,10 @@ class Head(NamedTuple):
         classifier.
     """
 
-    parameter: str
-    values: tuple[float, ...]
-    path: Callable[[Matrix, Labels, Weights, Matrix, Sequence[float], int], Iterator[Matrix]]
-    fit: Callable[[Matrix, Labels, Weights, float, int], ClassifierMixin]
+    parameters: tuple[str, ...]
+    values: tuple[Value, ...]
+    path: Callable[[Matrix, Labels, Weights, Matrix, Sequence[Value], int], Iterator[Matrix]]
+    fit: Callable[[Matrix, Labels, Weights, Value, int], ClassifierMixin]
 
 
 def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
@@ -145,57 +146,61 @@ def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
     return np.column_stack([np.zeros_like(found), found]) if found.ndim == 1 else found
 
 
-def _logistic(value: float) -> LogisticRegression:
-    return LogisticRegression(C=value, max_iter=1000, tol=1e-5, warm_start=True)
+def _logistic(C: float) -> LogisticRegression:
+    return LogisticRegression(C=C, max_iter=1000, tol=1e-5, warm_start=True)
 
 
 def _logistic_path(
-    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[float], seed: int
+    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
 ) -> Iterator[Matrix]:
-    classifier = _logistic(values[0])
-    for value in values:
+    classifier = _logistic(*values[0])
+    for (value,) in values:
         # Each begins where the one before it ended.
         yield scores(classifier.set_params(C=value).fit(Z, labels, weights), unseen)
 
 
 def _logistic_fit(
-    Z: Matrix, labels: Labels, weights: Weights, value: float, seed: int
+    Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
 ) -> ClassifierMixin:
-    return _logistic(value).fit(Z, labels, weights)
+    return _logistic(*value).fit(Z, labels, weights)
 
 
 def _svm_path(
-    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[float], seed: int
+    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
 ) -> Iterator[Matrix]:
     codes = np.unique(labels, return_inverse=True)[1]
-    for coefficients, intercept in _least_squares(Z, codes, weights, values):
+    for coefficients, intercept in _least_squares(Z, codes, weights, [a for (a,) in values]):
         found = unseen @ coefficients.T + intercept
         yield np.column_stack([np.zeros_like(found), found]) if found.shape[1] == 1 else found
 
 
 def _svm_fit(
-    Z: Matrix, labels: Labels, weights: Weights, value: float, seed: int
+    Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
 ) -> ClassifierMixin:
-    return LeastSquaresSVC(value).fit(Z, labels, weights)
+    return LeastSquaresSVC(*value).fit(Z, labels, weights)
 
 
 def _mlp_trained(
-    Z: Matrix, labels: Labels, weights: Weights, values: Sequence[float], seed: int
+    Z: Matrix, labels: Labels, weights: Weights, values: Sequence[Value], seed: int
 ) -> Iterator[MLPClassifier]:
-    """Yield one and the same network when it has seen the rows each number of times."""
-    classifier = MLPClassifier(hidden_layer_sizes=(128,), alpha=10.0, learning_rate_init=3e-3)
-    # A generator goes on from epoch to epoch where a number would begin anew.
-    classifier.set_params(random_state=np.random.RandomState(seed))
-    done = 0
-    for value in values:
-        for _ in range(int(value) - done):
-            classifier.partial_fit(Z, labels, weights, np.unique(labels))
-        done = int(value)
-        yield classifier
+    """Yield a network for each alpha and number of epochs; it is trained once for each alpha."""
+    done, trained = 0, None
+    for alpha, epochs in values:
+        if trained is None or trained.alpha != alpha:
+            # A generator goes on from epoch to epoch where a number would begin anew.
+            random = np.random.RandomState(seed)
+            trained = MLPClassifier(
+                (128,), alpha=alpha, learning_rate_init=3e-3, random_state=random
+            )
+            done = 0
+        for _ in range(int(epochs) - done):
+            trained.partial_fit(Z, labels, weights, np.unique(labels))
+        done = int(epochs)
+        yield trained
 
 
 def _mlp_path(
-    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[float], seed: int
+    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
 ) -> Iterator[Matrix]:
     unit = _unit(Z)
     for classifier in _mlp_trained(Z * unit, labels, weights, values, seed):
@@ -203,7 +208,7 @@ def _mlp_path(
 
 
 def _mlp_fit(
-    Z: Matrix, labels: Labels, weights: Weights, value: float, seed: int
+    Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
 ) -> ClassifierMixin:
     unit = _unit(Z)
     # In place: there may be no room for a second matrix.
@@ -218,12 +223,20 @@ def _unit(Z: Matrix) -> float:
     return float(Z.shape[1] ** 0.5)
 
 
-HEADS = {
-    "logistic": Head("C", (1.0, 10.0, 100.0, 1000.0, 10000.0), _logistic_path, _logistic_fit),
-    "svm": Head("alpha", (3.0, 1.0, 0.3, 0.1, 0.03, 0.01), _svm_path, _svm_fit),
-    "mlp": Head("epochs", (5, 10, 20, 40, 80), _mlp_path, _mlp_fit),
-}
+def _one(*values: float) -> tuple[Value, ...]:
+    return tuple((value,) for value in values)
 
+
+HEADS = {
+    "logistic": Head(("C",), _one(1.0, 10.0, 100.0, 1e3, 1e4), _logistic_path, _logistic_fit),
+    "svm": Head(("alpha",), _one(3.0, 1.0, 0.3, 0.1, 0.03, 0.01), _svm_path, _svm_fit),
+    "mlp": Head(
+        ("alpha", "epochs"),
+        tuple((alpha, epochs) for alpha in (10.0, 0.1) for epochs in (5, 10, 20, 40)),
+        _mlp_path,
+        _mlp_fit,
+    ),
+}
 
 TAP_SETS = tuple(sorted({min(taps, len(TAPS)) for taps in (1, 2, 5, len(TAPS))}))
 """How many taps to use, deepest first: block5 pooled, its quarters, with block4, with block3."""
@@ -239,12 +252,12 @@ class Space(NamedTuple):
     ----------
     views : list of (taps, root)
         How rows are prepared: the deepest `taps` taps, and whether their square roots are taken.
-    values : tuple of float
-        Of the head's parameter.
+    values : tuple of tuple of float
+        Of the head's parameters.
     """
 
     views: list[tuple[int, bool]]
-    values: tuple[float, ...]
+    values: tuple[Value, ...]
 
 
 def space(name: str, *, rows: int, classes: int) -> Space:
@@ -271,14 +284,15 @@ def space(name: str, *, rows: int, classes: int) -> Space:
         sets = sorted({sets[0], sets[-1]})
     values = HEADS[name].values
     if name == "mlp":
-        values = tuple(value for value in values if value <= max(20, MLP_PHOTOS / rows))
+        values = tuple(value for value in values if value[1] <= max(20, MLP_PHOTOS / rows))
     return Space([(taps, root) for taps in sets for root in (True, False)], values)
 
 
 def unchosen(name: str) -> dict[str, Any]:
     """Return the hyper-parameters of a head where there is nothing to choose by: the middle."""
     head = HEADS[name]
-    return {"taps": list(TAPS), "root": True, head.parameter: head.values[len(head.values) // 2]}
+    value = dict(zip(head.parameters, head.values[len(head.values) // 2], strict=True))
+    return {"taps": list(TAPS), "root": True, **value}
 
 
 def preparation(taps: Sequence[str], *, root: bool) -> Pipeline:

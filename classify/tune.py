@@ -271,7 +271,12 @@ def _listed(
 ) -> list[dict[str, Any]]:
     """List the candidates: fewest taps and strongest regularisation first, so they win ties."""
     return [
-        {"taps": list(TAPS)[:taps], "root": root, HEADS[name].parameter: value, "score": score}
+        {
+            "taps": list(TAPS)[:taps],
+            "root": root,
+            **dict(zip(HEADS[name].parameters, value, strict=True)),
+            "score": score,
+        }
         for taps, root in space.views
         if (taps, root) in found
         for value, score in zip(space.values, found[taps, root].right, strict=True)
@@ -306,7 +311,7 @@ def _fit(
         Z, basis = span.basis(large.fit_prepared(prepare, X))
         scale = _scale(Z)
         Z *= np.float32(scale)
-        value = chosen[HEADS[name].parameter]
+        value = tuple(chosen[parameter] for parameter in HEADS[name].parameters)
         classifier = HEADS[name].fit(Z, labels, weights, value, seed)
         heads.on_columns(classifier, basis, scale=scale)
     known = np.isfinite(scores[np.arange(len(scores)), truth])
