@@ -206,7 +206,7 @@ def _leave(
         "data": features.data,
         "data_digest": features.data_digest,
         "recipe_digest": features.recipe_digest,
-        **{key: getattr(options, key) for key in (*asked, "repeats", "seed", "balanced")},
+        "options": {key: getattr(options, key) for key in (*asked, "seed", "balanced")},
         "versions": versions(),
         "created": now(),
     }

@@ -22,6 +22,8 @@ from extract.recipe import TAPS
 
 FOLDS = 5
 FEW_ROWS = 1000
+PROCESSES = -1
+"""As many as there are processors; results do not depend on it."""
 
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -128,7 +130,7 @@ def tune(
     the_spaces = spaces(names, labels)
     weights = _weights(labels, balanced=balanced)
     # Processes would hold a matrix each.
-    processes = -1 if X.size <= large.IN_MEMORY // 4 else 1
+    processes = PROCESSES if X.size <= large.IN_MEMORY // 4 else 1
     some = large.sample(labels, rows=large.SEARCH_ROWS, seed=seed)
     the_folds = _among(some, the_folds, rows=len(labels))
     few = X if len(some) == len(X) else X[some]
@@ -143,7 +145,7 @@ def tune(
     ]
     fitted = {}
     for name, (head, seconds) in zip(names, Parallel(n_jobs=processes)(jobs), strict=True):
-        spent = sum(tried.seconds for tried in found[name].values()) / effective_n_jobs(-1)
+        spent = sum(tried.seconds for tried in found[name].values()) / effective_n_jobs(PROCESSES)
         fitted[name] = Tuned(
             head,
             plans[name][0],
@@ -199,7 +201,7 @@ def _search(
     if not the_folds:
         advance(len(views))
         return found
-    answers = Parallel(n_jobs=-1, return_as="generator")(
+    answers = Parallel(n_jobs=PROCESSES, return_as="generator")(
         delayed(_try)(view, the_spaces, X, labels, weights, the_folds, seed) for view in views
     )
     for view, answer in zip(views, answers, strict=True):
