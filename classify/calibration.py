@@ -12,12 +12,15 @@ def temperature(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> float
     """Find what scores are divided by so that their softmax has the smallest log loss.
 
     One number for all classes changes no prediction, and is the best simple calibration known
-    (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017).
+    (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017). Each
+    photo counts as one of its class with probability 1 - 1 / (m + 2) and else as one of any, so
+    that a model without a mistake among few photos is not held to be infallible (after Platt,
+    "Probabilistic outputs for support vector machines", 1999).
 
     Parameters
     ----------
     scores : ndarray of shape (m, k)
-        Of photos that the model was not fitted on.
+        Of photos that the model was not fitted on; -inf for a class that it does not know.
     labels : ndarray of shape (m,), int64
         Their classes, columns of `scores`.
 
@@ -29,7 +32,9 @@ def temperature(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> float
     if not len(labels):
         return 1.0
     wide = scores.astype(np.float64)
-    own = wide[np.arange(len(labels)), labels]
+    wide = np.where(np.isfinite(wide), wide, np.min(wide, initial=0.0, where=np.isfinite(wide)))
+    doubt = 1 / (len(labels) + 2)
+    own = (1 - doubt) * wide[np.arange(len(labels)), labels] + doubt * wide.mean(axis=1)
 
     def loss(log_temperature: float) -> float:
         heat = np.exp(-log_temperature)

@@ -146,14 +146,15 @@ def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
     return np.column_stack([np.zeros_like(found), found]) if found.ndim == 1 else found
 
 
-def _logistic(C: float) -> LogisticRegression:
-    return LogisticRegression(C=C, max_iter=1000, tol=1e-5, warm_start=True)
+def _logistic(C: float, *, warm_start: bool) -> LogisticRegression:
+    # The tolerance is on the gradient, which is small where rows are.
+    return LogisticRegression(C=C, max_iter=1000, tol=1e-5, warm_start=warm_start)
 
 
 def _logistic_path(
     Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
 ) -> Iterator[Matrix]:
-    classifier = _logistic(*values[0])
+    classifier = _logistic(*values[0], warm_start=True)
     for (value,) in values:
         # Each begins where the one before it ended.
         yield scores(classifier.set_params(C=value).fit(Z, labels, weights), unseen)
@@ -162,7 +163,7 @@ def _logistic_path(
 def _logistic_fit(
     Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
 ) -> ClassifierMixin:
-    return _logistic(*value).fit(Z, labels, weights)
+    return _logistic(*value, warm_start=False).fit(Z, labels, weights)
 
 
 def _svm_path(
@@ -194,7 +195,7 @@ def _mlp_trained(
             )
             done = 0
         for _ in range(int(epochs) - done):
-            trained.partial_fit(Z, labels, weights, np.unique(labels))
+            trained.partial_fit(Z, labels, sample_weight=weights, classes=np.unique(labels))
         done = int(epochs)
         yield trained
 
