@@ -1,21 +1,25 @@
 """Features to heads: ``python -m classify chess``.
 
 Chooses, fits and tests each head on the cached features of a data set and leaves a result in
-``runs/<data>/<head>/``.
+``runs/<data>/<head>/``. With --protocol or --learning-curve the heads are measured over many random
+splits instead, and the figures are left in ``runs/<data>/``.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from classify import heads, results, tune
+from classify import heads, large, protocol, results, tune
 from classify.heads import HEADS
+from classify.protocol import Figures
 from classify.results import Predictions, Result
 from extract import atomic, console, store
 from extract.console import InputError, say
@@ -29,14 +33,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m classify", description=__doc__)
     parser.add_argument("data", help="a data set that has features, or a features file (.h5)")
     console.add_out(parser, "runs/")
-    console.add_seed(parser, "the folds and the MLP")
+    console.add_seed(parser, "the folds, the MLP and random splits")
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
+    parser.add_argument(
+        "--balanced", action="store_true", help="let every class weigh the same, few photos or many"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--protocol", choices=["per-class"], help="repeated random splits of all photos"
+    )
+    what.add_argument(
+        "--learning-curve", action="store_true", help="accuracy against training photos a class"
+    )
+    parser.add_argument("--train", type=_positive, default=30, help="photos a class (--protocol)")
+    parser.add_argument("--test", type=_positive, default=50, help="at most, a class (--protocol)")
+    parser.add_argument("--repeats", type=_positive, default=10, help="of each random split")
     options = parser.parse_args()
     with store.open(store.file_of(options.data, options.out)) as features:
-        train_heads(features, options.heads, out=options.out, seed=options.seed)
+        if options.protocol:
+            measure_per_class(features, options)
+        elif options.learning_curve:
+            measure_learning_curve(features, options)
+        else:
+            train_heads(
+                features,
+                options.heads,
+                out=options.out,
+                seed=options.seed,
+                balanced=options.balanced,
+            )
 
 
-def train_heads(features: Features, names: Sequence[str], *, out: Path, seed: int) -> None:
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
+def train_heads(
+    features: Features, names: Sequence[str], *, out: Path, seed: int, balanced: bool
+) -> None:
     """Choose, fit and test heads, each leaving a result, and say how well they do.
 
     Raises
@@ -46,21 +82,28 @@ def train_heads(features: Features, names: Sequence[str], *, out: Path, seed: in
     """
     _check(features)
     rows = features.rows("train", "val")
-    X, labels = features.read(TAPS, "train", "val"), features.labels[rows]
+    labels = features.labels[rows]
+    views = [view for space in tune.spaces(names, labels).values() for view in space.views]
+    taps = list(TAPS)[: max(deepest for deepest, _ in views)]
+    X = large.read(features, taps, "train", "val")
     the_folds = tune.folds(
         labels,
         [features.digests[row] for row in rows],
         features.splits[rows] == "val",
         seed=seed,
     )
+    with console.progress("heads", tune.steps(names, labels), unit="steps") as advance:
+        tuned = tune.tune(
+            names, X, labels, the_folds, seed=seed, balanced=balanced, advance=advance
+        )
+    tested = features.rows("test")
     for name in names:
-        with console.progress(name, tune.fits(name, the_folds), unit="fits") as advance:
-            tuned = tune.tune(name, X, labels, the_folds, seed=seed, advance=advance)
+        head, chosen, tried, spent = tuned[name]
         started = time.perf_counter()
-        predictions = _test(tuned.head, features)
+        predictions = _test(head, features, taps)
         seconds = {
             "features": features.seconds,
-            **tuned.seconds,
+            **spent,
             "predict": time.perf_counter() - started,
         }
         result = Result(
@@ -70,23 +113,108 @@ def train_heads(features: Features, names: Sequence[str], *, out: Path, seed: in
             data_digest=features.data_digest,
             recipe_digest=features.recipe_digest,
             class_names=features.class_names,
-            hyperparameters=tuned.chosen,
-            tried=tuned.tried,
+            hyperparameters=chosen,
+            tried=tried,
             seconds=seconds,
-            epochs=None,
-            parameters=heads.parameters(tuned.head),
+            epochs=chosen.get("epochs"),
+            parameters=heads.parameters(head),
             seed=seed,
             metrics=results.metrics(predictions),
             versions=versions(),
             created=now(),
         )
         folder = results.runs_of(features.data, out) / name
-        results.save(folder, result, predictions, write_model=partial(_write, tuned.head))
-        spent = tuned.seconds["tune"] + tuned.seconds["fit"]
+        results.save(folder, result, predictions, write_model=partial(_write, head))
         figures = f"accuracy {result.metrics['accuracy']:.4f}"
         say(
-            f"{name}: {figures} on {len(predictions.labels):,} test photos, {spent:.1f} s: {folder}"
+            f"{name}: {figures} on {len(tested):,} test photos, "
+            f"{spent['tune'] + spent['fit']:.1f} s: {folder}"
         )
+
+
+def measure_per_class(features: Features, options: argparse.Namespace) -> None:
+    """Measure heads on repeated random splits and print a row a head."""
+    with console.progress("repeats", options.repeats, unit="repeats") as advance:
+        repeats = protocol.per_class(
+            features,
+            options.heads,
+            train=options.train,
+            test=options.test,
+            repeats=options.repeats,
+            seed=options.seed,
+            balanced=options.balanced,
+            advance=advance,
+        )
+    found = protocol.summaries(repeats)
+    shown = {"mean_class_recall": "Mean class recall", "accuracy": "Accuracy"}
+    say(
+        f"{features.data}: {console.count(options.train, 'photo')} a class to train, at most "
+        f"{options.test} to test, {console.count(options.repeats, 'random split')}; mean and sd"
+    )
+    rows = [["Head", *shown.values(), "Log loss", "Calibration error"]]
+    for name in options.heads:
+        cells = [_spread(found[name][metric], "sd") for metric in shown]
+        log_loss, error = found[name]["log_loss"], found[name]["calibration_error"]
+        rows.append([name, *cells, f"{log_loss['mean']:.3f}", f"{error['mean']:.3f}"])
+    record = {"summary": found, "repeats": repeats}
+    name = f"protocol-per-class-{options.train}-{options.test}"
+    _leave(features, options, name, rows, record, asked=("train", "test"))
+
+
+def measure_learning_curve(features: Features, options: argparse.Namespace) -> None:
+    """Measure heads against the number of training photos and print a row a number."""
+    _check(features)
+    draws = len(protocol.curve_sizes(features)) * options.repeats
+    with console.progress("learning curve", draws, unit="draws") as advance:
+        repeats = protocol.learning_curve(
+            features,
+            options.heads,
+            repeats=options.repeats,
+            seed=options.seed,
+            balanced=options.balanced,
+            advance=advance,
+        )
+    found = {size: protocol.summaries(figures) for size, figures in repeats.items()}
+    say(
+        f"{features.data}: accuracy on its {len(features.rows('test')):,} test photos, mean of "
+        f"{console.count(options.repeats, 'draw')} with the 95% interval"
+    )
+    rows = [["Photos a class", *options.heads]]
+    for size, figures in found.items():
+        cells = [_spread(figures[name]["accuracy"], "half_width") for name in options.heads]
+        rows.append([f"{size:,}", *cells])
+    _leave(features, options, "learning-curve", rows, {"summary": found, "repeats": repeats})
+
+
+def _spread(figures: Figures, what: str) -> str:
+    return f"{figures['mean']:.1%} ± {100 * figures[what]:.1f}"
+
+
+def _leave(
+    features: Features,
+    options: argparse.Namespace,
+    name: str,
+    rows: Sequence[Sequence[str]],
+    record: dict[str, Any],
+    *,
+    asked: Sequence[str] = (),
+) -> None:
+    """Print a table, and write the record of it with what it was made from."""
+    for line in protocol.table(rows):
+        say(line)
+    made_from = {
+        "data": features.data,
+        "data_digest": features.data_digest,
+        "recipe_digest": features.recipe_digest,
+        "options": {key: getattr(options, key) for key in (*asked, "seed", "balanced")},
+        "versions": versions(),
+        "created": now(),
+    }
+    path = results.runs_of(features.data, options.out) / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**made_from, **record}, indent=1, ensure_ascii=False)
+    atomic.write_text(path, text + "\n")
+    say(path)
 
 
 def _check(features: Features) -> None:
@@ -102,12 +230,13 @@ def _check(features: Features) -> None:
         raise InputError(f"{features.data} has no test photo; add some and run make features")
 
 
-def _test(head: Pipeline, features: Features) -> Predictions:
-    rows = features.rows("test")
+def _test(head: Pipeline, features: Features, taps: Sequence[str]) -> Predictions:
+    batches = features.batches(taps, "test")
+    found = [protocol.predictions(head, features, X, rows) for rows, X in batches]
     return Predictions(
-        paths=[features.paths[row] for row in rows],
-        labels=features.labels[rows],
-        probabilities=head.predict_proba(features.read(TAPS, "test")).astype(np.float32),
+        paths=[path for part in found for path in part.paths],
+        labels=np.concatenate([part.labels for part in found]),
+        probabilities=np.concatenate([part.probabilities for part in found]),
     )
 
 

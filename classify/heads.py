@@ -1,79 +1,318 @@
-"""Heads: scikit-learn pipelines over the taps, and the space that is searched for each."""
+"""Heads: how each is fitted, the space that is searched for it, and the pipeline it becomes.
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+Every head is fitted on rows of one scale (squared norm 1 on average), so that a value of its
+parameter means the same for every data set and every set of taps.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from sklearn.base import ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
+import scipy.linalg
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
-from sklearn.svm import SVC
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from classify import large
 from extract.recipe import TAPS
 
-TAP_SETS = (1, 2, 5, 7)
-"""How many taps to use, deepest first: block5 pooled, its quarters, with block4, with block3."""
-
-EARLY_STOPPING_ROWS = 1000
-"""With fewer photos the tenth that early stopping sets aside is dearer than what it saves."""
-
-CALIBRATION_FOLDS = 5
+Matrix = NDArray[np.float32]
+Labels = NDArray[np.int64]
+Weights = NDArray[np.float64]
+Value = tuple[float, ...]
 
 TRUSTED = (
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
+    "classify.heads.LeastSquaresSVC",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
 )
 """Types in a saved head beyond those that skops itself knows to run no code."""
 
 
-class Head(NamedTuple):
-    """A classifier and the values of its one regularisation parameter that are tried.
+class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Least-squares support vector machine, one class against the rest, with probabilities.
+
+    The hinge is replaced by the squared distance to -1 and 1, which makes the machine a linear
+    system (Suykens and Vandewalle, "Least squares support vector machine classifiers", Neural
+    Processing Letters 1999). It is scikit-learn's `RidgeClassifier`, which however begins anew for
+    every `alpha`, copies its rows and gives no probabilities. Here those are the softmax of the
+    scores, which `cool` calibrates.
+
+    Parameters
+    ----------
+    alpha : float
+        Strength of the regularisation.
 
     Attributes
     ----------
-    classifier : callable
-        Given the parameter's value, the number of rows and a seed, makes an unfitted classifier.
-    parameter : str
-    values : tuple of float
-        From the most to the least regularised.
-    linear : bool
-        Whether its solution lies in the span of the rows, so that it may be searched there.
+    classes_ : ndarray of shape (k,)
+    coef_ : ndarray of shape (k, d), or (1, d) of two classes
+    intercept_ : ndarray of shape (k,), or (1,)
     """
 
-    classifier: Callable[[float, int, int], ClassifierMixin]
-    parameter: str
-    values: tuple[float, ...]
-    linear: bool
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = alpha
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit to rows X of shape (n, d), their classes and weights."""
+        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("a classifier needs two classes, and there is 1 class")
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        self.coef_, self.intercept_ = next(_least_squares(X, codes, weights, [self.alpha]))
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
+        """Return the probabilities of rows, of shape (n, k)."""
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            return np.column_stack([expit(-scores), expit(scores)])
+        found: NDArray[np.floating[Any]] = softmax(scores, axis=1)
+        return found
 
 
-def _logistic(value: float, rows: int, seed: int) -> ClassifierMixin:
-    return LogisticRegression(C=value, max_iter=500)
+def _least_squares(
+    X: Matrix, codes: Labels, weights: Weights, alphas: Sequence[float]
+) -> Iterator[tuple[Matrix, Matrix]]:
+    """Yield coefficients and intercept for each alpha; the sums over the rows are made once.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n,), int64
+        Classes, 0 to k - 1.
+    """
+    width, classes = X.shape[1], int(codes.max()) + 1
+    columns = np.arange(1, 2) if classes == 2 else np.arange(classes)
+    share = weights / weights.sum()
+    centre = np.zeros(width)
+    for start in range(0, len(X), large.BLOCK):
+        centre += share[start : start + large.BLOCK] @ X[start : start + large.BLOCK]
+    level = np.array([2 * share[codes == column].sum() - 1 for column in columns])
+    gram, target = np.zeros((width, width)), np.zeros((width, len(columns)))
+    for start in range(0, len(X), large.BLOCK):
+        block = slice(start, start + large.BLOCK)
+        rows = X[block] - centre.astype(X.dtype)
+        weighted = rows * weights[block, None].astype(X.dtype)
+        signs = np.where(codes[block, None] == columns, 1.0, -1.0) - level
+        gram += weighted.T @ rows
+        target += weighted.T @ signs.astype(X.dtype)
+    for alpha in alphas:
+        # In double precision: rows of one photo's kind make the system nearly singular.
+        system = gram.copy()
+        system[np.diag_indices_from(system)] += alpha
+        factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
+        found = scipy.linalg.cho_solve(factor, target, check_finite=False)
+        yield found.T.astype(X.dtype), (level - centre @ found).astype(X.dtype)
 
 
-def _svm(value: float, rows: int, seed: int) -> ClassifierMixin:
-    return SVC(kernel="linear", C=value)
+class Head(NamedTuple):
+    """How a head is searched and fitted.
+
+    Attributes
+    ----------
+    parameters : tuple of str
+        Those that regularise it.
+    values : tuple of tuple of float
+        Of the parameters, from the most to the least regularised.
+    path : callable
+        Given rows, labels, weights, held-out rows, values and a seed, yields the scores of the
+        held-out rows, of shape (m, classes in labels), for one value after the other.
+    fit : callable
+        Given rows, which it may change, labels, weights, a value and a seed, returns the fitted
+        classifier.
+    """
+
+    parameters: tuple[str, ...]
+    values: tuple[Value, ...]
+    path: Callable[[Matrix, Labels, Weights, Matrix, Sequence[Value], int], Iterator[Matrix]]
+    fit: Callable[[Matrix, Labels, Weights, Value, int], ClassifierMixin]
 
 
-def _mlp(value: float, rows: int, seed: int) -> ClassifierMixin:
-    return MLPClassifier(
-        hidden_layer_sizes=(128,),
-        alpha=value,
-        max_iter=50,
-        early_stopping=rows >= EARLY_STOPPING_ROWS,
-        random_state=seed,
-    )
+def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
+    """Return what the softmax would turn into the classifier's probabilities, of shape (n, k)."""
+    if isinstance(classifier, MLPClassifier):
+        found: Matrix = np.log(np.clip(classifier.predict_proba(X), 1e-30, None))
+        return found
+    found = classifier.decision_function(X)
+    return np.column_stack([np.zeros_like(found), found]) if found.ndim == 1 else found
+
+
+def _logistic(C: float, *, warm_start: bool) -> LogisticRegression:
+    # The tolerance is on the gradient, which is small where rows are.
+    return LogisticRegression(C=C, max_iter=1000, tol=1e-5, warm_start=warm_start)
+
+
+def _logistic_path(
+    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
+) -> Iterator[Matrix]:
+    classifier = _logistic(*values[0], warm_start=True)
+    for (value,) in values:
+        # Each begins where the one before it ended.
+        yield scores(classifier.set_params(C=value).fit(Z, labels, weights), unseen)
+
+
+def _logistic_fit(
+    Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
+) -> ClassifierMixin:
+    return _logistic(*value, warm_start=False).fit(Z, labels, weights)
+
+
+def _svm_path(
+    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
+) -> Iterator[Matrix]:
+    codes = np.unique(labels, return_inverse=True)[1]
+    for coefficients, intercept in _least_squares(Z, codes, weights, [a for (a,) in values]):
+        found = unseen @ coefficients.T + intercept
+        yield np.column_stack([np.zeros_like(found), found]) if found.shape[1] == 1 else found
+
+
+def _svm_fit(
+    Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
+) -> ClassifierMixin:
+    return LeastSquaresSVC(*value).fit(Z, labels, weights)
+
+
+def _mlp_trained(
+    Z: Matrix, labels: Labels, weights: Weights, values: Sequence[Value], seed: int
+) -> Iterator[MLPClassifier]:
+    """Yield a network for each alpha and number of epochs; it is trained once for each alpha."""
+    done, trained = 0, None
+    for alpha, epochs in values:
+        if trained is None or trained.alpha != alpha:
+            # A generator goes on from epoch to epoch where a number would begin anew.
+            random = np.random.RandomState(seed)
+            trained = MLPClassifier(
+                (128,), alpha=alpha, learning_rate_init=3e-3, random_state=random
+            )
+            done = 0
+        for _ in range(int(epochs) - done):
+            trained.partial_fit(Z, labels, sample_weight=weights, classes=np.unique(labels))
+        done = int(epochs)
+        yield trained
+
+
+def _mlp_path(
+    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
+) -> Iterator[Matrix]:
+    unit = _unit(Z)
+    for classifier in _mlp_trained(Z * unit, labels, weights, values, seed):
+        yield scores(classifier, unseen * unit)
+
+
+def _mlp_fit(
+    Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
+) -> ClassifierMixin:
+    unit = _unit(Z)
+    # In place: there may be no room for a second matrix.
+    Z *= unit
+    classifier = next(_mlp_trained(Z, labels, weights, [value], seed))
+    classifier.coefs_[0] *= unit
+    return classifier.set_params(random_state=seed)
+
+
+def _unit(Z: Matrix) -> float:
+    """Return what gives a column the variance of 1 that a network's first weights are made for."""
+    return float(Z.shape[1] ** 0.5)
+
+
+def _one(*values: float) -> tuple[Value, ...]:
+    return tuple((value,) for value in values)
 
 
 HEADS = {
-    "logistic": Head(_logistic, "C", (1e-4, 1e-3, 1e-2, 1e-1, 1.0), linear=True),
-    "svm": Head(_svm, "C", (1e-4, 1e-3, 1e-2), linear=True),
-    "mlp": Head(_mlp, "alpha", (10.0, 1.0), linear=False),
+    "logistic": Head(("C",), _one(1.0, 10.0, 100.0, 1e3, 1e4), _logistic_path, _logistic_fit),
+    "svm": Head(("alpha",), _one(3.0, 1.0, 0.3, 0.1, 0.03), _svm_path, _svm_fit),
+    "mlp": Head(
+        ("alpha", "epochs"),
+        tuple((alpha, epochs) for alpha in (10.0, 0.1) for epochs in (5, 10, 20, 40)),
+        _mlp_path,
+        _mlp_fit,
+    ),
 }
+
+TAP_SETS = tuple(sorted({min(taps, len(TAPS)) for taps in (1, 2, 5, len(TAPS))}))
+"""How many taps to use, deepest first: block5 pooled, its quarters, with block4, with block3."""
+
+MLP_PHOTOS = 40_000
+LARGE = 10**10
+
+
+class Space(NamedTuple):
+    """What is tried for a head.
+
+    Attributes
+    ----------
+    views : list of (taps, root)
+        How rows are prepared: the deepest `taps` taps, and whether their square roots are taken.
+    values : tuple of tuple of float
+        Of the head's parameters.
+    """
+
+    views: list[tuple[int, bool]]
+    values: tuple[Value, ...]
+
+
+def space(name: str, *, rows: int, classes: int) -> Space:
+    """Decide what is searched for a head, from the size of the data alone.
+
+    Small data are searched whole: every nested set of taps, with and without square roots, every
+    value. Sets whose matrix would not fit into memory are left out (see `classify.large`), but for
+    the deepest tap. Where searched rows x classes x columns, the operations of one step of the
+    logistic head, exceed 10^10, only the deepest tap and the largest set are tried. The MLP sees
+    each photo so often that at most 40,000 photos pass, or 20 times where that is more.
+
+    Parameters
+    ----------
+    name : str
+        Key of `HEADS`.
+    rows : int
+        Photos of train and val.
+    classes : int
+    """
+    widths = np.cumsum(list(TAPS.values())).tolist()
+    sets = [n for n in TAP_SETS if n == 1 or rows * widths[n - 1] <= large.IN_MEMORY]
+    searched = min(rows, large.SEARCH_ROWS)
+    if searched * classes * min(searched, widths[-1]) > LARGE:
+        sets = sorted({sets[0], sets[-1]})
+    values = HEADS[name].values
+    if name == "mlp":
+        values = tuple(value for value in values if value[1] <= max(20, MLP_PHOTOS / rows))
+    return Space([(taps, root) for taps in sets for root in (True, False)], values)
+
+
+def unchosen(name: str) -> dict[str, Any]:
+    """Return the hyper-parameters of a head where there is nothing to choose by: the middle."""
+    head = HEADS[name]
+    value = dict(zip(head.parameters, head.values[len(head.values) // 2], strict=True))
+    return {"taps": list(TAPS), "root": True, **value}
+
+
+def preparation(taps: Sequence[str], *, root: bool) -> Pipeline:
+    """Make the steps before a classifier: square root or not, L2 norm of each tap, centring.
+
+    Centring without scaling leaves distances as the taps have them, and the norm makes them the
+    same whatever the photo's contrast.
+
+    Parameters
+    ----------
+    taps : sequence of str
+        The taps which (n, columns) matrices of all taps, deepest first, are reduced to.
+    root : bool
+    """
+    places = columns(list(TAPS))
+    steps = [FunctionTransformer(np.sqrt), Normalizer()] if root else [Normalizer()]
+    per_tap = [(tap, make_pipeline(*steps), places[tap]) for tap in taps]
+    centre = StandardScaler(with_std=False)
+    return Pipeline([("taps", ColumnTransformer(per_tap)), ("centre", centre)])
 
 
 def columns(taps: Sequence[str]) -> dict[str, slice]:
@@ -82,44 +321,35 @@ def columns(taps: Sequence[str]) -> dict[str, slice]:
     return {tap: slice(end - TAPS[tap], end) for tap, end in zip(taps, ends, strict=True)}
 
 
-def preparation(taps: Sequence[str]) -> Pipeline:
-    """Make the steps before a classifier: per-tap square root and L2 norm, then standardise.
+def on_columns(classifier: ClassifierMixin, basis: Matrix | None, *, scale: float) -> None:
+    """Make a classifier that was fitted on ``scale * X @ basis`` one of X.
 
     Parameters
     ----------
-    taps : sequence of str
-        The taps of which (n, 4608) matrices of all taps, deepest first, are reduced to.
+    classifier : fitted classifier of a head
+    basis : ndarray of shape (d, r), float32, or None for the identity
+    scale : float
     """
-    places = columns(list(TAPS))
-    per_tap = [
-        (tap, make_pipeline(FunctionTransformer(np.sqrt), Normalizer()), places[tap])
-        for tap in taps
-    ]
-    return Pipeline([("taps", ColumnTransformer(per_tap)), ("scale", StandardScaler())])
+    is_mlp = isinstance(classifier, MLPClassifier)
+    weights = classifier.coefs_[0].T if is_mlp else classifier.coef_
+    weights = weights * np.float32(scale)
+    if basis is not None:
+        weights = weights @ basis.T
+    classifier.n_features_in_ = weights.shape[1]
+    if is_mlp:
+        classifier.coefs_[0] = np.ascontiguousarray(weights.T)
+    else:
+        classifier.coef_ = weights
 
 
-def pipeline(
-    name: str, taps: Sequence[str], value: float, *, samples: Sequence[int], seed: int
-) -> Pipeline:
-    """Make an unfitted head from what was chosen.
-
-    Parameters
-    ----------
-    name : str
-        Key of `HEADS`.
-    taps : sequence of str
-    value : float
-        Of the head's regularisation parameter.
-    samples : sequence of int, length k
-        Photos of each class that it will be fitted on.
-    seed : int
-    """
-    classifier = HEADS[name].classifier(value, sum(samples), seed)
-    if name == "svm":
-        # Platt's sigmoids on out-of-fold scores; a class needs a photo in every fold.
-        folds = min(CALIBRATION_FOLDS, *samples)
-        classifier = CalibratedClassifierCV(classifier, cv=folds, ensemble=False)
-    return Pipeline([*preparation(taps).steps, ("classifier", classifier)])
+def cool(classifier: ClassifierMixin, temperature: float) -> None:
+    """Divide the scores of a classifier by a temperature, in its last weights."""
+    if isinstance(classifier, MLPClassifier):
+        last = [classifier.coefs_[-1], classifier.intercepts_[-1]]
+    else:
+        last = [classifier.coef_, classifier.intercept_]
+    for weights in last:
+        weights /= temperature
 
 
 def parameters(head: Pipeline) -> int:
@@ -127,11 +357,6 @@ def parameters(head: Pipeline) -> int:
     classifier = head[-1]
     if isinstance(classifier, MLPClassifier):
         arrays = [*classifier.coefs_, *classifier.intercepts_]
-    elif isinstance(classifier, CalibratedClassifierCV):
-        calibrated = classifier.calibrated_classifiers_[0]
-        arrays = [calibrated.estimator.coef_, calibrated.estimator.intercept_]
-        # Two numbers a sigmoid.
-        arrays += [np.empty(2) for _ in calibrated.calibrators]
     else:
         arrays = [classifier.coef_, classifier.intercept_]
     return int(sum(array.size for array in arrays))

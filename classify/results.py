@@ -26,6 +26,7 @@ from extract import atomic
 from extract.console import InputError
 
 SCHEMA = 1
+BINS = 15
 PHASES = ("features", "tune", "fit", "predict")
 
 
@@ -110,8 +111,9 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     -------
     dict
         ``accuracy``, ``mean_class_recall`` (over the classes that occur in the test split),
-        ``macro_f1``, ``log_loss`` (nats, probabilities clipped to at least 1e-7 and renormalised)
-        and, for more than five classes, ``top5_accuracy``.
+        ``macro_f1``, ``log_loss`` (nats, probabilities clipped to at least 1e-7 and renormalised),
+        ``calibration_error`` (see `calibration_error`) and, for more than five classes,
+        ``top5_accuracy``.
     """
     y = predictions.labels
     k = predictions.probabilities.shape[1]
@@ -124,10 +126,36 @@ def metrics(predictions: Predictions) -> dict[str, float]:
         "mean_class_recall": recall_score(y, predicted, labels=np.unique(y), average="macro"),
         "macro_f1": f1_score(y, predicted, labels=every, average="macro", zero_division=0.0),
         "log_loss": log_loss(y, probabilities, labels=every),
+        "calibration_error": calibration_error(probabilities.max(axis=1), predicted == y),
     }
     if k > 5:
         figures["top5_accuracy"] = top_k_accuracy_score(y, probabilities, k=5, labels=every)
     return {name: float(value) for name, value in figures.items()}
+
+
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Compute the expected calibration error: how far probabilities are from frequencies.
+
+    Photos are put into 15 bins of equal width by the probability of the class predicted; the error
+    is the sum over bins b of n_b / n * |accuracy of b - mean probability of b| (Naeini, Cooper and
+    Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015, with
+    the bins of Guo et al., "On calibration of modern neural networks", ICML 2017).
+
+    Parameters
+    ----------
+    confidence : ndarray of shape (n,)
+        Probability of the class predicted.
+    right : ndarray of shape (n,), bool
+        Whether it was the true one.
+
+    Returns
+    -------
+    float
+        From 0, as sure as it is right, to 1.
+    """
+    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    gaps = np.bincount(place, weights=right - confidence, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(right))
 
 
 def save(

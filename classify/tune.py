@@ -1,26 +1,30 @@
-"""Choose a head on train and val, fit it on both, predict the test once."""
+"""Choose heads on train and val, fit each on both.
+
+All heads are searched together: what costs most for small data, preparing a view of the rows and
+rotating it to their span, is done once for all of them.
+"""
 
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
+from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 
-from classify.heads import HEADS, TAP_SETS, pipeline, preparation
+from classify import calibration, heads, large, span
+from classify.heads import HEADS, Labels, Matrix, Space, Weights
 from extract.recipe import TAPS
 
 FOLDS = 5
 FEW_ROWS = 1000
+PROCESSES = -1
+"""As many as there are processors; results do not depend on it."""
 
-Matrix = NDArray[np.float32]
-Labels = NDArray[np.int64]
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
@@ -30,13 +34,14 @@ class Tuned(NamedTuple):
     Attributes
     ----------
     head : Pipeline
-        Fitted on train and val.
+        Fitted on all rows given.
     chosen : dict
         Its hyper-parameters.
     tried : list of dict
-        Every candidate and the share of held-out photos it classified rightly.
+        Every candidate and its share of held-out photos classified rightly; where classes are
+        balanced, its mean recall of them.
     seconds : dict
-        Of the phases ``tune`` and ``fit``.
+        Of the phases ``tune`` and ``fit``. What the heads share is counted for each.
     """
 
     head: Pipeline
@@ -45,147 +50,273 @@ class Tuned(NamedTuple):
     seconds: dict[str, float]
 
 
+class _Tried(NamedTuple):
+    """One head on one view: the score of each value, held-out scores of the best, seconds."""
+
+    right: list[float]
+    best: Matrix
+    seconds: float
+
+
 def folds(
-    labels: Labels, digests: Sequence[str], is_val: NDArray[np.bool_], *, seed: int
+    labels: Labels,
+    digests: Sequence[str],
+    is_val: NDArray[np.bool_] | None = None,
+    *,
+    seed: int,
 ) -> list[Fold]:
     """Decide what is fitted and what is held out while choosing, as a function of the data's size.
 
-    With 1,000 rows or more the val split is enough to choose by. With fewer, a single photo
-    would decide, and five folds of train and val together are used, copies of a photo in the
-    same fold.
+    With 1,000 rows or more one held-out part is enough to choose by: val, or else a fifth of the
+    rows. With fewer, a single photo would decide, and every row is held out once, in five folds
+    or as many as the smallest class has rows; only where a class has fewer than five and there is
+    a val split, that is held out. Copies of a photo are in the same fold.
 
     Parameters
     ----------
     labels : ndarray of shape (n,), int64
     digests : sequence of str, length n
-    is_val : ndarray of shape (n,), bool
+    is_val : ndarray of shape (n,), bool, optional
     seed : int
 
     Returns
     -------
     list of (fitted rows, held-out rows)
+        Empty where a class has one row and there is no val split: nothing can be chosen by.
     """
-    smallest = np.bincount(labels)[np.unique(labels)].min()
-    if len(labels) >= FEW_ROWS or smallest < FOLDS:
+    smallest = int(np.bincount(labels)[np.unique(labels)].min())
+    enough = len(labels) >= FEW_ROWS
+    if is_val is not None and is_val.any() and (enough or smallest < FOLDS):
         return [(np.flatnonzero(~is_val), np.flatnonzero(is_val))]
-    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    return list(splitter.split(labels, labels, groups=digests))
+    if smallest < 2:
+        return []
+    splitter = StratifiedGroupKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
+    found = list(splitter.split(labels, labels, groups=digests))
+    return found[:1] if enough else found
 
 
-def rotate(fitted: Matrix, held_out: Matrix) -> tuple[Matrix, Matrix]:
-    """Express rows in an orthonormal basis of the span of the fitted rows.
-
-    The solution of an L2-regularised linear model lies in that span, so with fewer rows than
-    columns the model is the same and smaller (the representer theorem; Hastie and Tibshirani,
-    "Efficient quadratic regularization for expression arrays", Biostatistics 2004).
-
-    Parameters
-    ----------
-    fitted : ndarray of shape (n, d)
-    held_out : ndarray of shape (m, d)
-
-    Returns
-    -------
-    ndarrays of shape (n, r) and (m, r), r at most n; the inputs where n >= d
-    """
-    if len(fitted) >= fitted.shape[1]:
-        return fitted, held_out
-    values, vectors = np.linalg.eigh(fitted.astype(np.float64) @ fitted.T)
-    real = values > values[-1] * 1e-10
-    basis = fitted.T @ (vectors[:, real] / np.sqrt(values[real])).astype(np.float32)
-    return fitted @ basis, held_out @ basis
+def spaces(names: Sequence[str], labels: Labels) -> dict[str, Space]:
+    """Return what is searched for each head on rows with these labels."""
+    classes = len(np.unique(labels))
+    return {name: heads.space(name, rows=len(labels), classes=classes) for name in names}
 
 
 def tune(
-    name: str,
+    names: Sequence[str],
     X: Matrix,
     labels: Labels,
     the_folds: Sequence[Fold],
     *,
     seed: int,
-    advance: Callable[[int], None],
-) -> Tuned:
-    """Choose taps and regularisation of one head and fit it on all rows given.
+    balanced: bool = False,
+    advance: Callable[[int], None] = lambda n: None,
+) -> dict[str, Tuned]:
+    """Choose taps, root and regularisation of heads and fit them on all rows given.
 
     Parameters
     ----------
-    name : str
-        Key of `HEADS`.
-    X : ndarray of shape (n, 4608), float32
+    names : sequence of str
+        Keys of `HEADS`.
+    X : ndarray of shape (n, columns of all taps), float32
         All taps of train and val side by side, deepest first.
     labels : ndarray of shape (n,), int64
     the_folds : sequence of (fitted rows, held-out rows)
     seed : int
+    balanced : bool
+        Whether every class weighs the same, however many photos it has.
     advance : callable
-        Told how many fits are done.
+        Told how many steps of `steps` are done.
     """
-    started = time.perf_counter()
-    tried = _search(name, X, labels, the_folds, seed=seed, advance=advance)
-    best = max(tried, key=lambda candidate: candidate["score"])
-    chosen = {key: value for key, value in best.items() if key != "score"}
-    chosen_at = time.perf_counter()
-    samples = np.bincount(labels)[np.unique(labels)].tolist()
-    value = chosen[HEADS[name].parameter]
-    head = pipeline(name, chosen["taps"], value, samples=samples, seed=seed)
-    # The matrices are small: threads of the linear algebra wait for each other longer than they
-    # work (30 times slower was measured on two cores).
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        head.fit(X, labels)
-    advance(1)
-    seconds = {"tune": chosen_at - started, "fit": time.perf_counter() - chosen_at}
-    return Tuned(head, chosen, tried, seconds)
+    the_spaces = spaces(names, labels)
+    weights = _weights(labels, balanced=balanced)
+    # Processes would hold a matrix each.
+    processes = PROCESSES if X.size <= large.IN_MEMORY // 4 else 1
+    some = large.sample(labels, rows=large.SEARCH_ROWS, seed=seed)
+    the_folds = _among(some, the_folds, rows=len(labels))
+    few = X if len(some) == len(X) else X[some]
+    found = _search(
+        the_spaces, few, labels[some], weights[some], the_folds, seed=seed, advance=advance
+    )
+    plans = {name: _plan(name, the_spaces[name], found[name], labels) for name in names}
+    truth = labels[some][_held_out(the_folds)]
+    jobs = [
+        delayed(_fit)(name, plans[name][0], X, labels, weights, plans[name][1], truth, seed)
+        for name in names
+    ]
+    fitted = {}
+    for name, (head, seconds) in zip(names, Parallel(n_jobs=processes)(jobs), strict=True):
+        spent = sum(tried.seconds for tried in found[name].values()) / effective_n_jobs(PROCESSES)
+        fitted[name] = Tuned(
+            head,
+            plans[name][0],
+            _listed(name, the_spaces[name], found[name]),
+            {"tune": spent, "fit": seconds},
+        )
+        advance(1)
+    return fitted
 
 
-def fits(name: str, the_folds: Sequence[Fold]) -> int:
-    """Return how many fits `tune` makes, for a progress bar."""
-    return len(the_folds) * len(TAP_SETS) * len(HEADS[name].values) + 1
+def steps(names: Sequence[str], labels: Labels) -> int:
+    """Return how many steps `tune` makes, for a progress bar: each view, each last fit."""
+    return len(_views(spaces(names, labels))) + len(names)
+
+
+def _held_out(the_folds: Sequence[Fold]) -> NDArray[np.intp]:
+    return np.concatenate([np.empty(0, np.intp), *(out for _, out in the_folds)])
+
+
+def _among(some: NDArray[np.intp], the_folds: Sequence[Fold], *, rows: int) -> list[Fold]:
+    """Restrict folds of all rows to some rows, and number these by their place among them."""
+    place = np.full(rows, -1)
+    place[some] = np.arange(len(some))
+    return [
+        tuple(part[part >= 0] for part in (place[fitted], place[out]))  # type: ignore[misc]
+        for fitted, out in the_folds
+    ]
+
+
+def _weights(labels: Labels, *, balanced: bool) -> Weights:
+    found: Weights = compute_sample_weight("balanced" if balanced else None, labels)
+    return found
+
+
+def _views(the_spaces: Mapping[str, Space]) -> list[tuple[int, bool]]:
+    return list(dict.fromkeys(view for space in the_spaces.values() for view in space.views))
 
 
 def _search(
-    name: str,
+    the_spaces: Mapping[str, Space],
     X: Matrix,
     labels: Labels,
+    weights: Weights,
     the_folds: Sequence[Fold],
     *,
     seed: int,
     advance: Callable[[int], None],
-) -> list[dict[str, Any]]:
-    """Score every candidate: fewest taps and strongest regularisation first, so they win ties."""
-    head = HEADS[name]
-    sets = [list(TAPS)[:size] for size in TAP_SETS]
-    right = np.zeros((len(sets), len(head.values)), dtype=int)
-    cases = [(number, fold) for number in range(len(sets)) for fold in the_folds]
-    counts = Parallel(n_jobs=-1, return_as="generator")(
-        delayed(_right)(name, sets[number], X, labels, fold, seed) for number, fold in cases
+) -> dict[str, dict[tuple[int, bool], _Tried]]:
+    """Try every candidate of every head; none where nothing is held out."""
+    # The longest first, so that no processor waits for a long one at the end.
+    views = sorted(_views(the_spaces), reverse=True)
+    found: dict[str, dict[tuple[int, bool], _Tried]] = {name: {} for name in the_spaces}
+    if not the_folds:
+        advance(len(views))
+        return found
+    answers = Parallel(n_jobs=PROCESSES, return_as="generator")(
+        delayed(_try)(view, the_spaces, X, labels, weights, the_folds, seed) for view in views
     )
-    for (number, _), counted in zip(cases, counts, strict=True):
-        right[number] += counted
-        advance(len(counted))
-    held_out = sum(len(out) for _, out in the_folds)
+    for view, answer in zip(views, answers, strict=True):
+        for name, tried in answer.items():
+            found[name][view] = tried
+        advance(1)
+    return found
+
+
+def _try(
+    view: tuple[int, bool],
+    the_spaces: Mapping[str, Space],
+    X: Matrix,
+    labels: Labels,
+    weights: Weights,
+    the_folds: Sequence[Fold],
+    seed: int,
+) -> dict[str, _Tried]:
+    """Try all heads on one view of the rows."""
+    names = [name for name, space in the_spaces.items() if view in space.views]
+    seconds = dict.fromkeys(names, 0.0)
+    scores: dict[str, list[list[Matrix]]] = {name: [] for name in names}
+    taps, root = view
+    prepare = heads.preparation(list(TAPS)[:taps], root=root)
+    classes = len(np.unique(labels))
+    # The matrices are small: threads of the linear algebra wait for each other longer than they
+    # work (30 times slower was measured on two cores).
+    with threadpool_limits(1):
+        for fitted, out in the_folds:
+            started = time.perf_counter()
+            A = prepare.fit_transform(X[fitted])
+            Z, unseen = span.rotate(A, prepare.transform(X[out]))
+            scale = _scale(Z)
+            Z, unseen = Z * scale, unseen * scale
+            shared = time.perf_counter() - started
+            present = np.unique(labels[fitted])
+            for name in names:
+                started = time.perf_counter()
+                values = the_spaces[name].values
+                path = HEADS[name].path(Z, labels[fitted], weights[fitted], unseen, values, seed)
+                scores[name].append([_widened(s, present, classes) for s in path])
+                seconds[name] += shared + time.perf_counter() - started
+    held_out = _held_out(the_folds)
+    answer = {}
+    for name in names:
+        by_value = [np.concatenate(folds) for folds in zip(*scores[name], strict=True)]
+        right = [
+            float(np.average(s.argmax(axis=1) == labels[held_out], weights=weights[held_out]))
+            for s in by_value
+        ]
+        answer[name] = _Tried(right, by_value[int(np.argmax(right))], seconds[name])
+    return answer
+
+
+def _widened(scores: Matrix, present: Labels, classes: int) -> Matrix:
+    """Give classes that were not fitted a column, of scores below all others."""
+    wide = np.full((len(scores), classes), -np.inf, np.float32)
+    wide[:, present] = scores
+    return wide
+
+
+def _scale(Z: Matrix) -> float:
+    """Return what makes the mean squared norm of rows 1."""
+    return float(1 / np.sqrt(np.einsum("ij,ij", Z, Z, dtype=np.float64) / len(Z) or 1.0))
+
+
+def _listed(
+    name: str, space: Space, found: Mapping[tuple[int, bool], _Tried]
+) -> list[dict[str, Any]]:
+    """List the candidates: fewest taps and strongest regularisation first, so they win ties."""
     return [
-        {"taps": taps, head.parameter: value, "score": float(right[i, j] / held_out)}
-        for i, taps in enumerate(sets)
-        for j, value in enumerate(head.values)
+        {
+            "taps": list(TAPS)[:taps],
+            "root": root,
+            **dict(zip(HEADS[name].parameters, value, strict=True)),
+            "score": score,
+        }
+        for taps, root in space.views
+        if (taps, root) in found
+        for value, score in zip(space.values, found[taps, root].right, strict=True)
     ]
 
 
-def _right(
-    name: str, taps: Sequence[str], X: Matrix, labels: Labels, fold: Fold, seed: int
-) -> list[int]:
-    """Count the held-out photos that each value of the parameter classifies rightly."""
-    head = HEADS[name]
-    fitted, out = fold
-    prepare = preparation(taps)
-    A, B = prepare.fit_transform(X[fitted]), prepare.transform(X[out])
-    if head.linear:
-        A, B = rotate(A, B)
-    counts = []
-    for value in head.values:
-        classifier = head.classifier(value, len(fitted), seed)
-        with warnings.catch_warnings():
-            # The MLP's epochs are bounded on purpose; that it could go on is no news.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            classifier.fit(A, labels[fitted])
-        counts.append(int((classifier.predict(B) == labels[out]).sum()))
-    return counts
+def _plan(
+    name: str, space: Space, found: Mapping[tuple[int, bool], _Tried], labels: Labels
+) -> tuple[dict[str, Any], Matrix]:
+    """Return the hyper-parameters that win, and the scores that they gave held-out photos."""
+    if not found:
+        return heads.unchosen(name), np.empty((0, len(np.unique(labels))), np.float32)
+    best = max(_listed(name, space, found), key=lambda candidate: candidate["score"])
+    view = len(best["taps"]), best["root"]
+    return {key: value for key, value in best.items() if key != "score"}, found[view].best
+
+
+def _fit(
+    name: str,
+    chosen: Mapping[str, Any],
+    X: Matrix,
+    labels: Labels,
+    weights: Weights,
+    scores: Matrix,
+    truth: Labels,
+    seed: int,
+) -> tuple[Pipeline, float]:
+    """Fit a head on all rows, calibrated by what it said of photos while they were held out."""
+    started = time.perf_counter()
+    prepare = heads.preparation(chosen["taps"], root=chosen["root"])
+    with threadpool_limits(1):
+        Z, basis = span.basis(large.fit_prepared(prepare, X))
+        scale = _scale(Z)
+        Z *= np.float32(scale)
+        value = tuple(chosen[parameter] for parameter in HEADS[name].parameters)
+        classifier = HEADS[name].fit(Z, labels, weights, value, seed)
+        heads.on_columns(classifier, basis, scale=scale)
+    known = np.isfinite(scores[np.arange(len(scores)), truth])
+    warmth = calibration.temperature(scores[known], truth[known])
+    heads.cool(classifier, warmth)
+    return Pipeline([*prepare.steps, ("classifier", classifier)]), time.perf_counter() - started

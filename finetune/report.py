@@ -56,6 +56,8 @@ def columns(comparison: Comparison) -> dict[str, list[str]]:
         "Macro F1": [f"{figure['macro_f1']:.3f}" for figure in figures],
         "Log loss": [f"{figure['log_loss']:.3f}" for figure in figures],
     }
+    if all("calibration_error" in figure for figure in figures):
+        found["Calibration error"] = [f"{figure['calibration_error']:.3f}" for figure in figures]
     if all("top5_accuracy" in figure for figure in figures):
         found["Top-5"] = [f"{figure['top5_accuracy']:.1%}" for figure in figures]
     return found | {

@@ -101,4 +101,7 @@ def test_a_record_says_what_was_tried_and_with_what(trained: Path) -> None:
     record = json.loads((trained / "runs/synthetic/mlp/result.json").read_text())
     assert record["stage"] == "head"
     assert record["versions"]["scikit-learn"]
-    assert [set(candidate) for candidate in record["tried"]] == [{"taps", "alpha", "score"}] * 8
+    assert record["epochs"] == record["hyperparameters"]["epochs"]
+    assert {frozenset(candidate) for candidate in record["tried"]} == {
+        frozenset({"taps", "root", "alpha", "epochs", "score"})
+    }

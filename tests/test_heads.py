@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import skops.io
-from sklearn.preprocessing import StandardScaler
+from sklearn.linear_model import RidgeClassifier
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from classify.heads import HEADS, TRUSTED, columns, parameters, pipeline, preparation
+from classify import heads, large, tune
+from classify.heads import HEADS, TRUSTED, LeastSquaresSVC, columns, parameters, preparation
 from extract.recipe import TAPS
 
 WIDTH = sum(TAPS.values())
@@ -21,21 +23,88 @@ def rows(n: int, *, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 def fitted(name: str, X: np.ndarray, labels: np.ndarray, *, taps: int = 2):
-    samples = np.bincount(labels).tolist()
-    value = HEADS[name].values[-1]
-    return pipeline(name, list(TAPS)[:taps], value, samples=samples, seed=0).fit(X, labels)
+    value = dict(zip(HEADS[name].parameters, HEADS[name].values[-1], strict=True))
+    chosen = {"taps": list(TAPS)[:taps], "root": True, **value}
+    scores = np.empty((0, labels.max() + 1))
+    weights = np.ones(len(X))
+    return tune._fit(name, chosen, X, labels, weights, scores, np.empty(0, int), 0)[0]
+
+
+@parametrize_with_checks([LeastSquaresSVC()])
+def test_our_estimator_keeps_scikit_learns_contract(estimator, check) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_least_squares_are_those_of_a_ridge_classifier(
+    classes: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large, "BLOCK", 13)
+    random = np.random.default_rng(0)
+    X = random.standard_normal((60, 100)).astype(np.float32)
+    labels = np.arange(60) % classes
+    weights = random.random(60) if weighted else np.ones(60)
+    ours = LeastSquaresSVC(3.0).fit(X, labels, weights).decision_function(X)
+    plain = RidgeClassifier(3.0).fit(X.astype(np.float64), labels, weights)
+    np.testing.assert_allclose(ours, plain.decision_function(X), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_path_gives_what_fits_one_by_one_give(name: str, classes: int) -> None:
+    X, labels = rows(40, classes=classes)
+    Z, unseen = X[:30, :80] / 9, X[30:, :80] / 9
+    head, weights = HEADS[name], np.ones(30)
+    path = head.path(Z, labels[:30], weights, unseen, head.values, 0)
+    for value, found in zip(head.values, path, strict=True):
+        one = head.fit(Z.copy(), labels[:30], weights, value, 0)
+        expected = heads.scores(one, unseen * 1)
+        np.testing.assert_allclose(found, expected, atol=0.15 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_cooling_divides_the_scores_and_changes_no_prediction(name: str, classes: int) -> None:
+    X, labels = rows(30, classes=classes)
+    head = fitted(name, X, labels)
+    prepared = head[:-1].transform(X)
+    before = heads.scores(head[-1], prepared)
+    heads.cool(head[-1], 4.0)
+    after = heads.scores(head[-1], prepared)
+    difference = before - before[:, :1]
+    np.testing.assert_allclose(after - after[:, :1], difference / 4, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "views"),
+    [(400, 6, 8), (2_000, 2, 8), (7_000, 101, 8), (50_000, 1_000, 4), (1_000_000, 10, 2)],
+)
+def test_what_is_searched_follows_from_the_size(rows: int, classes: int, views: int) -> None:
+    for name in HEADS:
+        space = heads.space(name, rows=rows, classes=classes)
+        assert len(space.views) == views
+        assert (1, True) in space.views
+        assert (1, False) in space.views
+        widths = np.cumsum(list(TAPS.values()))
+        for taps, _ in space.views:
+            assert taps == 1 or rows * widths[taps - 1] <= large.IN_MEMORY
+        if name == "mlp":
+            assert max(epochs for _, epochs in space.values) == (40 if rows <= 1000 else 20)
+        else:
+            assert space.values == HEADS[name].values
 
 
 def test_each_tap_is_rooted_and_normalised_on_its_own_and_the_rest_dropped() -> None:
     X, _ = rows(7)
     taps = ["block5_avg", "block5_max"]
-    prepared = preparation(taps).fit_transform(X)
+    prepared = preparation(taps, root=True).fit_transform(X)
     blocks = []
     for start, width in ((0, 512), (512 + 4608, 512)):
         block = np.sqrt(X[:, start : start + width])
         blocks.append(block / np.linalg.norm(block, axis=1, keepdims=True))
-    expected = StandardScaler().fit_transform(np.hstack(blocks))
-    np.testing.assert_allclose(prepared, expected, atol=2e-4)
+    expected = np.hstack(blocks)
+    np.testing.assert_allclose(prepared, expected - expected.mean(axis=0), atol=2e-6)
 
 
 def test_columns_lie_side_by_side_and_cover_the_matrix() -> None:
@@ -94,6 +163,5 @@ def test_parameters_are_counted_by_hand() -> None:
     X, labels = rows(30)
     d = 512 + 4608
     assert parameters(fitted("logistic", X, labels)) == 3 * d + 3
-    # One-against-one: three hyperplanes; two numbers for each class's sigmoid.
-    assert parameters(fitted("svm", X, labels)) == 3 * d + 3 + 3 * 2
+    assert parameters(fitted("svm", X, labels)) == 3 * d + 3
     assert parameters(fitted("mlp", X, labels)) == d * 128 + 128 + 128 * 3 + 3

@@ -232,7 +232,7 @@ def test_markdown_table_survives_hostile_names(tmp_path: Path) -> None:
     assert "<i>" not in text.replace("\\<i\\>", "")
     assert "- \\<img src=x\\>\\|.jpg: \\`\\|\\\\n\\# no" in text
     table = [line for line in text.splitlines() if line.startswith("|")][:4]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {10}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
     assert table[2].startswith("| a\\|b\\\\n\\| c | 95.0% | 76.4% to 99.1% | 95.0% |")
 
 

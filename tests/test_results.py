@@ -120,3 +120,21 @@ def test_record_is_plain_json(tmp_path: Path) -> None:
     results.save(tmp_path, replace(RECORD, seed=7), FOUR, write_model=lambda f: None)
     record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert (record["seed"], record["schema"], record["data"]) == (7, 1, "köpfe")
+
+
+def test_calibration_error_by_hand() -> None:
+    # Two bins: 0.9 sure and right once of two, |0.5 - 0.9|; 0.5 sure and right, |1 - 0.5|.
+    right = np.array([True, False, True])
+    found = results.calibration_error(np.array([0.9, 0.9, 0.5]), right)
+    assert found == pytest.approx((2 * 0.4 + 1 * 0.5) / 3)
+
+
+def test_calibration_error_at_the_ends_and_on_a_border() -> None:
+    sure = np.array([1.0, 0.0, 10 / 15])
+    assert results.calibration_error(sure, np.array([True, False, False])) == pytest.approx(2 / 9)
+
+
+def test_probabilities_that_labels_are_drawn_with_have_almost_no_calibration_error() -> None:
+    random = np.random.default_rng(0)
+    sure = random.uniform(0.5, 1.0, 20_000)
+    assert results.calibration_error(sure, random.random(20_000) < sure) < 0.02

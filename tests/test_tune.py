@@ -1,13 +1,11 @@
-"""Choosing a head: nothing leaks, nothing is left out, the shortcut changes nothing."""
+"""Choosing heads: nothing leaks, nothing is left out, sizes at both ends."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
 
-from classify import tune
+from classify import heads, tune
 from classify.heads import HEADS
 from extract import store
 from extract.recipe import TAPS
@@ -43,32 +41,12 @@ def test_many_rows_or_a_tiny_class_are_chosen_by_on_val(rows: int, in_smallest: 
     assert sorted([*fitted, *out]) == list(range(rows))
 
 
-@pytest.mark.parametrize(
-    "model",
-    [LogisticRegression(C=0.01, max_iter=1000, tol=1e-8), SVC(kernel="linear", C=0.01, tol=1e-6)],
-)
-def test_a_linear_model_in_the_span_of_the_rows_is_the_same_model(model) -> None:
-    random = np.random.default_rng(0)
-    A = random.standard_normal((40, 300)).astype(np.float32)
-    B = random.standard_normal((25, 300)).astype(np.float32)
-    labels = np.arange(40) % 3
-    direct = model.fit(A, labels).decision_function(B)
-    fitted, held_out = tune.rotate(A, B)
-    assert fitted.shape == (40, 40)
-    rotated = model.fit(fitted, labels).decision_function(held_out)
-    np.testing.assert_allclose(rotated, direct, atol=2e-3)
-
-
-def test_rows_of_less_than_full_rank_are_rotated_too() -> None:
-    A = np.ones((10, 50), np.float32) * np.arange(10, dtype=np.float32)[:, None]
-    fitted, held_out = tune.rotate(A, A[:3])
-    assert fitted.shape == (10, 1)
-    np.testing.assert_allclose(fitted @ held_out.T, A @ A[:3].T, rtol=1e-4)
-
-
-def test_more_rows_than_columns_are_left_alone() -> None:
-    A = np.ones((50, 10), np.float32)
-    assert tune.rotate(A, A)[0] is A
+@pytest.mark.parametrize(("each", "expected"), [(1, 0), (2, 2), (3, 3), (9, 5), (600, 1)])
+def test_without_a_val_split_there_are_as_many_folds_as_the_smallest_class_allows(
+    each: int, expected: int
+) -> None:
+    labels = np.arange(2 * each) % 2
+    assert len(tune.folds(labels, [str(row) for row in range(2 * each)], seed=0)) == expected
 
 
 def test_taps_are_added_only_when_they_help(tmp_path: Path) -> None:
@@ -77,10 +55,11 @@ def test_taps_are_added_only_when_they_help(tmp_path: Path) -> None:
     chosen = []
     for path in (shallow, deep):
         X, labels, folds = load(path)
-        fits = []
-        tuned = tune.tune("svm", X, labels, folds, seed=0, advance=fits.append)
-        assert sum(fits) == tune.fits("svm", folds)
-        assert len(tuned.tried) == len(tune.TAP_SETS) * len(HEADS["svm"].values)
+        done: list[int] = []
+        tuned = tune.tune(["svm"], X, labels, folds, seed=0, advance=done.append)["svm"]
+        assert sum(done) == tune.steps(["svm"], labels)
+        space = heads.space("svm", rows=len(X), classes=3)
+        assert len(tuned.tried) == len(space.views) * len(space.values)
         chosen.append(tuned.chosen["taps"])
     assert chosen == [["block5_avg"], list(TAPS)]
 
@@ -88,9 +67,67 @@ def test_taps_are_added_only_when_they_help(tmp_path: Path) -> None:
 def test_permuted_labels_give_chance(tmp_path: Path) -> None:
     X, labels, folds = load(publish(tmp_path, per_class=(40, 10, 4)))
     permuted = np.random.default_rng(0).permutation(labels)
-    tuned = tune.tune("svm", X, permuted, folds, seed=0, advance=lambda n: None)
-    scores = [candidate["score"] for candidate in tuned.tried]
-    # 150 rows of three classes: four standard errors are 0.15.
-    assert max(scores) < 1 / 3 + 0.15
-    tuned = tune.tune("svm", X, labels, folds, seed=0, advance=lambda n: None)
-    assert max(candidate["score"] for candidate in tuned.tried) > 0.9
+    for these, low, high in ((permuted, 0.0, 1 / 3 + 0.15), (labels, 0.9, 1.0)):
+        tuned = tune.tune(["logistic", "svm"], X, these, folds, seed=0)
+        for one in tuned.values():
+            # 150 rows of three classes: four standard errors are 0.15.
+            assert low <= max(candidate["score"] for candidate in one.tried) <= high
+
+
+def test_choices_do_not_depend_on_the_number_of_processes_or_on_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, labels, folds = load(publish(tmp_path))
+    alone = tune.tune(["mlp"], X, labels, folds, seed=0)["mlp"]
+    monkeypatch.setattr(tune, "PROCESSES", 1)
+    among = tune.tune(list(HEADS), X, labels, folds, seed=0)["mlp"]
+    assert alone.tried == among.tried
+    np.testing.assert_array_equal(alone.head.predict_proba(X), among.head.predict_proba(X))
+
+
+def test_the_scale_of_the_features_changes_nothing(tmp_path: Path) -> None:
+    X, labels, folds = load(publish(tmp_path))
+    one, other = (tune.tune(["svm"], A, labels, folds, seed=0)["svm"] for A in (X, X * 16))
+    assert one.tried == other.tried
+    probabilities = one.head.predict_proba(X), other.head.predict_proba(X * 16)
+    np.testing.assert_allclose(*probabilities, atol=1e-3)
+
+
+def test_balanced_heads_hear_the_rare_class() -> None:
+    random = np.random.default_rng(0)
+    labels = (np.arange(420) >= 400).astype(int)
+    X = random.gamma(1.0, 1.0, (420, sum(TAPS.values()))).astype(np.float32)
+    X[labels == 1, :20] += 0.7
+    folds = tune.folds(labels, [str(row) for row in range(420)], seed=0)
+    recalls = []
+    for balanced in (False, True):
+        tuned = tune.tune(["svm"], X, labels, folds, seed=0, balanced=balanced)["svm"]
+        scores = np.random.default_rng(1).gamma(1.0, 1.0, (200, X.shape[1])).astype(np.float32)
+        scores[:, :20] += 0.7
+        recalls.append(tuned.head.predict(scores).mean())
+    assert recalls[1] > recalls[0] + 0.1
+
+
+@pytest.mark.parametrize(("classes", "each"), [(2, 2), (60, 2), (30, 1)])
+def test_few_photos_of_many_classes_are_learned(classes: int, each: int) -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), each)
+    centres = random.gamma(0.3, 1.0, (classes, sum(TAPS.values())))
+    X = (centres[labels] + random.gamma(1.0, 0.1, (len(labels), centres.shape[1]))).astype("f4")
+    folds = tune.folds(labels, [str(row) for row in range(len(labels))], seed=0)
+    unseen = (centres + random.gamma(1.0, 0.1, centres.shape)).astype(np.float32)
+    for name, tuned in tune.tune(["logistic", "svm"], X, labels, folds, seed=0).items():
+        assert (tuned.head.predict(unseen) == np.arange(classes)).mean() > 0.8, name
+
+
+def test_a_class_that_only_val_has_is_no_obstacle() -> None:
+    random = np.random.default_rng(0)
+    X = random.gamma(1.0, 1.0, (24, sum(TAPS.values()))).astype(np.float32)
+    labels = np.array([0, 1] * 10 + [2] * 4)
+    is_val = np.arange(24) >= 16
+    folds = tune.folds(labels, [str(row) for row in range(24)], is_val, seed=0)
+    assert set(labels[folds[0][0]]) == {0, 1}
+    for tuned in tune.tune(list(HEADS), X, labels, folds, seed=0).values():
+        probabilities = tuned.head.predict_proba(X)
+        assert probabilities.shape == (24, 3)
+        assert np.isfinite(probabilities).all()

@@ -1,0 +1,77 @@
+"""Data that outgrow memory: the same heads from a memory map, and a bound on memory."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from classify import heads, large, tune
+from extract.recipe import TAPS
+from tests.conftest import CHECKOUT
+
+PROGRAM = """
+import resource
+from extract import recipe
+recipe.TAPS = {"block5_avg": 16}
+import numpy as np
+from classify import large, tune
+large.IN_MEMORY = 10_000
+random = np.random.default_rng(0)
+labels = np.arange(200_000) % 3
+X = large.matrix((200_000, 16))
+assert isinstance(X, np.memmap)
+X[:] = random.gamma(1.0, 1.0, X.shape)
+X[np.arange(200_000), labels] += 2
+is_val = np.arange(200_000) % 5 == 0
+folds = tune.folds(labels, [], is_val, seed=0)
+tune.PROCESSES = 1
+for name, tuned in tune.tune(["logistic", "svm"], X, labels, folds, seed=0).items():
+    assert (tuned.head.predict(X[:5000]) == labels[:5000]).mean() > 0.7, name
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_200_000_rows_are_fitted_from_a_memory_map_in_bounded_memory() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 4096
+
+
+def test_rows_prepared_in_blocks_are_those_prepared_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X = np.random.default_rng(0).gamma(1.0, 1.0, (50, sum(TAPS.values()))).astype(np.float32)
+    taps = list(TAPS)[:2]
+    expected = heads.preparation(taps, root=True).fit_transform(X)
+    monkeypatch.setattr(large, "BLOCK", 7)
+    monkeypatch.setattr(large, "IN_MEMORY", 100)
+    prepare = heads.preparation(taps, root=True)
+    found = large.fit_prepared(prepare, X)
+    assert isinstance(found, np.memmap)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(prepare.transform(X), expected, atol=1e-6)
+
+
+def test_a_sample_keeps_the_classes_in_proportion_and_two_of_each() -> None:
+    labels = np.repeat([0, 1, 2], [900, 98, 2])
+    some = large.sample(labels, rows=100, seed=0)
+    assert np.bincount(labels[some]).tolist() == [90, 10, 2]
+    assert some.tolist() == sorted(set(some.tolist()))
+    assert large.sample(labels, rows=1000, seed=0).tolist() == list(range(1000))
+
+
+def test_heads_searched_on_a_sample_are_fitted_on_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(large, "SEARCH_ROWS", 60)
+    random = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    X = random.gamma(1.0, 1.0, (200, sum(TAPS.values()))).astype(np.float32)
+    X[:, :40] += 2 * labels[:, None]
+    folds = tune.folds(labels, [str(row) for row in range(200)], seed=0)
+    tuned = tune.tune(["svm"], X, labels, folds, seed=0)["svm"]
+    assert tuned.head["centre"].n_samples_seen_ == 200
+    assert (tuned.head.predict(X) == labels).mean() > 0.9
