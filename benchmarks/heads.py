@@ -147,15 +147,13 @@ def _plain(head: str) -> Any:
         return LogisticRegression(max_iter=1000, tol=1e-5)
     if head == "svm":
         return RidgeClassifier()
-    return MLPClassifier(
-        (128,), learning_rate_init=3e-3, tol=0.0, n_iter_no_change=100, random_state=0
-    )
+    return MLPClassifier((128,), tol=0.0, n_iter_no_change=100, random_state=0)
 
 
 def _scaled(X: Any, *, unit: bool) -> Any:
     """Scale rows as the heads do; a function of the rows at hand, which differs little."""
     size = np.sqrt(np.square(X).sum(axis=1).mean())
-    return X * np.float32((X.shape[1] ** 0.5 if unit else 1.0) / size)
+    return X * np.float32((heads.MLP_NORM if unit else 1.0) / size)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Temperature: probabilities that mean what they say, from scores on photos held out."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
@@ -8,7 +10,26 @@ from scipy.special import logsumexp
 RANGE = (1e-3, 1e3)
 
 
-def temperature(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+class Calibration(NamedTuple):
+    """How scores become probabilities, and how good these are.
+
+    Attributes
+    ----------
+    temperature : float
+        What scores are divided by, between 0.001 and 1,000; 1 where there was no photo.
+    log_loss : float
+        Of the photos it was found on, in nats, with that temperature.
+    """
+
+    temperature: float
+    log_loss: float
+
+
+def calibrate(
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.float64] | None = None,
+) -> Calibration:
     """Find what scores are divided by so that their softmax has the smallest log loss.
 
     One number for all classes changes no prediction, and is the best simple calibration known
@@ -23,14 +44,11 @@ def temperature(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> float
         Of photos that the model was not fitted on; -inf for a class that it does not know.
     labels : ndarray of shape (m,), int64
         Their classes, columns of `scores`.
-
-    Returns
-    -------
-    float
-        Between 0.001 and 1,000; 1 where there is no photo.
+    weights : ndarray of shape (m,), optional
+        How much each photo counts; all the same by default.
     """
     if not len(labels):
-        return 1.0
+        return Calibration(1.0, 0.0)
     wide = scores.astype(np.float64)
     wide = np.where(np.isfinite(wide), wide, np.min(wide, initial=0.0, where=np.isfinite(wide)))
     doubt = 1 / (len(labels) + 2)
@@ -38,6 +56,7 @@ def temperature(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> float
 
     def loss(log_temperature: float) -> float:
         heat = np.exp(-log_temperature)
-        return float((logsumexp(wide * heat, axis=1) - own * heat).mean())
+        return float(np.average(logsumexp(wide * heat, axis=1) - own * heat, weights=weights))
 
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(RANGE), method="bounded").x))
+    found = minimize_scalar(loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-3})
+    return Calibration(float(np.exp(found.x)), float(found.fun))

@@ -190,9 +190,9 @@ def _mlp_trained(
         if trained is None or trained.alpha != alpha:
             # A generator goes on from epoch to epoch where a number would begin anew.
             random = np.random.RandomState(seed)
-            trained = MLPClassifier(
-                (128,), alpha=alpha, learning_rate_init=3e-3, random_state=random
-            )
+            # A small set in large batches would be learned in too few steps.
+            batch = int(np.clip(len(Z) // 10, 32, 200))
+            trained = MLPClassifier((128,), alpha=alpha, batch_size=batch, random_state=random)
             done = 0
         for _ in range(int(epochs) - done):
             trained.partial_fit(Z, labels, sample_weight=weights, classes=np.unique(labels))
@@ -203,25 +203,18 @@ def _mlp_trained(
 def _mlp_path(
     Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
 ) -> Iterator[Matrix]:
-    unit = _unit(Z)
-    for classifier in _mlp_trained(Z * unit, labels, weights, values, seed):
-        yield scores(classifier, unseen * unit)
+    for classifier in _mlp_trained(Z * MLP_NORM, labels, weights, values, seed):
+        yield scores(classifier, unseen * MLP_NORM)
 
 
 def _mlp_fit(
     Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
 ) -> ClassifierMixin:
-    unit = _unit(Z)
     # In place: there may be no room for a second matrix.
-    Z *= unit
+    Z *= MLP_NORM
     classifier = next(_mlp_trained(Z, labels, weights, [value], seed))
-    classifier.coefs_[0] *= unit
+    classifier.coefs_[0] *= MLP_NORM
     return classifier.set_params(random_state=seed)
-
-
-def _unit(Z: Matrix) -> float:
-    """Return what gives a column the variance of 1 that a network's first weights are made for."""
-    return float(Z.shape[1] ** 0.5)
 
 
 def _one(*values: float) -> tuple[Value, ...]:
@@ -233,7 +226,7 @@ HEADS = {
     "svm": Head(("alpha",), _one(3.0, 1.0, 0.3, 0.1, 0.03), _svm_path, _svm_fit),
     "mlp": Head(
         ("alpha", "epochs"),
-        tuple((alpha, epochs) for alpha in (10.0, 0.1) for epochs in (5, 10, 20, 40)),
+        tuple((alpha, epochs) for alpha in (1.0, 0.1) for epochs in (5, 10, 20, 40)),
         _mlp_path,
         _mlp_fit,
     ),
@@ -243,7 +236,11 @@ TAP_SETS = tuple(sorted({min(taps, len(TAPS)) for taps in (1, 2, 5, len(TAPS))})
 """How many taps to use, deepest first: block5 pooled, its quarters, with block4, with block3."""
 
 MLP_PHOTOS = 40_000
-LARGE = 10**10
+MLP_NORM = np.float32(20)
+"""Of the rows that the MLP is given: on the val split of Caltech-101 its log loss was 0.19 with 10
+or 20, and 0.28 with the 85 that gives every column a variance of 1."""
+
+LARGE = 3 * 10**9
 
 
 class Space(NamedTuple):
@@ -267,7 +264,7 @@ def space(name: str, *, rows: int, classes: int) -> Space:
     Small data are searched whole: every nested set of taps, with and without square roots, every
     value. Sets whose matrix would not fit into memory are left out (see `classify.large`), but for
     the deepest tap. Where searched rows x classes x columns, the operations of one step of the
-    logistic head, exceed 10^10, only the deepest tap and the largest set are tried. The MLP sees
+    logistic head, exceed 3 x 10^9, only the deepest tap and the largest set are tried. The MLP sees
     each photo so often that at most 40,000 photos pass, or 20 times where that is more.
 
     Parameters

@@ -38,8 +38,10 @@ class Tuned(NamedTuple):
     chosen : dict
         Its hyper-parameters.
     tried : list of dict
-        Every candidate and its share of held-out photos classified rightly; where classes are
-        balanced, its mean recall of them.
+        Every candidate with its log loss on held-out photos, and the share of them that it
+        classified rightly. The smallest log loss wins: among a few hundred photos one that happens
+        to be right counts for as much as what makes a better head, and the loss sees both sides
+        of every photo. Where classes are balanced, both are means of the classes.
     seconds : dict
         Of the phases ``tune`` and ``fit``. What the heads share is counted for each.
     """
@@ -51,9 +53,10 @@ class Tuned(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """One head on one view: the score of each value, held-out scores of the best, seconds."""
+    """One head on one view: how good each value is, held-out scores of the best, seconds."""
 
     right: list[float]
+    losses: list[float]
     best: Matrix
     seconds: float
 
@@ -252,7 +255,10 @@ def _try(
             float(np.average(s.argmax(axis=1) == labels[held_out], weights=weights[held_out]))
             for s in by_value
         ]
-        answer[name] = _Tried(right, by_value[int(np.argmax(right))], seconds[name])
+        losses = [
+            calibration.calibrate(s, labels[held_out], weights[held_out]).log_loss for s in by_value
+        ]
+        answer[name] = _Tried(right, losses, by_value[int(np.argmin(losses))], seconds[name])
     return answer
 
 
@@ -278,10 +284,13 @@ def _listed(
             "root": root,
             **dict(zip(HEADS[name].parameters, value, strict=True)),
             "score": score,
+            "log_loss": loss,
         }
         for taps, root in space.views
         if (taps, root) in found
-        for value, score in zip(space.values, found[taps, root].right, strict=True)
+        for value, score, loss in zip(
+            space.values, found[taps, root].right, found[taps, root].losses, strict=True
+        )
     ]
 
 
@@ -291,9 +300,10 @@ def _plan(
     """Return the hyper-parameters that win, and the scores that they gave held-out photos."""
     if not found:
         return heads.unchosen(name), np.empty((0, len(np.unique(labels))), np.float32)
-    best = max(_listed(name, space, found), key=lambda candidate: candidate["score"])
+    best = min(_listed(name, space, found), key=lambda candidate: candidate["log_loss"])
     view = len(best["taps"]), best["root"]
-    return {key: value for key, value in best.items() if key != "score"}, found[view].best
+    chosen = {key: value for key, value in best.items() if key not in ("score", "log_loss")}
+    return chosen, found[view].best
 
 
 def _fit(
@@ -317,6 +327,5 @@ def _fit(
         classifier = HEADS[name].fit(Z, labels, weights, value, seed)
         heads.on_columns(classifier, basis, scale=scale)
     known = np.isfinite(scores[np.arange(len(scores)), truth])
-    warmth = calibration.temperature(scores[known], truth[known])
-    heads.cool(classifier, warmth)
+    heads.cool(classifier, calibration.calibrate(scores[known], truth[known]).temperature)
     return Pipeline([*prepare.steps, ("classifier", classifier)]), time.perf_counter() - started

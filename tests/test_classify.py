@@ -103,5 +103,5 @@ def test_a_record_says_what_was_tried_and_with_what(trained: Path) -> None:
     assert record["versions"]["scikit-learn"]
     assert record["epochs"] == record["hyperparameters"]["epochs"]
     assert {frozenset(candidate) for candidate in record["tried"]} == {
-        frozenset({"taps", "root", "alpha", "epochs", "score"})
+        frozenset({"taps", "root", "alpha", "epochs", "score", "log_loss"})
     }

@@ -78,7 +78,14 @@ def test_cooling_divides_the_scores_and_changes_no_prediction(name: str, classes
 
 @pytest.mark.parametrize(
     ("rows", "classes", "views"),
-    [(400, 6, 8), (2_000, 2, 8), (7_000, 101, 8), (50_000, 1_000, 4), (1_000_000, 10, 2)],
+    [
+        (400, 6, 8),
+        (2_000, 2, 8),
+        (3_060, 102, 8),
+        (7_000, 101, 4),
+        (50_000, 1_000, 4),
+        (1_000_000, 10, 2),
+    ],
 )
 def test_what_is_searched_follows_from_the_size(rows: int, classes: int, views: int) -> None:
     for name in HEADS:
