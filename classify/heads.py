@@ -111,7 +111,7 @@ def _least_squares(
         gram += weighted.T @ rows
         target += weighted.T @ signs.astype(X.dtype)
     for alpha in alphas:
-        system = gram.astype(precision)
+        system: NDArray[Any] = gram.astype(precision)
         system[np.diag_indices_from(system)] += alpha
         factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
         found = scipy.linalg.cho_solve(factor, target.astype(precision), check_finite=False)
