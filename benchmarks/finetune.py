@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from extract import activations, console, engines, shards, store, weights
+from extract import console, engines, shards, store, weights
 from extract.backend import keras
 from extract.recipe import SIZE
 from finetune import networks, train
@@ -34,17 +34,7 @@ def main() -> None:
     vgg16 = weights.load(None, cache=shards.cache_of(options.out))
     layer = networks.ENTERED_BY[options.unfreeze]
     with store.open(store.file_of(options.data, options.out)) as features:
-        cached = [
-            activations.make(
-                features,
-                ("train", "val")[: 1 if variant else 2],
-                vgg16,
-                layer=layer,
-                variant=variant,
-                out=options.out,
-            )
-            for variant in range(options.variants)
-        ]
+        cached = train.cached(features, vgg16, layer, variants=options.variants, out=options.out)
         top = networks.top(features.read(networks.TOP_TAPS, "train"), len(features.class_names))
         network = networks.vgg16_with(top, vgg16.arrays)
         networks.unfreeze(network, options.unfreeze)

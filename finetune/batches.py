@@ -154,13 +154,14 @@ def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
 
 
 def augmentation(seed: int) -> Any:
-    """Return the layers that vary training photos: mirrored, turned, zoomed, lighter or darker."""
+    """Return the layers that vary training photos: mirrored, turned, zoomed, moved, lit."""
     return keras.Sequential(
         [
             keras.layers.RandomFlip("horizontal", seed=seed),
-            keras.layers.RandomRotation(0.05, seed=seed),
-            keras.layers.RandomZoom(0.15, seed=seed),
-            keras.layers.RandomContrast(0.2, value_range=(0, 255), seed=seed),
+            keras.layers.RandomRotation(0.05, seed=seed + 1),
+            keras.layers.RandomZoom(0.2, seed=seed + 2),
+            keras.layers.RandomTranslation(0.1, 0.1, seed=seed + 3),
+            keras.layers.RandomContrast(0.2, value_range=(0, 255), seed=seed + 4),
         ],
         name="augmentation",
     )

@@ -64,7 +64,7 @@ def top(features: NDArray[np.float32], classes: int) -> keras.Model:
     # A logarithm takes the long tail of the taps as a square root does, but where a tap is 0, as
     # most are, its slope is 1 and not infinite.
     x = keras.ops.log1p(taps)
-    x = keras.layers.Normalization(mean=mean, variance=variance)(x)
+    x = keras.layers.Normalization(mean=mean, variance=variance, name="standardised")(x)
     x = keras.layers.Dropout(DROPOUT)(x)
     dense = keras.layers.Dense(classes, activation="softmax", kernel_initializer="zeros")
     return keras.Model(taps, dense(x), name="top")

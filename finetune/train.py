@@ -10,6 +10,7 @@ import numpy as np
 
 from classify.results import Predictions
 from extract import activations, atomic, backend, console
+from extract.activations import Activations
 from extract.backend import keras
 from extract.console import InputError, Stopped, say, warn
 from extract.recipe import SIZE
@@ -169,7 +170,7 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         if not self.waited():
             self.best = self.network.get_weights()
         self.model.stop_training = self.waited() >= self.how.patience
-        values = [np.asarray(variable) for variable in _variables(self.model)]
+        values = [keras.ops.convert_to_numpy(variable) for variable in _variables(self.model)]
         self.keep(checkpoint.State(self.history, values, self.best))
 
 
@@ -239,17 +240,17 @@ def fit(
             done = len(epochs.history.get("loss", []))
             advance(done * len(train))
             if not done or epochs.waited() < how.patience:
-                trained.fit(
-                    train,
-                    validation_data=val,
-                    epochs=how.epochs,
-                    initial_epoch=done,
-                    callbacks=[keras.callbacks.TerminateOnNaN(), epochs],
-                    verbose=0,
-                )
-    except Stopped:
-        network.set_weights(epochs.best)
-        raise
+                try:
+                    trained.fit(
+                        train,
+                        validation_data=val,
+                        epochs=how.epochs,
+                        initial_epoch=done,
+                        callbacks=[keras.callbacks.TerminateOnNaN(), epochs],
+                        verbose=0,
+                    )
+                finally:
+                    network.set_weights(epochs.best)
     except Exception as error:
         if not backend.is_out_of_memory(error):
             raise
@@ -257,7 +258,6 @@ def fit(
             f"{phase}: not enough memory for batches of {how.batch_size}; "
             f"try --batch-size {max(1, how.batch_size // 2)}"
         ) from error
-    network.set_weights(epochs.best)
     history = epochs.history
     if not np.all(np.isfinite(history["loss"])):
         raise InputError(
@@ -353,17 +353,7 @@ def train_finetuned(
     seconds = {"features": features.seconds}
     if start in networks.ENTERED_BY and asked["variants"]:
         layer = networks.ENTERED_BY[start]
-        variants = [
-            activations.make(
-                features,
-                ("train", "val")[: 1 if variant else 2],
-                vgg16,
-                layer=layer,
-                variant=variant,
-                out=out,
-            )
-            for variant in range(asked["variants"])
-        ]
+        variants = cached(features, vgg16, layer, variants=asked["variants"], out=out)
         seconds["activations"] = sum(variant.seconds for variant in variants)
         trained, varied = networks.tail(network, start), None
         train: Any = ActivationBatches(
@@ -394,6 +384,23 @@ def train_finetuned(
         seconds,
         sum(int(np.prod(weight.shape)) for weight in network.trainable_weights),
     )
+
+
+def cached(
+    features: Features, vgg16: Weights, layer: str, *, variants: int, out: Path
+) -> list[Activations]:
+    """Have the activations of a layer in the cache: of train in every variant, of val plain."""
+    return [
+        activations.make(
+            features,
+            ("train",) if variant else ("train", "val"),
+            vgg16,
+            layer=layer,
+            variant=variant,
+            out=out,
+        )
+        for variant in range(variants)
+    ]
 
 
 def _last_phase(
