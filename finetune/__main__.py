@@ -103,7 +103,7 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
     asked = {key: getattr(options, key) for key in ("learning_rate", "epochs", "batch_size")}
     if name == "finetuned":
         asked |= {"unfreeze": options.unfreeze, "variants": options.variants}
-    from_options = {"seed": options.seed, "asked": asked, "folder": folder}
+    given = {"seed": options.seed, "asked": asked, "folder": folder}
     if not options.again and _is_done(folder, features, asked, options.seed):
         say(f"{folder}: nothing to do (--again trains it anew)")
         return
@@ -111,7 +111,7 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
     from finetune import train
 
     if name == "baseline":
-        trained = train.train_baseline(features, **from_options)
+        trained = train.train_baseline(features, **given)
     else:
         cache = shards.cache_of(options.out)
         vgg16 = weights.load(options.weights, cache=cache)
@@ -120,7 +120,7 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
                 f"{vgg16.origin}: not the weights the features were made with; give those with "
                 "--weights, or run make features with these"
             )
-        trained = train.train_finetuned(features, vgg16, out=options.out, **from_options)
+        trained = train.train_finetuned(features, vgg16, out=options.out, **given)
     started = time.perf_counter()
     predictions = train.predict(trained.network, features)
     result = Result(

@@ -78,7 +78,7 @@ def schedule(phase: str, photos: int) -> Schedule:
         how = Schedule(1e-3, epochs, patience=epochs // 4, monitor="accuracy")
         return how._replace(warmup=2, weight_decay=1e-3)
     epochs = int(np.clip(400 // steps, 4, 12))
-    return Schedule(2e-5, epochs, patience=2, warmup=1, weight_decay=1e-2)
+    return Schedule(1e-5, epochs, patience=2, warmup=1, weight_decay=1e-2)
 
 
 class Trained(NamedTuple):
