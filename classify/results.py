@@ -26,7 +26,7 @@ from extract import atomic
 from extract.console import InputError
 
 SCHEMA = 1
-PHASES = ("features", "activations", "tune", "fit", "predict")
+PHASES = ("features", "tune", "fit", "predict")
 
 
 @dataclass(frozen=True)
