@@ -132,9 +132,10 @@ def vgg16_that_trains(vgg16_arrays: Arrays, start: str) -> keras.Model:
 
 @pytest.mark.parametrize("start", ["block5", "block4"])
 @pytest.mark.parametrize(
-    # The first step of Adam is the gradient's sign only, of which any rounding turns a few.
+    # The first step of Adam is the gradient's sign only, of which any rounding turns a few; rounding
+    # to 16 bits also turns a few maxima and ReLUs.
     ("dtype", "optimizer", "tolerance"),
-    [("float32", "adamw", 1e-2), ("float32", "sgd", 1e-4), ("float16", "sgd", 1e-2)],
+    [("float32", "adamw", 1e-2), ("float32", "sgd", 1e-4), ("float16", "sgd", 3e-2)],
 )
 def test_a_step_from_the_cache_is_the_step_end_to_end(
     start: str, dtype: str, optimizer: str, tolerance: float, vgg16_arrays: Arrays
