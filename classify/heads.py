@@ -197,7 +197,7 @@ def _mlp_trained(
             # A generator goes on from epoch to epoch where a number would begin anew.
             random = np.random.RandomState(seed)
             # A small set in large batches would be learned in too few steps.
-            batch = int(np.clip(len(Z) // 10, 32, 200))
+            batch = min(len(Z), int(np.clip(len(Z) // 10, 32, 200)))
             trained = MLPClassifier((128,), alpha=alpha, batch_size=batch, random_state=random)
             done = 0
         for _ in range(int(epochs) - done):

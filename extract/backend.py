@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["compiled", "keras"]
+__all__ = ["compiled", "is_out_of_memory", "keras"]
 
 Run = Callable[[NDArray[np.uint8]], Mapping[str, Any]]
 
@@ -32,3 +32,10 @@ def compiled(network: keras.Model) -> Run:
         lambda photos: network(photos, training=False), input_signature=[batch], autograph=False
     )
     return traced
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an error of any backend, or of NumPy, means that memory does not suffice."""
+    # TensorFlow, PyTorch; JAX has only words for it.
+    named = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
+    return named or isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

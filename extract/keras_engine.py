@@ -10,9 +10,19 @@ from extract.weights import Weights
 
 
 def build(weights: Weights) -> Engine:
-    """Build the engine from VGG16's weights."""
+    """Build the engine of the taps from VGG16's weights."""
     network = convolutions(weights.arrays)
-    run = compiled(keras.Model(network.input, taps(network)))
+    return _engine(keras.Model(network.input, taps(network)))
+
+
+def giving(layer: str, weights: Weights) -> Engine:
+    """Build an engine that gives what `layer` gives: (n, height, width, channels)."""
+    network = convolutions(weights.arrays)
+    return _engine(keras.Model(network.input, {layer: network.get_layer(layer).output}))
+
+
+def _engine(network: keras.Model) -> Engine:
+    run = compiled(network)
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
         return {tap: np.asarray(values, dtype=np.float32) for tap, values in run(photos).items()}

@@ -1,7 +1,7 @@
 """VGG16 by ncnn: Winograd convolutions on the CPU, with AVX-512 where the processor has it."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,20 @@ GLOBAL = {"avg": "0=1 4=1", "max": "0=0 4=1"}
 
 
 def build(weights: Weights, folder: Path) -> Engine:
-    """Build the engine.
+    """Build the engine of the taps; ncnn converts nothing that `folder` would have to keep.
+
+    Raises
+    ------
+    Unusable
+        If ncnn cannot be loaded.
+    """
+    return giving(TAPS, weights)
+
+
+def giving(outputs: Iterable[str], weights: Weights) -> Engine:
+    """Build an engine that gives the named taps or maps, and computes no layer after them.
+
+    A map, (n, height, width, channels), can be given only where no tap after it is.
 
     Raises
     ------
@@ -33,6 +46,7 @@ def build(weights: Weights, folder: Path) -> Engine:
     # A library built for another system fails on import in ways of its own.
     except Exception as error:
         raise Unusable(f"ncnn cannot be used: {error}") from error
+    names = list(outputs)
     network = ncnn.Net()
     # A photo a core: the threads of one photo would wait for each other at every layer, and long
     # where another program has one of the cores.
@@ -54,13 +68,12 @@ def build(weights: Weights, folder: Path) -> Engine:
         height, width = photo.shape[:2]
         rgb = ncnn.Mat.from_pixels(photo, ncnn.Mat.PixelType.PIXEL_RGB, width, height)
         extractor.input("rgb", rgb)
-        return [np.array(extractor.extract(tap)[1]) for tap in TAPS]
+        return [_channels_last(np.array(extractor.extract(name)[1])) for name in names]
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
         rows = list(pool.map(see, np.ascontiguousarray(photos)))
-        return {
-            tap: np.stack(values) for tap, values in zip(TAPS, zip(*rows, strict=True), strict=True)
-        }
+        columns = zip(*rows, strict=True)
+        return {name: np.stack(values) for name, values in zip(names, columns, strict=True)}
 
     return Engine(f"ncnn {version('ncnn')}", forward)
 
@@ -92,6 +105,10 @@ def numbers(arrays: Sequence[NDArray[np.float32]]) -> bytes:
         ordered = kernel.transpose(3, 2, 0, 1).astype("<f4")
         parts += [plain_float32, ordered.tobytes(), bias.astype("<f4").tobytes()]
     return b"".join(parts)
+
+
+def _channels_last(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return values.transpose(1, 2, 0) if values.ndim == 3 else values
 
 
 def _end_of(block: str, x: str) -> list[str]:

@@ -16,6 +16,9 @@ TAPS = {
 }
 """Name of each tap, deepest first, and how many values it has."""
 
+MAPS = {"block4_pool": (14, 14, 512), "block3_pool": (28, 28, 256)}
+"""Name of each layer whose activations fine-tuning starts from, and their shape."""
+
 DTYPE = "float32"
 PIXELS = (
     "EXIF-rotated; transparency over white; JPEG in draft mode down to 3 times the size; squashed "

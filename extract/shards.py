@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 
 from extract import atomic
 from extract.console import finishing, warn
-from extract.recipe import DTYPE, TAPS, recipe_digest
+from extract.recipe import MAPS, TAPS, recipe_digest
 
 SCHEMA = 1
 SHARD_IMAGES = 256
 SHARD_SECONDS = 60.0
 
-Taps = Mapping[str, NDArray[np.float32]]
+Taps = Mapping[str, NDArray[np.floating[Any]]]
 
 
 class Damaged(Exception):
@@ -57,7 +57,8 @@ class Shard(NamedTuple):
     Attributes
     ----------
     digests : list of str, length n
-    taps : dict of tap name to ndarray of shape (n, values), float32
+    taps : dict of tap name to ndarray of shape (n, ...)
+        Of the shape and type that the recipe names.
     engine : str
     seconds : float
         What computing these images took.
@@ -124,8 +125,8 @@ class Writer:
             self.flush()
 
     def add(self, digests: Sequence[str], taps: Taps, *, engine: str) -> None:
-        """Take the taps of a batch, each of shape (n, values), in the order of `digests`."""
-        if any(len(taps[tap]) != len(digests) for tap in TAPS):
+        """Take the taps of a batch, each with a row a photo, in the order of `digests`."""
+        if any(len(taps[tap]) != len(digests) for tap in shapes(self.recipe)):
             raise ValueError(f"{engine} did not return one row of every tap a photo")
         self.engine = engine
         self.batches.append((digests, taps))
@@ -137,7 +138,10 @@ class Writer:
         """Write what is held as one shard."""
         if self.batches:
             digests = [digest for batch, _ in self.batches for digest in batch]
-            taps = {tap: np.concatenate([taps[tap] for _, taps in self.batches]) for tap in TAPS}
+            taps = {
+                tap: np.concatenate([taps[tap] for _, taps in self.batches])
+                for tap in shapes(self.recipe)
+            }
             seconds = time.monotonic() - self.since
             write(self.folder, Shard(digests, taps, self.engine, seconds), self.recipe)
             self.written += len(digests)
@@ -153,8 +157,10 @@ def write(folder: Path, shard: Shard, recipe: dict[str, Any]) -> Path:
     # without them a single flipped bit can crash the process.
     with finishing(), h5py.File(image, "w", libver=("v110", "v110")) as file:
         file["digest"] = np.array(shard.digests, dtype="S64")
-        for tap in TAPS:
-            create_tap(file, tap, len(shard.digests))[:] = shard.taps[tap]
+        for tap, shape in shapes(recipe).items():
+            create_tap(file, tap, (len(shard.digests), *shape), recipe["dtype"])[:] = shard.taps[
+                tap
+            ]
         file.attrs["schema"] = SCHEMA
         file.attrs["recipe"] = np.bytes_(json.dumps(recipe, sort_keys=True).encode())
         file.attrs["recipe_digest"] = np.bytes_(recipe_digest(recipe).encode())
@@ -166,11 +172,23 @@ def write(folder: Path, shard: Shard, recipe: dict[str, Any]) -> Path:
     return path
 
 
-def create_tap(file: h5py.File, tap: str, n: int) -> h5py.Dataset:
-    """Create the dataset of a tap for `n` images, in chunks of rows with Fletcher-32 checksums."""
-    chunks = (max(1, min(n, 64)), TAPS[tap])
-    shape = (n, TAPS[tap])
-    return file.create_dataset(f"taps/{tap}", shape, DTYPE, chunks=chunks, fletcher32=True)
+def create_tap(file: h5py.File, tap: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
+    """Create the dataset of a tap, in chunks of rows with Fletcher-32 checksums.
+
+    What keeps its positions is large and mostly zeros: it is compressed, and a chunk is one row,
+    because training reads rows in any order.
+    """
+    n, *values = shape
+    options: dict[str, Any] = {"chunks": (max(1, min(n, 64)), *values)}
+    if len(values) > 1:
+        options = {"chunks": (1, *values), "compression": "lzf", "shuffle": True}
+    return file.create_dataset(f"taps/{tap}", shape, dtype, fletcher32=True, **options)
+
+
+def shapes(recipe: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return what a recipe keeps of a photo: name and shape, in the order that shards have."""
+    kept = recipe["taps"]
+    return {tap: tuple(np.atleast_1d(kept[tap])) for tap in (*TAPS, *MAPS) if tap in kept}
 
 
 def read(path: Path) -> Shard:
@@ -183,14 +201,13 @@ def read(path: Path) -> Shard:
     """
     try:
         with finishing(), h5py.File(path, "r") as file:
-            digests = _digests(file)
+            recipe = _recipe(file)
             shard = Shard(
-                digests,
-                {tap: file[f"taps/{tap}"][:] for tap in TAPS},
+                _digests(file, recipe),
+                {tap: file[f"taps/{tap}"][:] for tap in shapes(recipe)},
                 _text(file, "engine"),
                 float(file.attrs["seconds"]),
             )
-            recipe = json.loads(_text(file, "recipe"))
             if _content_digest(shard, recipe) != _text(file, "content_digest"):
                 raise ValueError("its content is not what was written")
             return shard
@@ -209,7 +226,7 @@ def digests_of(path: Path) -> list[str]:
     """
     try:
         with finishing(), h5py.File(path, "r") as file:
-            return _digests(file)
+            return _digests(file, _recipe(file))
     except Exception as error:
         raise Damaged(path, error) from error
 
@@ -260,7 +277,7 @@ def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
             with finishing(), h5py.File(path, "r") as file:
                 if _text(file, "recipe_digest") != recipe_digest(recipe):
                     raise ValueError("made by another recipe")
-                digests = _digests(file)
+                digests = _digests(file, recipe)
                 seconds = float(file.attrs["seconds"]) / len(digests)
         except Exception as error:
             set_aside(Damaged(path, error))
@@ -286,7 +303,7 @@ def _only(shard: Shard, digests: Set[str]) -> Shard:
     rows = [row for row, digest in enumerate(shard.digests) if digest in digests]
     return Shard(
         [shard.digests[row] for row in rows],
-        {tap: shard.taps[tap][rows] for tap in TAPS},
+        {tap: values[rows] for tap, values in shard.taps.items()},
         shard.engine,
         shard.seconds * len(rows) / len(shard.digests),
     )
@@ -295,7 +312,7 @@ def _only(shard: Shard, digests: Set[str]) -> Shard:
 def _together(one: Shard, other: Shard) -> Shard:
     return Shard(
         one.digests + other.digests,
-        {tap: np.concatenate([one.taps[tap], other.taps[tap]]) for tap in TAPS},
+        {tap: np.concatenate([one.taps[tap], other.taps[tap]]) for tap in one.taps},
         one.engine,
         one.seconds + other.seconds,
     )
@@ -303,20 +320,24 @@ def _together(one: Shard, other: Shard) -> Shard:
 
 def _recipe_of(path: Path) -> dict[str, Any]:
     with finishing(), h5py.File(path, "r") as file:
-        recipe: dict[str, Any] = json.loads(_text(file, "recipe"))
-        return recipe
+        return _recipe(file)
+
+
+def _recipe(file: h5py.File) -> dict[str, Any]:
+    recipe: dict[str, Any] = json.loads(_text(file, "recipe"))
+    return recipe
 
 
 def _text(file: h5py.File, name: str) -> str:
     return bytes(file.attrs[name]).decode()
 
 
-def _digests(file: h5py.File) -> list[str]:
+def _digests(file: h5py.File, recipe: dict[str, Any]) -> list[str]:
     if file.attrs["schema"] != SCHEMA:
         raise ValueError(f"its schema is {file.attrs['schema']}, and this version reads {SCHEMA}")
     digests: list[str] = file["digest"].asstr("ascii")[:].tolist()
-    shapes = {tap: file[f"taps/{tap}"].shape for tap in TAPS}
-    if not digests or shapes != {tap: (len(digests), width) for tap, width in TAPS.items()}:
+    expected = {tap: (len(digests), *shape) for tap, shape in shapes(recipe).items()}
+    if not digests or {tap: file[f"taps/{tap}"].shape for tap in expected} != expected:
         raise ValueError("its taps do not fit its digests")
     return digests
 
@@ -325,6 +346,7 @@ def _content_digest(shard: Shard, recipe: dict[str, Any]) -> str:
     """Return the SHA-256 over all that is read of a shard."""
     about = [shard.digests, shard.engine, shard.seconds, recipe]
     sha256 = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for tap in TAPS:
-        sha256.update(np.ascontiguousarray(shard.taps[tap], dtype="<f4").tobytes())
+    little = np.dtype(recipe["dtype"]).newbyteorder("<")
+    for tap in shapes(recipe):
+        sha256.update(np.ascontiguousarray(shard.taps[tap], dtype=little).data)
     return sha256.hexdigest()

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from extract import atomic, duplicates, shards
 from extract.console import InputError, finishing
-from extract.recipe import TAPS
+from extract.recipe import DTYPE, TAPS
 from extract.shards import Place
 
 SCHEMA = 1
@@ -175,8 +175,8 @@ def publish(
                 file["class_names"] = np.array(class_names, dtype=TEXT)
                 file["skipped/path"] = np.array([path for path, _ in skipped], dtype=TEXT)
                 file["skipped/reason"] = np.array([reason for _, reason in skipped], dtype=TEXT)
-                for tap in TAPS:
-                    shards.create_tap(file, tap, len(rows))
+                for tap, width in TAPS.items():
+                    shards.create_tap(file, tap, (len(rows), width), DTYPE)
                 for start in range(0, len(rows), ROWS_AT_ONCE):
                     check()
                     wanted = [places[row.digest] for row in rows[start : start + ROWS_AT_ONCE]]

@@ -6,8 +6,8 @@
 
 import argparse
 import json
-import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +44,21 @@ def main() -> None:
         default="block5",
         help="the first block of VGG16 that is trained",
     )
+    training.add_argument(
+        "--variants",
+        type=_at_least(0),
+        default=2,
+        help="of each photo whose activations are cached: plain, mirrored, then cropped and lit; "
+        "0 caches none and augments anew each time, which is slower (default %(default)s)",
+    )
     training.add_argument("--weights", type=Path, help="VGG16's weights, if not the usual ones")
     training.add_argument("--learning-rate", type=float, help="of the last phase, if not by rule")
-    training.add_argument("--epochs", type=int, help="at most, of the last phase, if not by rule")
+    training.add_argument(
+        "--epochs", type=_at_least(1), help="at most, of the last phase, if not by rule"
+    )
+    training.add_argument(
+        "--batch-size", type=_at_least(1), help="of the last phase, if not by rule"
+    )
     training.add_argument("--again", action="store_true", help="train even if nothing changed")
     training.set_defaults(command=_train)
     comparing = commands.add_parser("compare", help="compare all results of a data set")
@@ -55,6 +67,17 @@ def main() -> None:
     comparing.set_defaults(command=_compare)
     options = parser.parse_args()
     options.command(options)
+
+
+def _at_least(smallest: int) -> Callable[[str], int]:
+    """Return what reads a whole number from the command line and refuses a smaller one."""
+
+    def number(text: str) -> int:
+        if int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
+        return int(text)
+
+    return number
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -77,9 +100,10 @@ def _train(options: argparse.Namespace) -> None:
 def _train_one(name: str, features: Features, options: argparse.Namespace) -> None:
     """Train one network unless its result is there already, and leave its result."""
     folder = results.runs_of(features.data, options.out) / name
-    asked = {"learning_rate": options.learning_rate, "epochs": options.epochs}
+    asked = {key: getattr(options, key) for key in ("learning_rate", "epochs", "batch_size")}
     if name == "finetuned":
-        asked["unfreeze"] = options.unfreeze
+        asked |= {"unfreeze": options.unfreeze, "variants": options.variants}
+    given = {"seed": options.seed, "asked": asked, "folder": folder}
     if not options.again and _is_done(folder, features, asked, options.seed):
         say(f"{folder}: nothing to do (--again trains it anew)")
         return
@@ -87,7 +111,7 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
     from finetune import train
 
     if name == "baseline":
-        trained = train.train_baseline(features, seed=options.seed, asked=asked)
+        trained = train.train_baseline(features, **given)
     else:
         cache = shards.cache_of(options.out)
         vgg16 = weights.load(options.weights, cache=cache)
@@ -96,7 +120,7 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
                 f"{vgg16.origin}: not the weights the features were made with; give those with "
                 "--weights, or run make features with these"
             )
-        trained = train.train_finetuned(features, vgg16, seed=options.seed, asked=asked)
+        trained = train.train_finetuned(features, vgg16, out=options.out, **given)
     started = time.perf_counter()
     predictions = train.predict(trained.network, features)
     result = Result(
@@ -117,6 +141,8 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
         created=now(),
     )
     results.save(folder, result, predictions, write_model=partial(_write, trained))
+    for name_of_unfinished in (train.STATE, train.BEST_SO_FAR):
+        (folder / name_of_unfinished).unlink(missing_ok=True)
     photos = f"{len(predictions.labels):,} test photos"
     accuracy = f"accuracy {result.metrics['accuracy']:.4f}"
     epochs = f"{result.epochs} epochs, {trained.seconds['fit']:.0f} s"
@@ -133,12 +159,10 @@ def _is_done(folder: Path, features: Features, asked: dict[str, Any], seed: int)
 
 
 def _write(trained: "Trained", folder: Path) -> None:
+    from finetune.train import save
+
     atomic.write_text(folder / "history.json", json.dumps(trained.history) + "\n")
-    with tempfile.TemporaryDirectory() as temporary:
-        # Keras wants the file's name to end in .keras.
-        path = Path(temporary, "model.keras")
-        trained.network.save(path)
-        atomic.write_bytes(folder / "model.keras", path.read_bytes())
+    save(trained.network, folder / "model.keras")
 
 
 if __name__ == "__main__":

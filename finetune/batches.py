@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import pipeline
+from extract.activations import Activations
 from extract.backend import keras
 from extract.console import InputError
 from extract.store import Features
@@ -18,56 +19,83 @@ KEPT_BYTES = 1 << 30
 
 
 class _Split(keras.utils.PyDataset):  # type: ignore[misc]
-    """The rows of a split, in batches; every row once an epoch, the last batch may be smaller."""
+    """The rows of a split, in batches; every row once an epoch, the last batch may be smaller.
 
-    def __init__(self, features: Features, split: str, *, seed: int | None) -> None:
+    What is drawn at random is a function of seed and epoch, so that training which is resumed is
+    given what it would have been given.
+    """
+
+    def __init__(
+        self, features: Features, split: str, *, seed: int | None, batch_size: int
+    ) -> None:
         super().__init__(workers=pipeline.READERS, max_queue_size=4)
         rows = features.rows(split)
+        self.digests = [features.digests[row] for row in rows]
         self.labels = one_hot(features.labels[rows], len(features.class_names))
-        self.random = None if seed is None else np.random.default_rng(seed)
+        self.seed = seed
+        self.batch_size = batch_size
         self.order = np.arange(len(rows))
-        self.on_epoch_end()
+        self.begin(0)
 
     def __len__(self) -> int:
-        return -(-len(self.order) // BATCH_SIZE)
+        return -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, number: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Return inputs (b, ...) and one-hot labels (b, k) float32."""
-        rows = self.order[number * BATCH_SIZE : (number + 1) * BATCH_SIZE]
+        rows = self.order[number * self.batch_size : (number + 1) * self.batch_size]
         return np.stack([self.input(row) for row in rows]), self.labels[rows]
 
-    def on_epoch_end(self) -> None:
-        """Put the rows in a new order."""
-        if self.random is not None:
-            self.order = self.random.permutation(len(self.order))
+    def begin(self, epoch: int) -> None:
+        """Draw what is new in an epoch, counted from 0: the order of the rows."""
+        if self.seed is not None:
+            self.draw(np.random.default_rng([self.seed, epoch]))
+
+    def draw(self, random: np.random.Generator) -> None:
+        """Put the rows in an order drawn from `random`."""
+        self.order = random.permutation(len(self.order))
 
     def input(self, row: int) -> NDArray[Any]:
         """Return what the network is given of one row."""
         raise NotImplementedError
 
 
-class TapBatches(_Split):
-    """Batches of cached taps side by side, (b, values) float32, and one-hot labels.
+class ActivationBatches(_Split):
+    """Batches of cached activations, (b, height, width, channels) float32, and one-hot labels.
 
     Parameters
     ----------
     features : Features
-    taps : sequence of str
     split : str
+    variants : sequence of Activations
+        Of one layer; each epoch one of them is drawn for every photo.
     seed : int or None
-        Rows come in a new order each epoch, by this seed; in path order if None.
+        Rows come in a new order each epoch, by this seed; in path order and the first variant if
+        None.
+    batch_size : int
     """
 
     def __init__(
-        self, features: Features, taps: Sequence[str], split: str, *, seed: int | None = None
+        self,
+        features: Features,
+        split: str,
+        variants: Sequence[Activations],
+        *,
+        seed: int | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
-        super().__init__(features, split, seed=seed)
-        self.taps = features.read(taps, split)
+        self.variants = variants
+        self.drawn = np.zeros(len(features.rows(split)), np.intp)
+        super().__init__(features, split, seed=seed, batch_size=batch_size)
+
+    def draw(self, random: np.random.Generator) -> None:
+        """Draw a variant of every row, too."""
+        super().draw(random)
+        self.drawn = random.integers(len(self.variants), size=len(self.order))
 
     def input(self, row: int) -> NDArray[np.float32]:
-        """Return the taps of one photo, of shape (values,)."""
-        values: NDArray[np.float32] = self.taps[row]
-        return values
+        """Return the activations of one photo, of shape (height, width, channels)."""
+        values: NDArray[np.float16] = self.variants[self.drawn[row]].read(self.digests[row])
+        return values.astype(np.float32)
 
 
 class Batches(_Split):
@@ -82,16 +110,22 @@ class Batches(_Split):
         Side of the photos in pixels.
     seed : int or None
         Photos come in a new order each epoch, by this seed; in path order if None.
+    batch_size : int
     """
 
     def __init__(
-        self, features: Features, split: str, *, size: int, seed: int | None = None
+        self,
+        features: Features,
+        split: str,
+        *,
+        size: int,
+        seed: int | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
-        super().__init__(features, split, seed=seed)
+        super().__init__(features, split, seed=seed, batch_size=batch_size)
         rows = features.rows(split)
         self.root = Path(str(features.attributes["root"]))
         self.paths = [features.paths[row] for row in rows]
-        self.digests = [features.digests[row] for row in rows]
         self.size = size
         self.kept: dict[int, NDArray[np.uint8]] = {}
 
@@ -120,13 +154,14 @@ def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
 
 
 def augmentation(seed: int) -> Any:
-    """Return the layers that vary training photos: mirrored, turned, zoomed, lighter or darker."""
+    """Return the layers that vary training photos: mirrored, turned, zoomed, moved, lit."""
     return keras.Sequential(
         [
             keras.layers.RandomFlip("horizontal", seed=seed),
-            keras.layers.RandomRotation(0.05, seed=seed),
-            keras.layers.RandomZoom(0.15, seed=seed),
-            keras.layers.RandomContrast(0.2, value_range=(0, 255), seed=seed),
+            keras.layers.RandomRotation(0.05, seed=seed + 1),
+            keras.layers.RandomZoom(0.2, seed=seed + 2),
+            keras.layers.RandomTranslation(0.1, 0.1, seed=seed + 3),
+            keras.layers.RandomContrast(0.2, value_range=(0, 255), seed=seed + 4),
         ],
         name="augmentation",
     )

@@ -16,6 +16,8 @@ TOP_TAPS = ("block5_avg", "block5_avg3x3", "block5_max")
 """What the new top sees: block5 pooled in three ways, so its first training needs no photos."""
 
 TRAINED_FROM = {"block5": "block5_conv1", "block4": "block4_conv1", "all": "block1_conv1"}
+ENTERED_BY = {"block5": "block4_pool", "block4": "block3_pool"}
+"""What the trained layers are given, where frozen ones come before them."""
 
 
 def baseline(classes: int) -> keras.Model:
@@ -41,7 +43,7 @@ def baseline(classes: int) -> keras.Model:
 
 
 def top(features: NDArray[np.float32], classes: int) -> keras.Model:
-    """Build the new top: standardised taps, dropout, softmax.
+    """Build the new top: logarithms of the taps, standardised, dropout, softmax.
 
     Parameters
     ----------
@@ -54,11 +56,15 @@ def top(features: NDArray[np.float32], classes: int) -> keras.Model:
     keras.Model
         (n, d) to (n, classes) probabilities.
     """
-    mean, variance = features.mean(axis=0), features.var(axis=0)
+    logarithms = np.log1p(features)
+    mean, variance = logarithms.mean(axis=0), logarithms.var(axis=0)
     # A value that never varied in training must not explode on the first photo where it does.
     variance = np.maximum(variance, 1e-3 * variance.mean())
     taps = keras.Input((features.shape[1],), name="taps")
-    x = keras.layers.Normalization(mean=mean, variance=variance)(taps)
+    # A logarithm takes the long tail of the taps as a square root does, but where a tap is 0, as
+    # most are, its slope is 1 and not infinite.
+    x = keras.ops.log1p(taps)
+    x = keras.layers.Normalization(mean=mean, variance=variance, name="standardised")(x)
     x = keras.layers.Dropout(DROPOUT)(x)
     dense = keras.layers.Dense(classes, activation="softmax", kernel_initializer="zeros")
     return keras.Model(taps, dense(x), name="top")
@@ -92,3 +98,14 @@ def unfreeze(network: keras.Model, start: str) -> None:
     names = list(LAYERS)
     for name in names[names.index(TRAINED_FROM[start]) :]:
         network.get_layer(name).trainable = True
+
+
+def tail(network: keras.Model, start: str) -> keras.Model:
+    """Return the part of `network` that is trained from `start` on; its layers are shared.
+
+    Returns
+    -------
+    keras.Model
+        Activations of the layer ``ENTERED_BY[start]`` to probabilities.
+    """
+    return keras.Model(network.get_layer(ENTERED_BY[start]).output, network.output, name=start)

@@ -1,23 +1,32 @@
 """Train a network in phases, keep its best weights by the val split, remember every epoch."""
 
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from classify.results import Predictions
-from extract import console
+from extract import activations, atomic, backend, console
+from extract.activations import Activations
 from extract.backend import keras
-from extract.console import InputError
+from extract.console import InputError, Stopped, say, warn
 from extract.recipe import SIZE
 from extract.store import Features
 from extract.weights import Weights
-from finetune import networks
-from finetune.batches import BATCH_SIZE, Batches, TapBatches, augmentation
+from finetune import checkpoint, logistic, networks
+from finetune.batches import BATCH_SIZE, ActivationBatches, Batches, augmentation
 
 History = dict[str, list[Any]]
 Asked = dict[str, Any]
+
+STATE = "training.h5"
+"""File in the folder of a result while it is trained."""
+
+BEST_SO_FAR = "best-so-far.keras"
+"""File in the folder of a result whose training was stopped."""
 
 
 class Schedule(NamedTuple):
@@ -26,19 +35,27 @@ class Schedule(NamedTuple):
     Attributes
     ----------
     learning_rate : float
-        Of Adam.
+        Of AdamW at its highest, after `warmup` epochs; from there it falls along a cosine to 0.
     epochs : int
         At most.
     patience : int
         Epochs without a better `monitor` before training stops.
     monitor : str
         ``loss`` or ``accuracy``, of the val split.
+    warmup : int
+        Epochs in which the learning rate rises from 0.
+    weight_decay : float
+        Of AdamW: what share of a weight goes each step, times the learning rate.
+    batch_size : int
     """
 
     learning_rate: float
     epochs: int
     patience: int
     monitor: str = "loss"
+    warmup: int = 0
+    weight_decay: float = 0.0
+    batch_size: int = BATCH_SIZE
 
 
 def schedule(phase: str, photos: int) -> Schedule:
@@ -50,18 +67,18 @@ def schedule(phase: str, photos: int) -> Schedule:
     Parameters
     ----------
     phase : str
-        ``scratch``, ``top``, or the first block that is trained: ``block5``, ``block4``, ``all``.
+        ``scratch``, or the first block that is trained: ``block5``, ``block4``, ``all``.
     photos : int
     """
     steps = -(-photos // BATCH_SIZE)
     if phase == "scratch":
         # With few photos the val loss of a network from scratch rises with its confidence long
         # before its accuracy stops rising.
-        epochs = int(np.clip(4000 // steps, 40, 120))
-        return Schedule(1e-3, epochs, patience=epochs // 4, monitor="accuracy")
-    if phase == "top":
-        return Schedule(1e-3, int(np.clip(8000 // steps, 50, 300)), patience=10)
-    return Schedule(1e-5, int(np.clip(200 // steps, 4, 12)), patience=2)
+        epochs = int(np.clip(5000 // steps, 40, 120))
+        how = Schedule(1e-3, epochs, patience=epochs // 4, monitor="accuracy")
+        return how._replace(warmup=2, weight_decay=1e-3)
+    epochs = int(np.clip(400 // steps, 4, 12))
+    return Schedule(1e-5, epochs, patience=2, warmup=1, weight_decay=1e-2)
 
 
 class Trained(NamedTuple):
@@ -76,7 +93,8 @@ class Trained(NamedTuple):
     schedules : dict of str to dict
         By phase.
     seconds : dict of str to float
-        Of the phases ``features`` (only where cached features were used) and ``fit``.
+        Of the phases ``features`` and ``activations``, where what is cached of them was used,
+        whenever it was computed, and ``fit``, all epochs.
     parameters : int
         Numbers that were learned from these photos.
     """
@@ -89,21 +107,71 @@ class Trained(NamedTuple):
 
 
 class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
-    """Show the batches as they are done; time the epochs."""
+    """What is done around each epoch: draw, time, remember the best weights, stop, keep the state.
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
+    Attributes
+    ----------
+    history : dict of str to list
+    best : list of ndarray
+        Weights of the best epoch, or those before the first if none was better.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        train: Any,
+        how: Schedule,
+        *,
+        before: float,
+        keep: Callable[[checkpoint.State], None],
+        advance: Callable[[int], None],
+    ) -> None:
         super().__init__()
+        self.network, self.train, self.how = network, train, how
+        self.sign = 1 if how.monitor == "accuracy" else -1
+        self.before = before
+        self.keep = keep
         self.advance = advance
-        self.seconds: list[float] = []
+        self.history: History = {}
+        self.best: checkpoint.Arrays = network.get_weights()
+
+    def waited(self) -> int:
+        """Return how many epochs ago the best one was."""
+        values = self.sign * np.array([self.before, *self.history.get(self.monitored, [])])
+        return len(values) - 1 - int(np.argmax(values))
+
+    @property
+    def monitored(self) -> str:
+        """What decides which epoch is the best."""
+        return f"val_{self.how.monitor}"
+
+    def resume(self, state: checkpoint.State) -> None:
+        """Go on from the state after some epochs."""
+        self.history, self.best = state.history, state.best
+        for variable, value in zip(_variables(self.model), state.variables, strict=True):
+            variable.assign(value)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.train.begin(epoch)
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self.advance(1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.seconds.append(time.perf_counter() - self.started)
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        if not np.isfinite(logs["loss"]):
+            # TerminateOnNaN stops the training; what is kept is from before.
+            self.history.setdefault("loss", []).append(logs["loss"])
+            return
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+        self.history.setdefault("seconds", []).append(time.perf_counter() - self.started)
+        if not self.waited():
+            self.best = self.network.get_weights()
+        self.model.stop_training = self.waited() >= self.how.patience
+        values = [keras.ops.convert_to_numpy(variable) for variable in _variables(self.model)]
+        self.keep(checkpoint.State(self.history, values, self.best))
 
 
 def fit(
@@ -114,22 +182,29 @@ def fit(
     phase: str,
     how: Schedule,
     augmentation: keras.Model | None = None,
+    kept: Path | None = None,
+    of: dict[str, Any] | None = None,
 ) -> History:
     """Train what is not frozen of a network and leave it with the weights that did best on val.
 
-    Weights that no epoch improved stay as they were.
+    Weights that no epoch improved stay as they were. So it is left too when a signal stops the
+    training.
 
     Parameters
     ----------
     network : keras.Model
         Ends in probabilities.
     train, val : keras.utils.PyDataset
-        Of inputs and one-hot labels.
+        Of inputs and one-hot labels; `train` has a method ``begin(epoch)``.
     phase : str
         Name, for the history and the progress bar.
     how : Schedule
     augmentation : keras.Model or None
         Varies the training photos.
+    kept : Path or None
+        File that keeps the state after each epoch; training goes on from what it holds.
+    of : dict or None
+        What the state depends on besides `how`: one that was kept of something else is not used.
 
     Returns
     -------
@@ -140,51 +215,80 @@ def fit(
     Raises
     ------
     InputError
-        If the loss is no longer a number.
+        If the loss is no longer a number, or memory does not suffice.
     """
-    _compile(network, how.learning_rate)
-    before = network.evaluate(val, verbose=0, return_dict=True)[how.monitor]
-    weights = network.get_weights()
     trained = network
     if augmentation is not None:
         trained = keras.Sequential([keras.Input(network.input_shape[1:]), augmentation, network])
-        _compile(trained, how.learning_rate)
-    with console.progress(phase, how.epochs * len(train), unit="batches") as advance:
-        epochs = _Epochs(advance)
-        stop = keras.callbacks.EarlyStopping(
-            f"val_{how.monitor}",
-            mode="min" if how.monitor == "loss" else "max",
-            patience=how.patience,
-            restore_best_weights=True,
-        )
-        history = trained.fit(
-            train,
-            validation_data=val,
-            epochs=how.epochs,
-            callbacks=[epochs, stop, keras.callbacks.TerminateOnNaN()],
-            verbose=0,
-        ).history
+    _compile(network, how, len(train))
+    described = {"of": of, "phase": phase, "how": how._asdict()}
+    try:
+        before = network.evaluate(val, verbose=0, return_dict=True)[how.monitor]
+        _compile(trained, how, len(train))
+        with console.progress(phase, how.epochs * len(train), unit="batches") as advance:
+
+            def keep(state: checkpoint.State) -> None:
+                if kept is not None:
+                    checkpoint.write(kept, state, of=described)
+
+            epochs = _Epochs(network, train, how, before=before, keep=keep, advance=advance)
+            epochs.set_model(trained)
+            state = checkpoint.read(kept, of=described) if kept is not None else None
+            if state is not None:
+                epochs.resume(state)
+                say(f"{phase}: going on after epoch {len(state.history['loss'])}")
+            done = len(epochs.history.get("loss", []))
+            advance(done * len(train))
+            if not done or epochs.waited() < how.patience:
+                try:
+                    trained.fit(
+                        train,
+                        validation_data=val,
+                        epochs=how.epochs,
+                        initial_epoch=done,
+                        callbacks=[keras.callbacks.TerminateOnNaN(), epochs],
+                        verbose=0,
+                    )
+                finally:
+                    network.set_weights(epochs.best)
+    except Exception as error:
+        if not backend.is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"{phase}: not enough memory for batches of {how.batch_size}; "
+            f"try --batch-size {max(1, how.batch_size // 2)}"
+        ) from error
+    history = epochs.history
     if not np.all(np.isfinite(history["loss"])):
-        network.set_weights(weights)
         raise InputError(
             f"{phase}: the loss is no longer a number after epoch {len(history['loss'])}; "
             "choose a smaller --learning-rate"
         )
-    values = history[f"val_{how.monitor}"]
-    if min(values) >= before if how.monitor == "loss" else max(values) <= before:
-        network.set_weights(weights)
-    return {**history, "seconds": epochs.seconds, "phase": [phase] * len(epochs.seconds)}
+    return {**history, "phase": [phase] * len(history["loss"])}
 
 
-def _compile(network: keras.Model, learning_rate: float) -> None:
+def _compile(network: keras.Model, how: Schedule, steps: int) -> None:
+    warmup = how.warmup * steps
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else how.learning_rate,
+        max(1, how.epochs * steps - warmup),
+        warmup_target=how.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
     network.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
+        optimizer=keras.optimizers.AdamW(rate, weight_decay=how.weight_decay),
         loss="categorical_crossentropy",
         metrics=["accuracy"],
     )
+    network.optimizer.build(network.trainable_variables)
 
 
-def train_baseline(features: Features, *, seed: int, asked: Asked) -> Trained:
+def _variables(network: keras.Model) -> list[Any]:
+    """Return all that changes in training: weights, random generators, optimizer."""
+    return [*network.variables, *network.optimizer.variables]
+
+
+def train_baseline(features: Features, *, seed: int, asked: Asked, folder: Path) -> Trained:
     """Train the small network from scratch on the train split.
 
     Parameters
@@ -193,28 +297,37 @@ def train_baseline(features: Features, *, seed: int, asked: Asked) -> Trained:
         Says which photos; its taps are not used.
     seed : int
     asked : dict
-        What of the schedule is to differ from the rule: ``learning_rate``, ``epochs``.
+        What of the schedule is to differ from the rule: ``learning_rate``, ``epochs``,
+        ``batch_size``.
+    folder : Path
+        Of the result; the state after each epoch is kept there.
     """
     keras.utils.set_random_seed(seed)
-    started = time.perf_counter()
     network = networks.baseline(len(features.class_names))
     size = networks.BASELINE_SIZE
-    train = Batches(features, "train", size=size, seed=seed)
-    how = _override(schedule("scratch", len(train.paths)), asked)
-    history = fit(
+    how = _override(schedule("scratch", len(features.rows("train"))), asked)
+    history = _last_phase(
         network,
-        train,
+        network,
+        Batches(features, "train", size=size, seed=seed, batch_size=how.batch_size),
         Batches(features, "val", size=size),
         phase="scratch",
         how=how,
         augmentation=augmentation(seed),
+        folder=folder,
+        of=_of(features, seed, asked),
     )
-    seconds = {"fit": time.perf_counter() - started}
+    seconds = {"fit": float(sum(history["seconds"]))}
     return Trained(network, history, {"scratch": how._asdict()}, seconds, network.count_params())
 
 
-def train_finetuned(features: Features, vgg16: Weights, *, seed: int, asked: Asked) -> Trained:
-    """Give VGG16 a new top, trained on the cached features, then train its last layers.
+def train_finetuned(
+    features: Features, vgg16: Weights, *, seed: int, asked: Asked, folder: Path, out: Path
+) -> Trained:
+    """Give VGG16 a new top, fitted on the cached features, then train its last layers.
+
+    These are given cached activations, where frozen layers come before them and `asked` names a
+    number of variants; otherwise photos that are augmented anew each time.
 
     Parameters
     ----------
@@ -223,40 +336,109 @@ def train_finetuned(features: Features, vgg16: Weights, *, seed: int, asked: Ask
         Those that the features were made with.
     seed : int
     asked : dict
-        ``unfreeze``, and what of the last phase's schedule is to differ from the rule.
+        ``unfreeze``, ``variants``, and what of the last phase's schedule is to differ from the
+        rule.
+    folder : Path
+        Of the result; the state after each epoch is kept there.
+    out : Path
+        Where ``features/`` is.
     """
     keras.utils.set_random_seed(seed)
-    started = time.perf_counter()
-    classes = len(features.class_names)
-    top = networks.top(features.read(networks.TOP_TAPS, "train"), classes)
+    top = networks.top(features.read(networks.TOP_TAPS, "train"), len(features.class_names))
     network = networks.vgg16_with(top, vgg16.arrays)
-    photos = len(features.rows("train"))
-    how_top = schedule("top", photos)
-    first = fit(
-        top,
-        TapBatches(features, networks.TOP_TAPS, "train", seed=seed),
-        TapBatches(features, networks.TOP_TAPS, "val"),
-        phase="top",
-        how=how_top,
-    )
+    first, chosen = logistic.fit(top, features)
     start = str(asked["unfreeze"])
     networks.unfreeze(network, start)
-    how = _override(schedule(start, photos), asked)
-    second = fit(
+    how = _override(schedule(start, len(features.rows("train"))), asked)
+    seconds = {"features": features.seconds}
+    if start in networks.ENTERED_BY and asked["variants"]:
+        layer = networks.ENTERED_BY[start]
+        variants = cached(features, vgg16, layer, variants=asked["variants"], out=out)
+        seconds["activations"] = sum(variant.seconds for variant in variants)
+        trained, varied = networks.tail(network, start), None
+        train: Any = ActivationBatches(
+            features, "train", variants, seed=seed, batch_size=how.batch_size
+        )
+        val: Any = ActivationBatches(features, "val", variants[:1])
+    else:
+        trained, varied = network, augmentation(seed)
+        train = Batches(features, "train", size=SIZE, seed=seed, batch_size=how.batch_size)
+        val = Batches(features, "val", size=SIZE)
+    second = _last_phase(
+        trained,
         network,
-        Batches(features, "train", size=SIZE, seed=seed),
-        Batches(features, "val", size=SIZE),
+        train,
+        val,
         phase=start,
         how=how,
-        augmentation=augmentation(seed),
+        augmentation=varied,
+        folder=folder,
+        of=_of(features, seed, asked),
     )
+    history = {key: first[key] + second[key] for key in first}
+    seconds["fit"] = sum(history["seconds"])
     return Trained(
         network,
-        {key: first[key] + second[key] for key in first},
-        {"top": how_top._asdict(), start: how._asdict()},
-        {"features": features.seconds, "fit": time.perf_counter() - started},
+        history,
+        {"top": chosen, start: how._asdict()},
+        seconds,
         sum(int(np.prod(weight.shape)) for weight in network.trainable_weights),
     )
+
+
+def cached(
+    features: Features, vgg16: Weights, layer: str, *, variants: int, out: Path
+) -> list[Activations]:
+    """Have the activations of a layer in the cache: of train in every variant, of val plain."""
+    return [
+        activations.make(
+            features,
+            ("train",) if variant else ("train", "val"),
+            vgg16,
+            layer=layer,
+            variant=variant,
+            out=out,
+        )
+        for variant in range(variants)
+    ]
+
+
+def _last_phase(
+    trained: keras.Model,
+    whole: keras.Model,
+    train: Any,
+    val: Any,
+    *,
+    folder: Path,
+    **options: Any,
+) -> History:
+    """Train as `fit` does, and keep the best network so far if a signal stops it."""
+    try:
+        return fit(trained, train, val, kept=folder / STATE, **options)
+    except Stopped:
+        path = folder / BEST_SO_FAR
+        save(whole, path)
+        warn(f"{path}: the best network so far")
+        raise
+
+
+def save(network: keras.Model, path: Path) -> None:
+    """Write a network, whole or not at all."""
+    with console.finishing(), tempfile.TemporaryDirectory() as temporary:
+        # Keras wants the file's name to end in .keras.
+        written = Path(temporary, "model.keras")
+        network.save(written)
+        atomic.write_bytes(path, written.read_bytes())
+
+
+def _of(features: Features, seed: int, asked: Asked) -> dict[str, Any]:
+    """Describe what a state of training depends on besides its schedule."""
+    return {
+        "data_digest": features.data_digest,
+        "weights_digest": str(features.attributes["weights_digest"]),
+        "seed": seed,
+        "asked": asked,
+    }
 
 
 def predict(network: keras.Model, features: Features) -> Predictions:
@@ -273,5 +455,9 @@ def predict(network: keras.Model, features: Features) -> Predictions:
 
 
 def _override(how: Schedule, asked: Asked) -> Schedule:
-    given = {key: asked[key] for key in ("learning_rate", "epochs") if asked[key] is not None}
+    given = {
+        key: asked[key]
+        for key in ("learning_rate", "epochs", "batch_size")
+        if asked[key] is not None
+    }
     return how._replace(**given)

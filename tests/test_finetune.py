@@ -26,7 +26,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
     features.make(str(root), out=out, seed=0, weights_file=vgg16_weights)
     done = finetune("train", root, "--out", out, "--weights", vgg16_weights, "--epochs", 2)
     assert done.returncode == 0, done.stderr
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["baseline", "finetuned"]
+    said = ["baseline", "block4_pool, plain", "block4_pool, mirrored", "finetuned"]
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == said
+    # What only an unfinished training needs is gone.
+    for name in ("baseline", "finetuned"):
+        kept = {path.name for path in (out / "runs/pets" / name).iterdir()}
+        assert kept == {"result.json", "predictions.h5", "history.json", "model.keras"}
     return out
 
 
@@ -46,8 +51,9 @@ def test_a_network_leaves_a_whole_result(made: Path, name: str, phases: set[str]
     assert {len(values) for values in history.values()} == {result.epochs}
     assert result.metrics == results.metrics(predictions)
     assert (folder / "model.keras").stat().st_size > 100_000
-    used = "features" in result.seconds
-    assert used == (name == "finetuned")
+    cached = {"features", "activations"} if name == "finetuned" else set()
+    assert set(result.seconds) == {*cached, "fit", "predict"}
+    assert min(result.seconds.values()) > 0
 
 
 def test_nothing_is_trained_again_when_nothing_changed(made: Path, vgg16_weights: Path) -> None:
@@ -115,3 +121,10 @@ def test_compare_without_features_or_results_says_what_to_run(made: Path, tmp_pa
     done = finetune("compare", "pets", "--out", tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "run `make heads`" in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--variants", -1), ("--batch-size", 0), ("--epochs", 0)])
+def test_numbers_that_make_no_sense_are_refused(option: tuple[str, int], tmp_path: Path) -> None:
+    done = finetune("train", "pets", "--out", tmp_path, *option)
+    assert done.returncode == 2
+    assert f"argument {option[0]}: {option[1]} is less than" in done.stderr.splitlines()[-1]

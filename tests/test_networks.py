@@ -14,7 +14,7 @@ from extract.images import decode
 from extract.store import Features
 from extract.weights import LAYERS
 from finetune import batches, networks
-from finetune.batches import Batches, TapBatches, one_hot
+from finetune.batches import ActivationBatches, Batches, one_hot
 from tests.conftest import Arrays, write_photos
 
 
@@ -35,7 +35,7 @@ def finetuned(features: Features, vgg16_arrays: Arrays) -> keras.Model:
     return networks.vgg16_with(top, vgg16_arrays)
 
 
-def whole(split: Batches | TapBatches) -> tuple[np.ndarray, np.ndarray]:
+def whole(split: ActivationBatches | Batches) -> tuple[np.ndarray, np.ndarray]:
     inputs, labels = zip(*(split[number] for number in range(len(split))), strict=True)
     return np.concatenate(inputs), np.concatenate(labels)
 
@@ -46,10 +46,9 @@ def test_labels_are_one_hot() -> None:
 
 
 def test_a_split_is_given_whole_in_path_order_with_its_last_partial_batch(
-    features: Features, monkeypatch: pytest.MonkeyPatch
+    features: Features,
 ) -> None:
-    monkeypatch.setattr(batches, "BATCH_SIZE", 4)
-    split = Batches(features, "train", size=16)
+    split = Batches(features, "train", size=16, batch_size=4)
     rows = features.rows("train")
     assert [len(split[number][0]) for number in range(len(split))] == [4, 4, 4, 4, 4, 1]
     photos, labels = whole(split)
@@ -64,7 +63,7 @@ def test_each_epoch_has_a_new_order_of_the_same_photos_by_seed(features: Feature
     split, twin = (Batches(features, "train", size=16, seed=3) for _ in range(2))
     first, first_labels = whole(split)
     np.testing.assert_array_equal(first, whole(twin)[0])
-    split.on_epoch_end()
+    split.begin(1)
     second, second_labels = whole(split)
     assert not np.array_equal(first, second)
 
@@ -73,14 +72,6 @@ def test_each_epoch_has_a_new_order_of_the_same_photos_by_seed(features: Feature
 
     assert known(first, first_labels) == known(second, second_labels)
     assert len(known(first, first_labels)) == len(features.rows("train"))
-
-
-def test_taps_come_with_the_labels_of_their_rows(features: Features) -> None:
-    taps, labels = whole(TapBatches(features, ["block5_max", "block3_avg"], "val"))
-    rows = features.rows("val")
-    np.testing.assert_array_equal(taps[:, :512], features.file["taps/block5_max"][:][rows])
-    np.testing.assert_array_equal(taps[:, 512:], features.file["taps/block3_avg"][:][rows])
-    np.testing.assert_array_equal(labels.argmax(axis=1), features.labels[rows])
 
 
 def test_a_photo_that_changed_since_its_features_is_refused_by_name(features: Features) -> None:
@@ -126,8 +117,8 @@ def test_the_baseline_has_four_convolutions_dropout_and_softmax() -> None:
 def test_the_top_standardises_by_the_training_photos_and_bounds_what_never_varied() -> None:
     taps = np.random.default_rng(0).gamma(1.0, 1.0, (50, 8)).astype(np.float32)
     taps[:, 3] = 0
-    normalization = networks.top(taps, 2).layers[1]
-    standard = np.asarray(normalization(taps))
+    normalization = networks.top(taps, 2).get_layer("standardised")
+    standard = np.asarray(normalization(np.log1p(taps)))
     others = np.delete(standard, 3, axis=1)
     np.testing.assert_allclose(others.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(others.std(axis=0), 1, atol=1e-3)

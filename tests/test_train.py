@@ -1,13 +1,14 @@
 """Training: what is kept, what is left alone, how long it goes on."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from extract.backend import keras
-from extract.console import InputError
-from finetune import batches, networks
+from extract.console import InputError, Stopped
+from finetune import batches, networks, train
 from finetune.train import Schedule, fit, schedule
 from tests.conftest import Arrays
 
@@ -24,6 +25,9 @@ class Given(keras.utils.PyDataset):
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         return self.batch
+
+    def begin(self, epoch: int) -> None:
+        """Nothing is drawn."""
 
 
 def points(seed: int, *, wrong: bool = False) -> Given:
@@ -56,7 +60,7 @@ def test_training_that_never_helps_on_val_changes_nothing_and_stops() -> None:
     fit(network, points(0), points(1), phase="first", how=Schedule(0.5, 30, 30))
     before = network.get_weights()
     history = fit(network, points(2, wrong=True), points(1), phase="harm", how=Schedule(0.5, 30, 3))
-    assert len(history["val_loss"]) == 3 + 1
+    assert len(history["val_loss"]) == 3
     for old, new in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -103,7 +107,7 @@ def test_augmentation_varies_training_and_nothing_else() -> None:
     assert varied.max() <= 255
 
 
-@pytest.mark.parametrize("phase", ["scratch", "top", "block5", "block4", "all"])
+@pytest.mark.parametrize("phase", ["scratch", "block5", "block4", "all"])
 def test_schedules_grow_shorter_with_more_photos_and_stay_sensible(phase: str) -> None:
     sizes = [1, 10, 100, 300, 1_000, 3_000, 10_000, 1_000_000]
     epochs = [schedule(phase, photos).epochs for photos in sizes]
@@ -113,3 +117,116 @@ def test_schedules_grow_shorter_with_more_photos_and_stay_sensible(phase: str) -
         how = schedule(phase, photos)
         assert how.patience < how.epochs
         assert 0 < how.learning_rate <= 1e-3
+
+
+def vgg16_that_trains(vgg16_arrays: Arrays, start: str) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    taps = np.random.default_rng(0).gamma(1.0, 1.0, (9, 512 + 4608 + 512)).astype(np.float32)
+    top = networks.top(taps, 2)
+    # A top of zeros would give the layers below it no gradient.
+    top.layers[-1].set_weights([np.full((512 + 4608 + 512, 2), (0.01, -0.01)), np.zeros(2)])
+    network = networks.vgg16_with(top, vgg16_arrays)
+    networks.unfreeze(network, start)
+    return network
+
+
+@pytest.mark.parametrize("start", ["block5", "block4"])
+@pytest.mark.parametrize(
+    # The first step of Adam is the gradient's sign only, of which any rounding turns a few;
+    # rounding to 16 bits also turns a few maxima and ReLUs.
+    ("dtype", "optimizer", "tolerance"),
+    [("float32", "adamw", 1e-2), ("float32", "sgd", 1e-4), ("float16", "sgd", 3e-2)],
+)
+def test_a_step_from_the_cache_is_the_step_end_to_end(
+    start: str, dtype: str, optimizer: str, tolerance: float, vgg16_arrays: Arrays
+) -> None:
+    photos = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    labels = batches.one_hot(np.array([0, 1]), 2)
+    steps = []
+    for cached in (False, True):
+        network = vgg16_that_trains(vgg16_arrays, start)
+        trained, inputs = network, photos
+        if cached:
+            layer = network.get_layer(networks.ENTERED_BY[start])
+            activations = keras.Model(network.input, layer.output).predict_on_batch(photos)
+            trained, inputs = networks.tail(network, start), activations.astype(dtype)
+        trained.compile(optimizer=optimizer, loss="categorical_crossentropy")
+        before = network.get_weights()
+        trained.train_on_batch(inputs.astype(np.float32), labels)
+        after = network.get_weights()
+        steps.append([new - old for new, old in zip(after, before, strict=True)])
+    end_to_end, from_cache = (np.concatenate([s.ravel() for s in step]) for step in steps)
+    assert np.count_nonzero(end_to_end) > 1_000_000
+    difference = np.linalg.norm(end_to_end - from_cache) / np.linalg.norm(end_to_end)
+    assert difference < tolerance
+
+
+def test_training_that_is_killed_and_resumed_ends_as_if_nothing_had_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noisy_line() -> Any:
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((1,))
+        x = keras.layers.Dropout(0.2)(keras.layers.Dense(8, activation="relu")(inputs))
+        return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+
+    how = Schedule(0.05, 8, 8, warmup=1, weight_decay=1e-3)
+    options: dict[str, Any] = {"phase": "p", "how": how, "of": {"seed": 0}}
+    whole = noisy_line()
+    expected = fit(whole, points(0), points(1), **options)
+
+    kept = tmp_path / "training.h5"
+    write = train.checkpoint.write
+
+    def write_and_stop(path: Path, state: Any, **of: Any) -> None:
+        write(path, state, **of)
+        if len(state.history["loss"]) == 3:
+            raise Stopped(2)
+
+    monkeypatch.setattr(train.checkpoint, "write", write_and_stop)
+    with pytest.raises(Stopped):
+        fit(noisy_line(), points(0), points(1), kept=kept, **options)
+    monkeypatch.setattr(train.checkpoint, "write", write)
+    resumed = noisy_line()
+    history = fit(resumed, points(0), points(1), kept=kept, **options)
+    for name in ("loss", "val_loss", "accuracy", "val_accuracy", "phase"):
+        assert history[name] == expected[name]
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Nothing is resumed of another training, nor of a damaged file.
+    other_seed = options | {"of": {"seed": 1}}
+    assert train.checkpoint.read(kept, of=other_seed) is None
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert len(fit(noisy_line(), points(0), points(1), kept=kept, **options)["loss"]) == 8
+
+
+def test_a_signal_leaves_the_best_weights_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, val = line(), points(1)
+
+    class Stopping(train._Epochs):  # type: ignore[misc]
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            super().on_epoch_end(epoch, logs)
+            if epoch == 4:
+                # What was learned since the best epoch is not to be kept.
+                network.set_weights([weight * np.nan for weight in network.get_weights()])
+                raise Stopped(2)
+
+    monkeypatch.setattr(train, "_Epochs", Stopping)
+    how = Schedule(0.1, 9, 9)
+    train._compile(network, how, 1)
+    before = network.evaluate(val, verbose=0, return_dict=True)["loss"]
+    with pytest.raises(Stopped):
+        fit(network, points(0), val, phase="p", how=how)
+    assert network.evaluate(val, verbose=0, return_dict=True)["loss"] < before
+
+
+def test_too_little_memory_says_which_batch_size_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ResourceExhaustedError(Exception):
+        """As TensorFlow's."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ResourceExhaustedError("OOM when allocating tensor")
+
+    monkeypatch.setattr(keras.Model, "fit", fail)
+    with pytest.raises(InputError, match=r"p: not enough memory for batches of 32; .*size 16$"):
+        fit(line(), points(0), points(1), phase="p", how=Schedule(0.1, 2, 2))

@@ -131,3 +131,11 @@ def test_a_class_that_only_val_has_is_no_obstacle() -> None:
         probabilities = tuned.head.predict_proba(X)
         assert probabilities.shape == (24, 3)
         assert np.isfinite(probabilities).all()
+
+
+def test_fewer_rows_than_a_batch_are_learned_without_a_word(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    X, labels, folds = load(publish(tmp_path, per_class=(4, 2, 1)))
+    tune.tune(["mlp"], X, labels, folds, seed=0)
+    assert [str(warning.message) for warning in recwarn] == []
