@@ -132,8 +132,8 @@ def vgg16_that_trains(vgg16_arrays: Arrays, start: str) -> keras.Model:
 
 @pytest.mark.parametrize("start", ["block5", "block4"])
 @pytest.mark.parametrize(
-    # The first step of Adam is the gradient's sign only, of which any rounding turns a few; rounding
-    # to 16 bits also turns a few maxima and ReLUs.
+    # The first step of Adam is the gradient's sign only, of which any rounding turns a few;
+    # rounding to 16 bits also turns a few maxima and ReLUs.
     ("dtype", "optimizer", "tolerance"),
     [("float32", "adamw", 1e-2), ("float32", "sgd", 1e-4), ("float16", "sgd", 3e-2)],
 )
