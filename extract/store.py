@@ -168,13 +168,19 @@ def publish(
 
         try:
             with h5py.File(sink, "w") as file:
-                file["path"] = np.array([row.path for row in rows], dtype=TEXT)
-                file["digest"] = np.array([row.digest for row in rows], dtype="S64")
-                file["label"] = np.array([row.label for row in rows], dtype=np.int64)
-                file["split"] = np.array([row.split for row in rows], dtype=TEXT)
-                file["class_names"] = np.array(class_names, dtype=TEXT)
-                file["skipped/path"] = np.array([path for path, _ in skipped], dtype=TEXT)
-                file["skipped/reason"] = np.array([reason for _, reason in skipped], dtype=TEXT)
+                columns = {
+                    "path": np.array([row.path for row in rows], dtype=TEXT),
+                    "digest": np.array([row.digest for row in rows], dtype="S64"),
+                    "label": np.array([row.label for row in rows], dtype=np.int64),
+                    "split": np.array([row.split for row in rows], dtype=TEXT),
+                    "class_names": np.array(class_names, dtype=TEXT),
+                    "skipped/path": np.array([path for path, _ in skipped], dtype=TEXT),
+                    "skipped/reason": np.array([reason for _, reason in skipped], dtype=TEXT),
+                }
+                for name, values in columns.items():
+                    file[name] = values
+                    # HDF5 may crash when it reads back what could not be written.
+                    sink.check()
                 for tap, width in TAPS.items():
                     shards.create_tap(file, tap, (len(rows), width), DTYPE)
                 for start in range(0, len(rows), ROWS_AT_ONCE):
