@@ -73,7 +73,7 @@ def main() -> None:
             products.append(2 * MATRIX**3 / 1e9 / _sgemm())
     figures = {
         "data": options.data,
-        "machine": engines._processor(),
+        "machine": engines.processor(),
         "python": platform.python_version(),
         "batch": len(photos),
         "photos": len(some),
@@ -102,7 +102,7 @@ def ours(vgg16: Weights, folder: Path) -> dict[str, Forward]:
     """Return the forward pass of each engine that is installed."""
     installed = [name for name, package in engines.PACKAGES.items() if find_spec(package)]
     built = {"keras": keras_engine.build(vgg16)}
-    built |= {name: engines._build(name, vgg16, folder) for name in installed}
+    built |= {name: engines.build(name, vgg16, folder) for name in installed}
     return {f"engine {name}": partial(_one_tap, engine.forward) for name, engine in built.items()}
 
 

@@ -62,7 +62,7 @@ def main() -> None:
     caching = sum(variant.seconds for variant in cached)
     figures = {
         "data": options.data,
-        "machine": engines._processor(),
+        "machine": engines.processor(),
         "photos": photos,
         "batch": how.batch_size,
         "epochs": how.epochs,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -44,7 +45,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     # The processes of joblib are there before anything is timed.
-    tune.Parallel(n_jobs=-1)(tune.delayed(abs)(1) for _ in range(8))
+    Parallel(n_jobs=-1)(delayed(abs)(1) for _ in range(8))
     found = [_measure(data, options) for data in options.data]
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")

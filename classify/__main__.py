@@ -45,9 +45,10 @@ def main() -> None:
     what.add_argument(
         "--learning-curve", action="store_true", help="accuracy against training photos a class"
     )
-    parser.add_argument("--train", type=_positive, default=30, help="photos a class (--protocol)")
-    parser.add_argument("--test", type=_positive, default=50, help="at most, a class (--protocol)")
-    parser.add_argument("--repeats", type=_positive, default=10, help="of each random split")
+    positive = console.at_least(1)
+    parser.add_argument("--train", type=positive, default=30, help="photos a class (--protocol)")
+    parser.add_argument("--test", type=positive, default=50, help="at most, a class (--protocol)")
+    parser.add_argument("--repeats", type=positive, default=10, help="of each random split")
     options = parser.parse_args()
     with store.open(store.file_of(options.data, options.out)) as features:
         if options.protocol:
@@ -62,12 +63,6 @@ def main() -> None:
                 seed=options.seed,
                 balanced=options.balanced,
             )
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
 
 
 def train_heads(

@@ -46,7 +46,7 @@ def draw(
     ndarrays of row numbers, ascending, disjoint
     """
     random = np.random.default_rng(seed)
-    single = np.sort(np.unique(digests, return_index=True)[1])
+    single = _distinct(digests)
     parts: tuple[list[Rows], list[Rows]] = ([], [])
     for label in np.unique(labels):
         mixed = random.permutation(single[labels[single] == label])
@@ -90,7 +90,7 @@ def per_class(
         If a class has no photo to test when `train` are taken.
     """
     labels, digests = features.labels, features.digests
-    single = np.sort(np.unique(digests, return_index=True)[1])
+    single = _distinct(digests)
     photos = np.bincount(labels[single], minlength=len(features.class_names))
     for name, has in zip(features.class_names, photos.tolist(), strict=True):
         if has <= train:
@@ -153,7 +153,7 @@ def learning_curve(
 def curve_sizes(features: Features) -> list[int]:
     """Return the sizes of a learning curve: 1, 2, 5, 10, ... that every class can fill."""
     rows = features.rows("train", "val")
-    single = rows[np.unique([features.digests[row] for row in rows], return_index=True)[1]]
+    single = rows[_distinct([features.digests[row] for row in rows])]
     photos = np.bincount(features.labels[single], minlength=len(features.class_names)).min()
     return [size for size in SIZES if size <= photos]
 
@@ -191,6 +191,11 @@ def table(rows: Sequence[Sequence[Any]]) -> list[str]:
         )
         for row in rows
     ]
+
+
+def _distinct(digests: Sequence[str]) -> Rows:
+    """Return the first row of every photo, ascending."""
+    return np.sort(np.unique(digests, return_index=True)[1])
 
 
 def _figures(

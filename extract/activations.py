@@ -165,7 +165,8 @@ def _compute(
     for path, digest in done.digests.items():
         if digest != known[path]:
             problems[path] = "has changed since its features were extracted"
-    for path, problem in problems.items():
+    if problems:
+        path, problem = next(iter(problems.items()))
         raise InputError(f"{root / path}: {problem}; run make features")
     seconds = done.seconds["engine"] + done.seconds["forward"]
     say(f"{described}: {count(len(pending), 'photo')} computed ({seconds:.0f} s)")
@@ -180,9 +181,8 @@ def _engine(weights: Weights, layer: str, variant: int, photos: NDArray[np.uint8
     fast = None if engines.has_gpu() else _ncnn(weights, layer)
     if fast is not None:
         some = photos[: engines.PHOTOS_COMPARED]
-        found, expected = fast.forward(some)[layer], reference.forward(some)[layer]
-        difference = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-        if difference > engines.TOLERANCE:
+        difference = engines.relative_difference(fast.forward(some), reference.forward(some))
+        if not difference <= engines.TOLERANCE:
             say(f"not used: {fast.name} differs from keras by {difference:.1g}")
             fast = None
     engine = fast or reference

@@ -64,6 +64,17 @@ def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
     parser.add_argument("--seed", type=int, default=0, help=f"of {of}")
 
 
+def at_least(smallest: int) -> Callable[[str], int]:
+    """Return what reads a whole number from the command line and refuses a smaller one."""
+
+    def number(text: str) -> int:
+        if int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
+        return int(text)
+
+    return number
+
+
 def one_line(text: object) -> str:
     """Make `text` safe to show on one line: control characters and lone surrogates are escaped."""
     return "".join(

@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 
 from extract import atomic
 from extract.console import InputError, say
-from extract.recipe import TAPS
 from extract.weights import Weights
 
 PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
@@ -111,7 +110,7 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
     found, reasons = _checks(names, weights, photos, folder)
     for name in sorted(found, key=lambda name: -found[name].speed):
         try:
-            engine = _build(name, weights, folder)
+            engine = build(name, weights, folder)
         except Unusable as reason:
             reasons.append(str(reason))
             continue
@@ -139,11 +138,15 @@ def cores() -> int:
 
 
 def relative_difference(taps: Taps, reference: Taps) -> float:
-    """Return the largest relative L2 difference of any tap: norm of a - b over norm of b."""
-    return max(
-        float(np.linalg.norm(taps[tap] - reference[tap]) / np.linalg.norm(reference[tap]))
-        for tap in TAPS
-    )
+    """Return the largest relative L2 difference of any tap: norm of a - b over norm of b.
+
+    It is NaN where any tap is.
+    """
+    differences = [
+        np.linalg.norm(taps[tap] - values) / np.linalg.norm(values)
+        for tap, values in reference.items()
+    ]
+    return float(np.max(differences))
 
 
 def _keras(weights: Weights, reason: str) -> Engine:
@@ -155,7 +158,14 @@ def _keras(weights: Weights, reason: str) -> Engine:
     return engine
 
 
-def _build(name: str, weights: Weights, folder: Path) -> Engine:
+def build(name: str, weights: Weights, folder: Path) -> Engine:
+    """Build one of the engines in `PACKAGES`.
+
+    Raises
+    ------
+    Unusable
+        If it cannot be used here.
+    """
     # Importing an engine's library takes seconds, and another engine does without.
     engine: Engine = import_module(f"extract.{name}_engine").build(weights, folder)
     return engine
@@ -180,10 +190,10 @@ def _checks(
     reference: Taps = {}
     for name in names:
         described = f"{PACKAGES[name]} {version(PACKAGES[name])}"
-        key = f"{described} on {_processor()}"
+        key = f"{described} on {processor()}"
         try:
             if key not in known:
-                engine = _build(name, weights, folder)
+                engine = build(name, weights, folder)
                 reference = reference or _reference(weights, photos[:PHOTOS_COMPARED])
                 known[key] = _check(engine, photos, reference)._asdict()
                 atomic.write_text(path, json.dumps(known, indent=1) + "\n")
@@ -221,7 +231,7 @@ def _check(engine: Engine, photos: NDArray[np.uint8], reference: Taps) -> Check:
     return Check(relative_difference(taps, reference), len(photos) / seconds)
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return what an engine's speed depends on; Linux tells the processor's name in a file only."""
     try:
         told = Path("/proc/cpuinfo").read_text()

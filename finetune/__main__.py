@@ -7,7 +7,6 @@
 import argparse
 import json
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +45,7 @@ def main() -> None:
     )
     training.add_argument(
         "--variants",
-        type=_at_least(0),
+        type=console.at_least(0),
         default=2,
         help="of each photo whose activations are cached: plain, mirrored, then cropped and lit; "
         "0 caches none and augments anew each time, which is slower (default %(default)s)",
@@ -54,10 +53,10 @@ def main() -> None:
     training.add_argument("--weights", type=Path, help="VGG16's weights, if not the usual ones")
     training.add_argument("--learning-rate", type=float, help="of the last phase, if not by rule")
     training.add_argument(
-        "--epochs", type=_at_least(1), help="at most, of the last phase, if not by rule"
+        "--epochs", type=console.at_least(1), help="at most, of the last phase, if not by rule"
     )
     training.add_argument(
-        "--batch-size", type=_at_least(1), help="of the last phase, if not by rule"
+        "--batch-size", type=console.at_least(1), help="of the last phase, if not by rule"
     )
     training.add_argument("--again", action="store_true", help="train even if nothing changed")
     training.set_defaults(command=_train)
@@ -67,17 +66,6 @@ def main() -> None:
     comparing.set_defaults(command=_compare)
     options = parser.parse_args()
     options.command(options)
-
-
-def _at_least(smallest: int) -> Callable[[str], int]:
-    """Return what reads a whole number from the command line and refuses a smaller one."""
-
-    def number(text: str) -> int:
-        if int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
-        return int(text)
-
-    return number
 
 
 def _compare(options: argparse.Namespace) -> None:

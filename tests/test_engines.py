@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["mnn", "ncnn"])
 def fast(request: pytest.FixtureRequest, vgg16: Weights, folder: Path) -> Engine:
     """Every engine but the reference."""
-    return engines._build(request.param, vgg16, folder)
+    return engines.build(request.param, vgg16, folder)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_no_result_of_an_earlier_batch_changes(fast: Engine) -> None:
 
 @pytest.mark.parametrize("name", ["keras", *PACKAGES])
 def test_memory_does_not_grow_with_the_batches(name: str, vgg16: Weights, folder: Path) -> None:
-    engine = keras_engine.build(vgg16) if name == "keras" else engines._build(name, vgg16, folder)
+    engine = keras_engine.build(vgg16) if name == "keras" else engines.build(name, vgg16, folder)
     photos = noise(1)
     for _ in range(5):
         engine.forward(photos)
@@ -160,7 +160,7 @@ def test_auto_checks_every_engine_once_and_takes_the_fastest(
 
     monkeypatch.setattr(engines, "_reference", compared_again)
     assert choose("auto", vgg16, noise(9), folder=folder).name == engine.name
-    monkeypatch.setattr(engines, "_processor", lambda: "another machine")
+    monkeypatch.setattr(engines, "processor", lambda: "another machine")
     with pytest.raises(AssertionError, match="compared again"):
         choose("auto", vgg16, noise(9), folder=folder)
 
@@ -207,6 +207,14 @@ def test_an_engine_that_differs_is_refused_with_its_figure(
     engine = choose("auto", vgg16, noise(2), folder=tmp_path)
     assert engine.name.startswith("keras")
     assert "differs from keras by 0.01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tap", list(TAPS))
+def test_one_tap_without_numbers_is_a_difference_without_a_number(tap: str) -> None:
+    reference = {name: np.ones((2, width), np.float32) for name, width in TAPS.items()}
+    wrong = reference | {tap: np.full_like(reference[tap], np.nan)}
+    assert relative_difference(reference, reference) == 0
+    assert np.isnan(relative_difference(wrong, reference))
 
 
 def test_an_engine_that_gives_no_numbers_is_refused(
