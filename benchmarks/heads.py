@@ -27,9 +27,8 @@ from sklearn.preprocessing import FunctionTransformer
 from threadpoolctl import threadpool_limits
 
 from classify import heads, protocol, tune
-from classify.heads import HEADS
+from classify.heads import HEADS, TRIED, View
 from extract import store
-from extract.recipe import TAPS
 
 
 def main() -> None:
@@ -54,14 +53,14 @@ def main() -> None:
 def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
     with store.open(store.file_of(data, options.out)) as features:
         rows = features.rows("train", "val")
-        X, labels = features.read(TAPS, "train", "val"), features.labels[rows]
+        X, labels = features.read(TRIED, "train", "val"), features.labels[rows]
         digests = [features.digests[row] for row in rows]
         folds = tune.folds(labels, digests, features.splits[rows] == "val", seed=0)
-        unseen, truth = features.read(TAPS, "test"), features.labels[features.rows("test")]
+        unseen, truth = features.read(TRIED, "test"), features.labels[features.rows("test")]
         name = features.data
     print(f"{name}: {len(X):,} photos of train and val, {labels.max() + 1} classes")
     started = time.perf_counter()
-    tune.tune(options.heads, X, labels, folds, seed=0)
+    tune.tune(options.heads, X, labels, folds, taps=list(TRIED), seed=0)
     together = time.perf_counter() - started
     table: list[Sequence[Any]] = [
         ["Head", "Candidates", "Ours", "GridSearchCV", "Times", "Held out", "Grid's", "Test", "Its"]
@@ -69,7 +68,7 @@ def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
     figures: list[dict[str, Any]] = []
     for head in [] if options.ours else options.heads:
         space = heads.space(head, rows=len(X), classes=int(labels.max()) + 1)
-        views = sorted(space.views)[: options.views]
+        views = space.views[: options.views]
         one = _ours(head, X, labels, folds, unseen, truth)
         other = _grid(head, views, space.values, X, labels, folds, unseen, truth)
         times = other["seconds"] / one["seconds"]
@@ -99,18 +98,19 @@ def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _ours(head: str, X: Any, labels: Any, folds: Any, unseen: Any, truth: Any) -> dict[str, float]:
     started = time.perf_counter()
-    tuned = tune.tune([head], X, labels, folds, seed=0)[head]
+    tuned = tune.tune([head], X, labels, folds, taps=list(TRIED), seed=0)[head]
     seconds = time.perf_counter() - started
+    own = heads.select(unseen, tuned.chosen["taps"], among=list(TRIED))
     return {
         "seconds": seconds,
         "held_out": max(candidate["score"] for candidate in tuned.tried),
-        "test": float((tuned.head.predict(unseen) == truth).mean()),
+        "test": float((tuned.head.predict(own) == truth).mean()),
     }
 
 
 def _grid(
     head: str,
-    views: Sequence[tuple[int, bool]],
+    views: Sequence[View],
     values: Sequence[tuple[float, ...]],
     X: Any,
     labels: Any,
@@ -118,7 +118,7 @@ def _grid(
     unseen: Any,
     truth: Any,
 ) -> dict[str, float]:
-    prepared = [heads.preparation(list(TAPS)[:taps], root=root) for taps, root in views]
+    prepared = [_view(taps, root=root) for taps, root in views]
     pipeline = Pipeline(
         [
             ("view", clone(prepared[0])),
@@ -141,6 +141,12 @@ def _grid(
         "held_out": float(search.best_score_),
         "test": float((search.predict(unseen) == truth).mean()),
     }
+
+
+def _view(taps: Sequence[str], *, root: bool) -> Pipeline:
+    """Make the preparation of a view that picks its taps out of all that are tried."""
+    own = FunctionTransformer(heads.select, kw_args={"taps": taps, "among": list(TRIED)})
+    return Pipeline([("own", own), ("prepare", heads.preparation(taps, root=root))])
 
 
 def _plain(head: str) -> Any:

@@ -18,13 +18,12 @@ import skops.io
 from sklearn.pipeline import Pipeline
 
 from classify import heads, large, protocol, results, tune
-from classify.heads import HEADS
+from classify.heads import HEADS, TRIED
 from classify.protocol import Figures
 from classify.results import Predictions, Result
 from extract import atomic, console, store
 from extract.console import InputError, say
 from extract.provenance import now, versions
-from extract.recipe import TAPS
 from extract.store import Features
 
 
@@ -79,7 +78,7 @@ def train_heads(
     rows = features.rows("train", "val")
     labels = features.labels[rows]
     views = [view for space in tune.spaces(names, labels).values() for view in space.views]
-    taps = list(TAPS)[: max(deepest for deepest, _ in views)]
+    taps = [tap for tap in TRIED if any(tap in own for own, _ in views)]
     X = large.read(features, taps, "train", "val")
     the_folds = tune.folds(
         labels,
@@ -89,13 +88,13 @@ def train_heads(
     )
     with console.progress("heads", tune.steps(names, labels), unit="steps") as advance:
         tuned = tune.tune(
-            names, X, labels, the_folds, seed=seed, balanced=balanced, advance=advance
+            names, X, labels, the_folds, taps=taps, seed=seed, balanced=balanced, advance=advance
         )
     tested = features.rows("test")
     for name in names:
         head, chosen, tried, spent = tuned[name]
         started = time.perf_counter()
-        predictions = _test(head, features, taps)
+        predictions = _test(head, features, chosen["taps"])
         seconds = {
             "features": features.seconds,
             **spent,

@@ -7,7 +7,7 @@ The plan, by size alone:
   system reads and drops as it needs: first the taps, read in batches, then what the chosen
   preparation makes of them. Every head is fitted on all rows, in blocks or batches.
 - `classify.heads.space` leaves out sets of taps whose matrix would be larger than 1 GiB; the
-  deepest tap is always tried.
+  smallest set is always tried.
 """
 
 import tempfile
@@ -41,6 +41,18 @@ def read(features: Features, taps: Sequence[str], *splits: str) -> Matrix:
     for rows, values in features.batches(taps, *splits):
         found[done : done + len(rows)] = values
         done += len(rows)
+    return found
+
+
+def columns(X: Matrix, places: Sequence[slice]) -> Matrix:
+    """Return some columns of a matrix side by side, or the matrix itself where they are all."""
+    width = sum(place.stop - place.start for place in places)
+    if width == X.shape[1]:
+        return X
+    found = matrix((len(X), width))
+    for start in range(0, len(X), BLOCK):
+        block = slice(start, start + BLOCK)
+        np.concatenate([X[block, place] for place in places], axis=1, out=found[block])
     return found
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy.stats import t
 from sklearn.pipeline import Pipeline
 
-from classify import results, tune
+from classify import heads, results, tune
+from classify.heads import TRIED
 from classify.results import Predictions
 from extract.console import InputError, count
-from extract.recipe import TAPS
 from extract.store import SPLITS, Features
 
 Rows = NDArray[np.intp]
@@ -98,7 +98,7 @@ def per_class(
                 f"class '{name}' has {count(has, 'distinct photo')}; "
                 f"--train {train} needs one more, to test"
             )
-    X = features.read(TAPS, *SPLITS)
+    X = features.read(TRIED, *SPLITS)
     found: dict[str, list[Figures]] = {name: [] for name in names}
     for repeat in range(repeats):
         fitted, out = draw(labels, digests, train=train, test=test, seed=seed + repeat)
@@ -134,7 +134,7 @@ def learning_curve(
     -------
     dict of photos a class to dict of head to list of the metrics of each draw
     """
-    X = features.read(TAPS, *SPLITS)
+    X = features.read(TRIED, *SPLITS)
     rows, out = features.rows("train", "val"), features.rows("test")
     labels, digests = features.labels[rows], [features.digests[row] for row in rows]
     found: dict[int, dict[str, list[Figures]]] = {}
@@ -211,17 +211,20 @@ def _figures(
     """Choose and fit heads on some rows and measure them on others."""
     labels = features.labels[fitted]
     the_folds = tune.folds(labels, [features.digests[row] for row in fitted], seed=seed)
-    tuned = tune.tune(names, X[fitted], labels, the_folds, seed=seed, balanced=balanced)
-    return {
-        name: results.metrics(predictions(tuned[name].head, features, X[out], out))
-        for name in names
-    }
+    tuned = tune.tune(
+        names, X[fitted], labels, the_folds, taps=list(TRIED), seed=seed, balanced=balanced
+    )
+    found = {}
+    for name, one in tuned.items():
+        unseen = heads.select(X[out], one.chosen["taps"], among=list(TRIED))
+        found[name] = results.metrics(predictions(one.head, features, unseen, out))
+    return found
 
 
 def predictions(
     head: Pipeline, features: Features, X: NDArray[np.float32], rows: Rows
 ) -> Predictions:
-    """Return what a head says of rows of a features file whose taps are `X`."""
+    """Return what a head says of rows of a features file, given its taps of these rows."""
     return Predictions(
         paths=[features.paths[row] for row in rows],
         labels=features.labels[rows],

@@ -17,8 +17,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 
 from classify import calibration, heads, large, span
-from classify.heads import HEADS, Labels, Matrix, Space, Weights
-from extract.recipe import TAPS
+from classify.heads import HEADS, Labels, Matrix, Space, View, Weights
 
 FOLDS = 5
 FEW_ROWS = 1000
@@ -34,7 +33,7 @@ class Tuned(NamedTuple):
     Attributes
     ----------
     head : Pipeline
-        Fitted on all rows given.
+        Fitted on all rows given, on the chosen taps side by side.
     chosen : dict
         Its hyper-parameters.
     tried : list of dict
@@ -110,6 +109,7 @@ def tune(
     labels: Labels,
     the_folds: Sequence[Fold],
     *,
+    taps: Sequence[str],
     seed: int,
     balanced: bool = False,
     advance: Callable[[int], None] = lambda n: None,
@@ -120,10 +120,12 @@ def tune(
     ----------
     names : sequence of str
         Keys of `HEADS`.
-    X : ndarray of shape (n, columns of all taps), float32
-        All taps of train and val side by side, deepest first.
+    X : ndarray of shape (n, d), float32
+        `taps` of train and val side by side.
     labels : ndarray of shape (n,), int64
     the_folds : sequence of (fitted rows, held-out rows)
+    taps : sequence of str
+        At least those that `spaces` names.
     seed : int
     balanced : bool
         Whether every class weighs the same, however many photos it has.
@@ -138,12 +140,12 @@ def tune(
     the_folds = _among(some, the_folds, rows=len(labels))
     few = X if len(some) == len(X) else X[some]
     found = _search(
-        the_spaces, few, labels[some], weights[some], the_folds, seed=seed, advance=advance
+        the_spaces, few, labels[some], weights[some], the_folds, taps, seed=seed, advance=advance
     )
     plans = {name: _plan(name, the_spaces[name], found[name], labels) for name in names}
     truth = labels[some][_held_out(the_folds)]
     jobs = [
-        delayed(_fit)(name, plans[name][0], X, labels, weights, plans[name][1], truth, seed)
+        delayed(_fit)(name, plans[name][0], X, labels, weights, taps, plans[name][1], truth, seed)
         for name in names
     ]
     fitted = {}
@@ -183,7 +185,7 @@ def _weights(labels: Labels, *, balanced: bool) -> Weights:
     return found
 
 
-def _views(the_spaces: Mapping[str, Space]) -> list[tuple[int, bool]]:
+def _views(the_spaces: Mapping[str, Space]) -> list[View]:
     return list(dict.fromkeys(view for space in the_spaces.values() for view in space.views))
 
 
@@ -193,19 +195,20 @@ def _search(
     labels: Labels,
     weights: Weights,
     the_folds: Sequence[Fold],
+    taps: Sequence[str],
     *,
     seed: int,
     advance: Callable[[int], None],
-) -> dict[str, dict[tuple[int, bool], _Tried]]:
+) -> dict[str, dict[View, _Tried]]:
     """Try every candidate of every head; none where nothing is held out."""
     # The longest first, so that no processor waits for a long one at the end.
-    views = sorted(_views(the_spaces), reverse=True)
-    found: dict[str, dict[tuple[int, bool], _Tried]] = {name: {} for name in the_spaces}
+    views = _views(the_spaces)[::-1]
+    found: dict[str, dict[View, _Tried]] = {name: {} for name in the_spaces}
     if not the_folds:
         advance(len(views))
         return found
     answers = Parallel(n_jobs=PROCESSES, return_as="generator")(
-        delayed(_try)(view, the_spaces, X, labels, weights, the_folds, seed) for view in views
+        delayed(_try)(view, the_spaces, X, labels, weights, the_folds, taps, seed) for view in views
     )
     for view, answer in zip(views, answers, strict=True):
         for name, tried in answer.items():
@@ -215,20 +218,22 @@ def _search(
 
 
 def _try(
-    view: tuple[int, bool],
+    view: View,
     the_spaces: Mapping[str, Space],
     X: Matrix,
     labels: Labels,
     weights: Weights,
     the_folds: Sequence[Fold],
+    taps: Sequence[str],
     seed: int,
 ) -> dict[str, _Tried]:
     """Try all heads on one view of the rows."""
     names = [name for name, space in the_spaces.items() if view in space.views]
     seconds = dict.fromkeys(names, 0.0)
     scores: dict[str, list[list[Matrix]]] = {name: [] for name in names}
-    taps, root = view
-    prepare = heads.preparation(list(TAPS)[:taps], root=root)
+    own, root = view
+    X = heads.select(X, own, among=taps)
+    prepare = heads.preparation(own, root=root)
     classes = len(np.unique(labels))
     # The matrices are small: threads of the linear algebra wait for each other longer than they
     # work (30 times slower was measured on two cores).
@@ -274,13 +279,11 @@ def _scale(Z: Matrix) -> float:
     return float(1 / np.sqrt(np.einsum("ij,ij", Z, Z, dtype=np.float64) / len(Z) or 1.0))
 
 
-def _listed(
-    name: str, space: Space, found: Mapping[tuple[int, bool], _Tried]
-) -> list[dict[str, Any]]:
+def _listed(name: str, space: Space, found: Mapping[View, _Tried]) -> list[dict[str, Any]]:
     """List the candidates: fewest taps and strongest regularisation first, so they win ties."""
     return [
         {
-            "taps": list(TAPS)[:taps],
+            "taps": list(taps),
             "root": root,
             **dict(zip(HEADS[name].parameters, value, strict=True)),
             "score": score,
@@ -295,13 +298,13 @@ def _listed(
 
 
 def _plan(
-    name: str, space: Space, found: Mapping[tuple[int, bool], _Tried], labels: Labels
+    name: str, space: Space, found: Mapping[View, _Tried], labels: Labels
 ) -> tuple[dict[str, Any], Matrix]:
     """Return the hyper-parameters that win, and the scores that they gave held-out photos."""
     if not found:
         return heads.unchosen(name), np.empty((0, len(np.unique(labels))), np.float32)
     best = min(_listed(name, space, found), key=lambda candidate: candidate["log_loss"])
-    view = len(best["taps"]), best["root"]
+    view = tuple(best["taps"]), best["root"]
     chosen = {key: value for key, value in best.items() if key not in ("score", "log_loss")}
     return chosen, found[view].best
 
@@ -312,15 +315,17 @@ def _fit(
     X: Matrix,
     labels: Labels,
     weights: Weights,
+    taps: Sequence[str],
     scores: Matrix,
     truth: Labels,
     seed: int,
 ) -> tuple[Pipeline, float]:
     """Fit a head on all rows, calibrated by what it said of photos while they were held out."""
     started = time.perf_counter()
+    own = heads.select(X, chosen["taps"], among=taps)
     prepare = heads.preparation(chosen["taps"], root=chosen["root"])
     with threadpool_limits(1):
-        Z, basis = span.basis(large.fit_prepared(prepare, X))
+        Z, basis = span.basis(large.fit_prepared(prepare, own))
         scale = _scale(Z)
         Z *= np.float32(scale)
         value = tuple(chosen[parameter] for parameter in HEADS[name].parameters)

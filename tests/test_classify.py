@@ -11,9 +11,8 @@ import pytest
 import skops.io
 
 from classify import results
-from classify.heads import HEADS, TRUSTED
+from classify.heads import HEADS, TRIED, TRUSTED
 from extract import store
-from extract.recipe import TAPS
 from tests.conftest import CHECKOUT
 from tests.synthetic import publish
 
@@ -41,7 +40,7 @@ def test_a_result_is_whole_and_its_head_gives_its_predictions(trained: Path, nam
         rows = features.rows("test")
         assert predictions.paths == [features.paths[row] for row in rows]
         np.testing.assert_array_equal(predictions.labels, features.labels[rows])
-        X = features.read(TAPS, "test")
+        X = features.read(result.hyperparameters["taps"], "test")
         assert result.data_digest == features.data_digest
         assert result.seconds["features"] == pytest.approx(10.0)
     head = skops.io.load(folder / "head.skops", trusted=list(TRUSTED))
@@ -61,10 +60,11 @@ def test_what_the_test_rows_hold_changes_neither_choice_nor_model(
     path = publish(tmp_path)
     with h5py.File(path, "r+") as file:
         is_test = file["split"].asstr()[:] == "test"
-        # The label itself, planted where the deepest tap begins, in the test rows alone.
-        values = file["taps/block5_avg"][:]
-        values[is_test, 0] = 1000 * (1 + file["label"][:][is_test])
-        file["taps/block5_avg"][:] = values
+        # The label itself, planted where each tap begins, in the test rows alone.
+        for tap in TRIED:
+            values = file[f"taps/{tap}"][:]
+            values[is_test, 0] = 1000 * (1 + file["label"][:][is_test])
+            file[f"taps/{tap}"][:] = values
     assert classify(path, "--out", tmp_path, "--heads", "logistic").returncode == 0
     one, other = trained / "runs/synthetic/logistic", tmp_path / "runs/synthetic/logistic"
     assert results.load(one).tried == results.load(other).tried

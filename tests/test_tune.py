@@ -1,15 +1,21 @@
 """Choosing heads: nothing leaks, nothing is left out, sizes at both ends."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from classify import heads, tune
-from classify.heads import HEADS
+from classify.heads import HEADS, TAP_SETS, TRIED
 from extract import store
-from extract.recipe import TAPS
 from tests.synthetic import publish
+
+choose = functools.partial(tune.tune, taps=list(TRIED), seed=0)
+
+
+def own(tuned: tune.Tuned, X: np.ndarray) -> np.ndarray:
+    return heads.select(X, tuned.chosen["taps"], among=list(TRIED))
 
 
 def load(path: Path) -> tuple[np.ndarray, np.ndarray, list[tune.Fold]]:
@@ -18,7 +24,7 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray, list[tune.Fold]]:
         labels = features.labels[rows]
         digests = [features.digests[row] for row in rows]
         folds = tune.folds(labels, digests, features.splits[rows] == "val", seed=0)
-        return features.read(TAPS, "train", "val"), labels, folds
+        return features.read(TRIED, "train", "val"), labels, folds
 
 
 def test_few_rows_are_all_held_out_once_and_copies_stay_together() -> None:
@@ -56,19 +62,19 @@ def test_taps_are_added_only_when_they_help(tmp_path: Path) -> None:
     for path in (shallow, deep):
         X, labels, folds = load(path)
         done: list[int] = []
-        tuned = tune.tune(["svm"], X, labels, folds, seed=0, advance=done.append)["svm"]
+        tuned = choose(["svm"], X, labels, folds, advance=done.append)["svm"]
         assert sum(done) == tune.steps(["svm"], labels)
         space = heads.space("svm", rows=len(X), classes=3)
         assert len(tuned.tried) == len(space.views) * len(space.values)
         chosen.append(tuned.chosen["taps"])
-    assert chosen == [["block5_avg"], list(TAPS)]
+    assert chosen == [["block5_avg"], list(TAP_SETS[-1])]
 
 
 def test_permuted_labels_give_chance(tmp_path: Path) -> None:
     X, labels, folds = load(publish(tmp_path, per_class=(40, 10, 4)))
     permuted = np.random.default_rng(0).permutation(labels)
     for these, low, high in ((permuted, 0.0, 1 / 3 + 0.15), (labels, 0.9, 1.0)):
-        tuned = tune.tune(["logistic", "svm"], X, these, folds, seed=0)
+        tuned = choose(["logistic", "svm"], X, these, folds)
         for one in tuned.values():
             # 150 rows of three classes: four standard errors are 0.15.
             assert low <= max(candidate["score"] for candidate in one.tried) <= high
@@ -78,33 +84,38 @@ def test_choices_do_not_depend_on_the_number_of_processes_or_on_company(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, labels, folds = load(publish(tmp_path))
-    alone = tune.tune(["mlp"], X, labels, folds, seed=0)["mlp"]
+    alone = choose(["mlp"], X, labels, folds)["mlp"]
     monkeypatch.setattr(tune, "PROCESSES", 1)
-    among = tune.tune(list(HEADS), X, labels, folds, seed=0)["mlp"]
+    among = choose(list(HEADS), X, labels, folds)["mlp"]
     assert alone.tried == among.tried
-    np.testing.assert_array_equal(alone.head.predict_proba(X), among.head.predict_proba(X))
+    np.testing.assert_array_equal(
+        alone.head.predict_proba(own(alone, X)), among.head.predict_proba(own(among, X))
+    )
 
 
 def test_the_scale_of_the_features_changes_nothing(tmp_path: Path) -> None:
     X, labels, folds = load(publish(tmp_path))
-    one, other = (tune.tune(["svm"], A, labels, folds, seed=0)["svm"] for A in (X, X * 16))
+    one, other = (choose(["svm"], A, labels, folds)["svm"] for A in (X, X * 16))
     assert one.tried == other.tried
-    probabilities = one.head.predict_proba(X), other.head.predict_proba(X * 16)
+    probabilities = (
+        one.head.predict_proba(own(one, X)),
+        other.head.predict_proba(own(other, X * 16)),
+    )
     np.testing.assert_allclose(*probabilities, atol=1e-3)
 
 
 def test_balanced_heads_hear_the_rare_class() -> None:
     random = np.random.default_rng(0)
     labels = (np.arange(420) >= 400).astype(int)
-    X = random.gamma(1.0, 1.0, (420, sum(TAPS.values()))).astype(np.float32)
+    X = random.gamma(1.0, 1.0, (420, sum(TRIED.values()))).astype(np.float32)
     X[labels == 1, :20] += 0.7
     folds = tune.folds(labels, [str(row) for row in range(420)], seed=0)
     recalls = []
     for balanced in (False, True):
-        tuned = tune.tune(["svm"], X, labels, folds, seed=0, balanced=balanced)["svm"]
+        tuned = choose(["svm"], X, labels, folds, balanced=balanced)["svm"]
         scores = np.random.default_rng(1).gamma(1.0, 1.0, (200, X.shape[1])).astype(np.float32)
         scores[:, :20] += 0.7
-        recalls.append(tuned.head.predict(scores).mean())
+        recalls.append(tuned.head.predict(own(tuned, scores)).mean())
     assert recalls[1] > recalls[0] + 0.1
 
 
@@ -112,23 +123,23 @@ def test_balanced_heads_hear_the_rare_class() -> None:
 def test_few_photos_of_many_classes_are_learned(classes: int, each: int) -> None:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), each)
-    centres = random.gamma(0.3, 1.0, (classes, sum(TAPS.values())))
+    centres = random.gamma(0.3, 1.0, (classes, sum(TRIED.values())))
     X = (centres[labels] + random.gamma(1.0, 0.1, (len(labels), centres.shape[1]))).astype("f4")
     folds = tune.folds(labels, [str(row) for row in range(len(labels))], seed=0)
     unseen = (centres + random.gamma(1.0, 0.1, centres.shape)).astype(np.float32)
-    for name, tuned in tune.tune(["logistic", "svm"], X, labels, folds, seed=0).items():
-        assert (tuned.head.predict(unseen) == np.arange(classes)).mean() > 0.8, name
+    for name, tuned in choose(["logistic", "svm"], X, labels, folds).items():
+        assert (tuned.head.predict(own(tuned, unseen)) == np.arange(classes)).mean() > 0.8, name
 
 
 def test_a_class_that_only_val_has_is_no_obstacle() -> None:
     random = np.random.default_rng(0)
-    X = random.gamma(1.0, 1.0, (24, sum(TAPS.values()))).astype(np.float32)
+    X = random.gamma(1.0, 1.0, (24, sum(TRIED.values()))).astype(np.float32)
     labels = np.array([0, 1] * 10 + [2] * 4)
     is_val = np.arange(24) >= 16
     folds = tune.folds(labels, [str(row) for row in range(24)], is_val, seed=0)
     assert set(labels[folds[0][0]]) == {0, 1}
-    for tuned in tune.tune(list(HEADS), X, labels, folds, seed=0).values():
-        probabilities = tuned.head.predict_proba(X)
+    for tuned in choose(list(HEADS), X, labels, folds).values():
+        probabilities = tuned.head.predict_proba(own(tuned, X))
         assert probabilities.shape == (24, 3)
         assert np.isfinite(probabilities).all()
 
@@ -137,5 +148,5 @@ def test_fewer_rows_than_a_batch_are_learned_without_a_word(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     X, labels, folds = load(publish(tmp_path, per_class=(4, 2, 1)))
-    tune.tune(["mlp"], X, labels, folds, seed=0)
+    choose(["mlp"], X, labels, folds)
     assert [str(warning.message) for warning in recwarn] == []
