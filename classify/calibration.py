@@ -16,13 +16,13 @@ class Calibration(NamedTuple):
     Attributes
     ----------
     temperature : float
-        What scores are divided by, between 0.001 and 1,000; 1 where there was no photo.
-    log_loss : float
-        Of the photos it was found on, in nats, with that temperature.
+        What scores are divided by, between 0.001 and 1,000; 1 where no photo tells.
+    losses : ndarray of shape (m,), float64
+        The log loss of each photo with that temperature, in nats.
     """
 
     temperature: float
-    log_loss: float
+    losses: NDArray[np.float64]
 
 
 def calibrate(
@@ -43,20 +43,30 @@ def calibrate(
     scores : ndarray of shape (m, k)
         Of photos that the model was not fitted on; -inf for a class that it does not know.
     labels : ndarray of shape (m,), int64
-        Their classes, columns of `scores`.
+        Their classes, columns of `scores`. A photo of a class that the model does not know says
+        nothing of the temperature.
     weights : ndarray of shape (m,), optional
         How much each photo counts; all the same by default.
     """
-    if not len(labels):
-        return Calibration(1.0, 0.0)
+    rows = np.arange(len(labels))
+    known = np.isfinite(scores[rows, labels])
     wide = scores.astype(np.float64)
     wide = np.where(np.isfinite(wide), wide, np.min(wide, initial=0.0, where=np.isfinite(wide)))
     doubt = 1 / (len(labels) + 2)
-    own = (1 - doubt) * wide[np.arange(len(labels)), labels] + doubt * wide.mean(axis=1)
+    own = (1 - doubt) * wide[rows, labels] + doubt * wide.mean(axis=1)
+    if not known.any():
+        return Calibration(1.0, logsumexp(wide, axis=1) - own)
+    counted = known if weights is None else known * weights
 
-    def loss(log_temperature: float) -> float:
+    def losses(log_temperature: float) -> NDArray[np.float64]:
         heat = np.exp(-log_temperature)
-        return float(np.average(logsumexp(wide * heat, axis=1) - own * heat, weights=weights))
+        found: NDArray[np.float64] = logsumexp(wide * heat, axis=1) - own * heat
+        return found
 
-    found = minimize_scalar(loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-3})
-    return Calibration(float(np.exp(found.x)), float(found.fun))
+    found = minimize_scalar(
+        lambda at: np.average(losses(at), weights=counted),
+        bounds=np.log(RANGE),
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
+    return Calibration(float(np.exp(found.x)), losses(found.x))

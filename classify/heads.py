@@ -228,7 +228,12 @@ def _one(*values: float) -> tuple[Value, ...]:
 
 
 HEADS = {
-    "logistic": Head(("C",), _one(*10.0 ** np.arange(0, 4.5, 0.5)), _logistic_path, _logistic_fit),
+    "logistic": Head(
+        ("C",),
+        _one(1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4),
+        _logistic_path,
+        _logistic_fit,
+    ),
     "svm": Head(("alpha",), _one(3.0, 1.0, 0.3, 0.1, 0.03), _svm_path, _svm_fit),
     "mlp": Head(
         ("alpha", "epochs"),

@@ -17,6 +17,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 
 from classify import calibration, heads, large, span
+from classify.calibration import Calibration
 from classify.heads import HEADS, Labels, Matrix, Space, View, Weights
 
 FOLDS = 5
@@ -38,9 +39,9 @@ class Tuned(NamedTuple):
         Its hyper-parameters.
     tried : list of dict
         Every candidate with its log loss on held-out photos, and the share of them that it
-        classified rightly. The smallest log loss wins: among a few hundred photos one that happens
-        to be right counts for as much as what makes a better head, and the loss sees both sides
-        of every photo. Where classes are balanced, both are means of the classes.
+        classified rightly. The log loss decides, see `simplest`: among a few hundred photos one
+        that happens to be right counts for as much as what makes a better head, and the loss sees
+        both sides of every photo. Where classes are balanced, both are means of the classes.
     seconds : dict
         Of the phases ``tune`` and ``fit``. What the heads share is counted for each.
     """
@@ -52,11 +53,10 @@ class Tuned(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """One head on one view: how good each value is, held-out scores of the best, seconds."""
+    """One head on one view: the share of photos it has right and the calibration, by value."""
 
     right: list[float]
-    losses: list[float]
-    best: Matrix
+    calibrations: list[Calibration]
     seconds: float
 
 
@@ -142,19 +142,17 @@ def tune(
     found = _search(
         the_spaces, few, labels[some], weights[some], the_folds, taps, seed=seed, advance=advance
     )
-    plans = {name: _plan(name, the_spaces[name], found[name], labels) for name in names}
-    truth = labels[some][_held_out(the_folds)]
-    jobs = [
-        delayed(_fit)(name, plans[name][0], X, labels, weights, taps, plans[name][1], truth, seed)
-        for name in names
-    ]
+    held_out = weights[some][_held_out(the_folds)]
+    listed = {name: _listed(name, the_spaces[name], found[name], held_out) for name in names}
+    plans = {name: _plan(name, listed[name], held_out) for name in names}
+    jobs = [delayed(_fit)(name, *plans[name], X, labels, weights, taps, seed) for name in names]
     fitted = {}
     for name, (head, seconds) in zip(names, Parallel(n_jobs=processes)(jobs), strict=True):
         spent = sum(tried.seconds for tried in found[name].values()) / effective_n_jobs(PROCESSES)
         fitted[name] = Tuned(
             head,
             plans[name][0],
-            _listed(name, the_spaces[name], found[name]),
+            [candidate for candidate, _ in listed[name]],
             {"tune": spent, "fit": seconds},
         )
         advance(1)
@@ -260,10 +258,10 @@ def _try(
             float(np.average(s.argmax(axis=1) == labels[held_out], weights=weights[held_out]))
             for s in by_value
         ]
-        losses = [
-            calibration.calibrate(s, labels[held_out], weights[held_out]).log_loss for s in by_value
+        calibrations = [
+            calibration.calibrate(s, labels[held_out], weights[held_out]) for s in by_value
         ]
-        answer[name] = _Tried(right, losses, by_value[int(np.argmin(losses))], seconds[name])
+        answer[name] = _Tried(right, calibrations, seconds[name])
     return answer
 
 
@@ -279,45 +277,72 @@ def _scale(Z: Matrix) -> float:
     return float(1 / np.sqrt(np.einsum("ij,ij", Z, Z, dtype=np.float64) / len(Z) or 1.0))
 
 
-def _listed(name: str, space: Space, found: Mapping[View, _Tried]) -> list[dict[str, Any]]:
-    """List the candidates: fewest taps and strongest regularisation first, so they win ties."""
+def _listed(
+    name: str, space: Space, found: Mapping[View, _Tried], weights: Weights
+) -> list[tuple[dict[str, Any], Calibration]]:
+    """List the candidates: fewest taps and strongest regularisation first."""
     return [
-        {
-            "taps": list(taps),
-            "root": root,
-            **dict(zip(HEADS[name].parameters, value, strict=True)),
-            "score": score,
-            "log_loss": loss,
-        }
+        (
+            {
+                "taps": list(taps),
+                "root": root,
+                **dict(zip(HEADS[name].parameters, value, strict=True)),
+                "score": score,
+                "log_loss": float(np.average(calibrated.losses, weights=weights)),
+            },
+            calibrated,
+        )
         for taps, root in space.views
         if (taps, root) in found
-        for value, score, loss in zip(
-            space.values, found[taps, root].right, found[taps, root].losses, strict=True
+        for value, score, calibrated in zip(
+            space.values, found[taps, root].right, found[taps, root].calibrations, strict=True
         )
     ]
 
 
 def _plan(
-    name: str, space: Space, found: Mapping[View, _Tried], labels: Labels
-) -> tuple[dict[str, Any], Matrix]:
-    """Return the hyper-parameters that win, and the scores that they gave held-out photos."""
-    if not found:
-        return heads.unchosen(name), np.empty((0, len(np.unique(labels))), np.float32)
-    best = min(_listed(name, space, found), key=lambda candidate: candidate["log_loss"])
-    view = tuple(best["taps"]), best["root"]
+    name: str, listed: Sequence[tuple[dict[str, Any], Calibration]], weights: Weights
+) -> tuple[dict[str, Any], float]:
+    """Return the hyper-parameters that win, and the temperature that goes with them."""
+    if not listed:
+        return heads.unchosen(name), 1.0
+    best, calibrated = listed[simplest([c.losses for _, c in listed], weights)]
     chosen = {key: value for key, value in best.items() if key not in ("score", "log_loss")}
-    return chosen, found[view].best
+    return chosen, calibrated.temperature
+
+
+def simplest(losses: Sequence[NDArray[np.float64]], weights: Weights) -> int:
+    """Return the first candidate that chance alone may have made worse than the best.
+
+    That is, whose losses exceed the best one's, photo by photo, by at most one standard error of
+    this difference (after the one-standard-error rule of Breiman, Friedman, Olshen and Stone,
+    "Classification and regression trees", 1984).
+
+    Parameters
+    ----------
+    losses : sequence of ndarrays of shape (m,)
+        Of each candidate on the same photos, the simplest candidate first.
+    weights : ndarray of shape (m,)
+        Of the photos.
+    """
+    share = weights / weights.sum()
+    best = losses[int(np.argmin([share @ loss for loss in losses]))]
+    for place, loss in enumerate(losses):
+        worse = loss - best
+        mean = share @ worse
+        if mean <= np.sqrt(np.square(share) @ np.square(worse - mean)):
+            return place
+    raise AssertionError("the best candidate is not worse than itself")
 
 
 def _fit(
     name: str,
     chosen: Mapping[str, Any],
+    temperature: float,
     X: Matrix,
     labels: Labels,
     weights: Weights,
     taps: Sequence[str],
-    scores: Matrix,
-    truth: Labels,
     seed: int,
 ) -> tuple[Pipeline, float]:
     """Fit a head on all rows, calibrated by what it said of photos while they were held out."""
@@ -331,6 +356,5 @@ def _fit(
         value = tuple(chosen[parameter] for parameter in HEADS[name].parameters)
         classifier = HEADS[name].fit(Z, labels, weights, value, seed)
         heads.on_columns(classifier, basis, scale=scale)
-    known = np.isfinite(scores[np.arange(len(scores)), truth])
-    heads.cool(classifier, calibration.calibrate(scores[known], truth[known]).temperature)
+    heads.cool(classifier, temperature)
     return Pipeline([*prepare.steps, ("classifier", classifier)]), time.perf_counter() - started

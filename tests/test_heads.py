@@ -38,8 +38,7 @@ def rows(n: int, *, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.nda
 def fitted(name: str, X: np.ndarray, labels: np.ndarray):
     value = dict(zip(HEADS[name].parameters, HEADS[name].values[-1], strict=True))
     chosen = {"taps": OWN, "root": True, **value}
-    none = np.empty((0, labels.max() + 1)), np.empty(0, int)
-    return tune._fit(name, chosen, X, labels, np.ones(len(X)), OWN, *none, 0)[0]
+    return tune._fit(name, chosen, 1.0, X, labels, np.ones(len(X)), OWN, 0)[0]
 
 
 @parametrize_with_checks([LeastSquaresSVC()])

@@ -150,3 +150,17 @@ def test_fewer_rows_than_a_batch_are_learned_without_a_word(
     X, labels, folds = load(publish(tmp_path, per_class=(4, 2, 1)))
     choose(["mlp"], X, labels, folds)
     assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_the_simplest_candidate_wins_that_is_worse_by_chance_alone() -> None:
+    even = np.ones(4)
+    best = np.array([1.0, 1.0, 1.0, 1.0])
+    # Worse by 0.2 on average, give or take 0.07.
+    clearly = best + [0.0, 0.4, 0.2, 0.2]
+    # Worse by 0.1 on average, give or take 0.2.
+    hardly = best + [-0.5, 0.7, 0.2, 0.0]
+    assert tune.simplest([clearly, best], even) == 1
+    assert tune.simplest([clearly, hardly, best], even) == 1
+    assert tune.simplest([best, hardly], even) == 0
+    # The photo on which it is no worse counts for more.
+    assert tune.simplest([clearly, best], np.array([30.0, 1.0, 1.0, 1.0])) == 0
