@@ -154,11 +154,11 @@ def test_fewer_rows_than_a_batch_are_learned_without_a_word(
 
 def test_the_simplest_candidate_wins_that_is_worse_by_chance_alone() -> None:
     even = np.ones(4)
-    best = np.array([1.0, 1.0, 1.0, 1.0])
+    best = np.ones(4)
     # Worse by 0.2 on average, give or take 0.07.
-    clearly = best + [0.0, 0.4, 0.2, 0.2]
+    clearly = np.array([1.0, 1.4, 1.2, 1.2])
     # Worse by 0.1 on average, give or take 0.2.
-    hardly = best + [-0.5, 0.7, 0.2, 0.0]
+    hardly = np.array([0.5, 1.7, 1.2, 1.0])
     assert tune.simplest([clearly, best], even) == 1
     assert tune.simplest([clearly, hardly, best], even) == 1
     assert tune.simplest([best, hardly], even) == 0
