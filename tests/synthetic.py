@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import shards, store
-from extract.recipe import TAPS, recipe, recipe_digest
+from extract.recipe import SIZE, TAPS, recipe, recipe_digest
 from extract.shards import Place, Shard
 from extract.store import Row
 
@@ -88,7 +88,7 @@ def publish(
     store.publish(
         path,
         rows,
-        {digest: Place(shard, i, 10.0 / len(rows)) for i, digest in enumerate(digests)},
+        {SIZE: {digest: Place(shard, i, 10.0 / len(rows)) for i, digest in enumerate(digests)}},
         class_names=names,
         skipped=[("class 0/notes.txt", "not an image file that Pillow can read")],
         attributes={

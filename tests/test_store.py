@@ -15,7 +15,7 @@ import pytest
 
 from extract import shards, store
 from extract.console import InputError
-from extract.recipe import TAPS, recipe_digest
+from extract.recipe import SIZE, TAPS, recipe_digest
 from extract.shards import Damaged
 from extract.store import Row, data_digest, publish
 from tests.conftest import CHECKOUT
@@ -57,7 +57,7 @@ def published(
     publish(
         path,
         rows(*names),
-        shards.index(tmp_path / "cache", RECIPE),
+        {SIZE: shards.index(tmp_path / "cache", RECIPE)},
         class_names=["a", "b"],
         skipped=skipped,
         attributes=ATTRIBUTES | changes,
@@ -77,8 +77,8 @@ def test_values_are_read_back_in_the_order_of_the_rows(tmp_path: Path) -> None:
         assert features.labels.tolist() == [0, 1] * 75
         assert features.splits.tolist() == (["train", "val", "test", "train"] * 38)[:150]
         assert features.class_names == ["a", "b"]
-        assert features.widths == TAPS
-        assert list(features.widths) == list(TAPS), "deepest first"
+        assert features.taps == TAPS
+        assert list(features.taps) == list(TAPS), "deepest first"
         expected = taps(digests(*names))
         for tap in TAPS:
             found = features.read([tap], "train", "val", "test")
@@ -162,7 +162,7 @@ def test_copies_share_their_values_and_cost_once(tmp_path: Path) -> None:
     publish(
         tmp_path / "pets.h5",
         copies,
-        shards.index(tmp_path, RECIPE),
+        {SIZE: shards.index(tmp_path, RECIPE)},
         class_names=["a", "b"],
         skipped=[],
         attributes=ATTRIBUTES,
@@ -251,7 +251,7 @@ def test_failure_midway_keeps_the_old_file(tmp_path: Path) -> None:
         publish(
             path,
             rows("a", "b"),
-            places,
+            {SIZE: places},
             class_names=["a", "b"],
             skipped=[],
             attributes=ATTRIBUTES,
@@ -265,7 +265,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from extract import shards, store
-from extract.recipe import TAPS, recipe
+from extract.recipe import SIZE, TAPS, recipe
 
 folder, limits = Path(sys.argv[1]), map(int, sys.argv[2:])
 digests = [f"{i:064x}" for i in range(2500)]
@@ -279,7 +279,7 @@ for limit in limits:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         store.publish(
-            folder / "pets.h5", rows, places, class_names=["a"], skipped=[], attributes={}
+            folder / "pets.h5", rows, {SIZE: places}, class_names=["a"], skipped=[], attributes={}
         )
         print("published")
     except OSError as error:
@@ -410,7 +410,7 @@ def test_flipped_bit_in_a_shard_is_found_and_nothing_published(tmp_path: Path, t
         publish(
             path,
             rows("a", "b"),
-            shards.index(tmp_path / "cache", RECIPE),
+            {SIZE: shards.index(tmp_path / "cache", RECIPE)},
             class_names=["a", "b"],
             skipped=[],
             attributes=ATTRIBUTES,
