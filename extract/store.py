@@ -255,7 +255,7 @@ class Features:
         self.recipe_digest = str(file.attrs["recipe_digest"])
         further = [size for size in SIZES[1:] if named("seconds", size) in file.attrs]
         self.sizes = [SIZE, *further]
-        self.seconds = sum(float(file.attrs[named("seconds", size)]) for size in self.sizes)
+        self.seconds = sum(self.seconds_of(size) for size in self.sizes)
         self.class_names: list[str] = file["class_names"].asstr()[:].tolist()
         self.paths: list[str] = file["path"].asstr()[:].tolist()
         self.digests: list[str] = file["digest"].asstr("ascii")[:].tolist()
@@ -290,6 +290,10 @@ class Features:
         traceback: TracebackType | None,
     ) -> None:
         self.file.close()
+
+    def seconds_of(self, size: int) -> float:
+        """Return what computing these images at one size cost."""
+        return float(self.attributes[named("seconds", size)])
 
     @property
     def recipes(self) -> dict[int, dict[str, Any]]:

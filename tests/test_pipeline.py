@@ -258,6 +258,17 @@ def test_order_is_kept_while_photos_take_different_times(
     assert [item.path for item in read_ahead(tmp_path, paths)] == paths
 
 
+@pytest.mark.parametrize(
+    ("size", "processors", "photos"),
+    [(224, 2, 16), (224, 3, 16), (96, 2, 16), (320, 2, 8), (320, 3, 9), (640, 1, 2), (640, 64, 16)],
+)
+def test_a_batch_of_large_photos_has_fewer_but_no_core_is_idle(
+    size: int, processors: int, photos: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "cores", lambda: processors)
+    assert pipeline.at_once(size) == photos
+
+
 def test_no_more_is_read_ahead_than_memory_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

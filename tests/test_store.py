@@ -15,7 +15,7 @@ import pytest
 
 from extract import shards, store
 from extract.console import InputError
-from extract.recipe import SIZE, TAPS, recipe_digest
+from extract.recipe import SIZE, TAPS, recipe, recipe_digest
 from extract.shards import Damaged
 from extract.store import Row, data_digest, publish
 from tests.conftest import CHECKOUT
@@ -154,6 +154,44 @@ def test_publishing_in_pieces_gives_the_same_file(
     whole = published(tmp_path, *"abcdefgh").read_bytes()
     monkeypatch.setattr(store, "ROWS_AT_ONCE", at_once)
     assert published(tmp_path, *"abcdefgh").read_bytes() == whole
+
+
+def test_taps_of_several_sizes_lie_side_by_side(tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(5)]
+    plain = published(tmp_path, *names, path=tmp_path / "plain.h5")
+    places = {SIZE: shards.index(tmp_path / "cache", RECIPE)}
+    for size in (96, 320):
+        of_size = recipe("w" * 64, size=size)
+        values = {tap: values + size for tap, values in taps(digests(*names)).items()}
+        one = shards.Shard(digests(*names), values, "test", float(size))
+        (tmp_path / str(size)).mkdir()
+        shards.write(tmp_path / str(size), one, of_size)
+        places[size] = shards.index(tmp_path / str(size), of_size)
+    publish(
+        tmp_path / "pets.h5",
+        rows(*names),
+        places,
+        class_names=["a", "b"],
+        skipped=[],
+        attributes=ATTRIBUTES,
+    )
+    with store.open(tmp_path / "pets.h5") as several, store.open(plain) as one_alone:
+        assert several.sizes == [224, 96, 320]
+        assert list(several.taps) == [
+            *TAPS,
+            *(f"{t}_96" for t in TAPS),
+            *(f"{t}_320" for t in TAPS),
+        ]
+        assert list(several.taps.values()) == [*TAPS.values()] * 3
+        assert one_alone.taps == TAPS
+        for tap, expected in taps(digests(*names)).items():
+            np.testing.assert_array_equal(several.read([tap], *store.SPLITS), expected)
+            np.testing.assert_array_equal(one_alone.read([tap], *store.SPLITS), expected)
+            found = several.read([f"{tap}_320", f"{tap}_96"], *store.SPLITS)
+            np.testing.assert_array_equal(found, np.hstack([expected + 320, expected + 96]))
+        assert several.near == one_alone.near
+        assert several.seconds_of(320) == pytest.approx(320)
+        assert several.seconds == pytest.approx(320 + 96 + one_alone.seconds)
 
 
 def test_copies_share_their_values_and_cost_once(tmp_path: Path) -> None:
