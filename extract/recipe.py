@@ -65,6 +65,11 @@ def named(name: str, size: int) -> str:
     return name if size == SIZE else f"{name}_{size}"
 
 
+def plain(tap: str) -> str:
+    """Return the name that a tap of any size has at `SIZE`."""
+    return "_".join(tap.split("_")[:2])
+
+
 def windows(size: int) -> tuple[int, int]:
     """Return side and stride of the nine windows of ``block5_avg3x3``.
 

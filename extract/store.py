@@ -305,7 +305,14 @@ class Features:
         return np.flatnonzero(np.isin(self.splits, splits))
 
     def shape(self, taps: Collection[str], *splits: str) -> tuple[int, int]:
-        """Return the shape that `read` gives, without reading: times 4 it is bytes."""
+        """Return the shape that `read` gives, without reading: times 4 it is bytes.
+
+        Raises
+        ------
+        InputError
+            If a tap is not there.
+        """
+        self._check(taps)
         return len(self.rows(*splits)), sum(self.taps[tap] for tap in taps)
 
     def read(self, taps: Collection[str], *splits: str) -> NDArray[np.float32]:
@@ -314,7 +321,7 @@ class Features:
         Raises
         ------
         InputError
-            If a checksum says that the file is damaged.
+            If a tap is not there, or a checksum says that the file is damaged.
         """
         found = np.empty(self.shape(taps, *splits), np.float32)
         done = 0
@@ -337,14 +344,23 @@ class Features:
         Raises
         ------
         InputError
-            If a checksum says that the file is damaged.
+            If a tap is not there, or a checksum says that the file is damaged.
         """
+        self._check(taps)
         wanted = self.rows(*splits)
         for start in range(0, len(self.paths), ROWS_AT_ONCE):
             rows = wanted[(wanted >= start) & (wanted < start + ROWS_AT_ONCE)]
             if len(rows):
                 block = slice(start, start + ROWS_AT_ONCE)
                 yield rows, np.hstack([self._block(tap, block)[rows - start] for tap in taps])
+
+    def _check(self, taps: Collection[str]) -> None:
+        for tap in taps:
+            if tap not in self.taps:
+                raise InputError(
+                    f"{self.file.filename}: no tap {tap} there, but those of photos at "
+                    f"{', '.join(map(str, self.sizes))} pixels; run make features with other SIZES"
+                )
 
     def _block(self, tap: str, block: slice) -> NDArray[np.float32]:
         try:
