@@ -6,6 +6,7 @@ process of its own. Needs about 5 GB below the folder for temporary files.
 
 import argparse
 import io
+import json
 import multiprocessing
 import resource
 import tempfile
@@ -125,6 +126,7 @@ def _publish(folder: Path, n: int) -> None:
         attributes={
             "data": "random",
             "data_digest": "",
+            "recipe": json.dumps(recipe("0" * 64)),
             "recipe_digest": recipe_digest(recipe("0" * 64)),
         },
     )

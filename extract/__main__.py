@@ -55,8 +55,8 @@ def _features(arguments: list[str]) -> None:
         type=int,
         default=[SIZE],
         metavar="SIZE",
-        help=f"of the squares that VGG16 is shown of each photo: {SIZE}, and others that are "
-        f"multiples of 32 from {min(SIZES)} to {max(SIZES)} (default %(default)s)",
+        help=f"of the squares that VGG16 is shown of each photo: {SIZE}, which is the default, and "
+        f"others that are multiples of 32 from {min(SIZES)} to {max(SIZES)}",
     )
     options = parser.parse_args(arguments)
     features.make(

@@ -241,6 +241,8 @@ class Features:
     taps : dict of str to int
         Values of each tap: of the sizes in their order, deepest first in each; see
         `extract.recipe.named`.
+    recipes : dict of int to dict
+        How the photos became taps of each size, see `extract.recipe.recipe`.
     seconds : float
         What computing these images at all sizes cost, whenever that was.
     attributes : dict
@@ -255,6 +257,9 @@ class Features:
         self.recipe_digest = str(file.attrs["recipe_digest"])
         further = [size for size in SIZES[1:] if named("seconds", size) in file.attrs]
         self.sizes = [SIZE, *further]
+        self.recipes: dict[int, dict[str, Any]] = {
+            size: json.loads(str(file.attrs[named("recipe", size)])) for size in self.sizes
+        }
         self.seconds = sum(self.seconds_of(size) for size in self.sizes)
         self.class_names: list[str] = file["class_names"].asstr()[:].tolist()
         self.paths: list[str] = file["path"].asstr()[:].tolist()
@@ -294,11 +299,6 @@ class Features:
     def seconds_of(self, size: int) -> float:
         """Return what computing these images at one size cost."""
         return float(self.attributes[named("seconds", size)])
-
-    @property
-    def recipes(self) -> dict[int, dict[str, Any]]:
-        """How the photos became taps of each size, see `extract.recipe.recipe`."""
-        return {size: json.loads(self.attributes[named("recipe", size)]) for size in self.sizes}
 
     def rows(self, *splits: str) -> NDArray[np.intp]:
         """Return the row numbers of the given splits, in path order."""

@@ -1,5 +1,6 @@
 import errno
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from extract import shards, store
 from extract.console import InputError
-from extract.recipe import SIZE, TAPS, recipe, recipe_digest
+from extract.recipe import SIZE, TAPS, named, recipe, recipe_digest
 from extract.shards import Damaged
 from extract.store import Row, data_digest, publish
 from tests.conftest import CHECKOUT
@@ -42,7 +43,12 @@ def rows(*names: str) -> list[Row]:
     ]
 
 
-ATTRIBUTES = {"data": "pets", "data_digest": "d" * 64, "recipe_digest": recipe_digest(RECIPE)}
+ATTRIBUTES = {
+    "data": "pets",
+    "data_digest": "d" * 64,
+    "recipe": json.dumps(RECIPE),
+    "recipe_digest": recipe_digest(RECIPE),
+}
 
 
 def published(
@@ -159,9 +165,9 @@ def test_publishing_in_pieces_gives_the_same_file(
 def test_taps_of_several_sizes_lie_side_by_side(tmp_path: Path) -> None:
     names = [f"{i}.jpg" for i in range(5)]
     plain = published(tmp_path, *names, path=tmp_path / "plain.h5")
-    places = {SIZE: shards.index(tmp_path / "cache", RECIPE)}
+    places, recipes = {SIZE: shards.index(tmp_path / "cache", RECIPE)}, {SIZE: RECIPE}
     for size in (96, 320):
-        of_size = recipe("w" * 64, size=size)
+        recipes[size] = of_size = recipe("w" * 64, size=size)
         values = {tap: values + size for tap, values in taps(digests(*names)).items()}
         one = shards.Shard(digests(*names), values, "test", float(size))
         (tmp_path / str(size)).mkdir()
@@ -173,10 +179,11 @@ def test_taps_of_several_sizes_lie_side_by_side(tmp_path: Path) -> None:
         places,
         class_names=["a", "b"],
         skipped=[],
-        attributes=ATTRIBUTES,
+        attributes=ATTRIBUTES | {named("recipe", s): json.dumps(r) for s, r in recipes.items()},
     )
     with store.open(tmp_path / "pets.h5") as several, store.open(plain) as one_alone:
         assert several.sizes == [224, 96, 320]
+        assert several.recipes == recipes
         assert list(several.taps) == [
             *TAPS,
             *(f"{t}_96" for t in TAPS),
@@ -360,6 +367,10 @@ def test_data_digest_changes_with_everything_a_result_depends_on() -> None:
     assert data_digest(rows("a", "b"), ["a", "b"]) == found[0]
 
 
+def without_a_recipe(file: h5py.File) -> None:
+    del file.attrs["recipe"]
+
+
 def with_newer_schema(file: h5py.File) -> None:
     file.attrs["schema"] = store.SCHEMA + 1
 
@@ -388,6 +399,7 @@ UNFIT = [
     as_empty,
     as_folder,
     as_foreign,
+    edited(without_a_recipe),
     edited(with_newer_schema),
     edited(without_schema),
     edited(with_an_array_for_the_schema),
