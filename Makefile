@@ -2,6 +2,7 @@
 
 DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder of class folders
 SEED ?= 0#           of the split and of everything random in training
+SIZES ?= 224#        of the squares VGG16 is shown of each photo: 224, or with others "224 320"
 OUT ?= .#            where features/, runs/ and reports/ go
 PYTHON ?= python3#   the Python that .venv is made with, 3.11.4 or newer, up to 3.13
 
@@ -16,7 +17,7 @@ WHERE = --out "$(OUT)" --seed $(SEED)
 all: features heads finetune compare  ## everything below up to compare, in order (the default)
 
 features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 runs once per distinct image, ever
-	@$(RUN) extract "$(DATA)" $(WHERE)
+	@$(RUN) extract "$(DATA)" $(WHERE) --sizes $(SIZES)
 
 heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
 	@$(RUN) classify "$(DATA)" $(WHERE)

@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from sklearn.preprocessing import FunctionTransformer
 from threadpoolctl import threadpool_limits
 
 from classify import heads, protocol, tune
-from classify.heads import HEADS, TRIED, View
+from classify.heads import HEADS, Space, View
 from extract import store
 
 
@@ -52,25 +52,25 @@ def main() -> None:
 
 def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
     with store.open(store.file_of(data, options.out)) as features:
-        rows = features.rows("train", "val")
-        X, labels = features.read(TRIED, "train", "val"), features.labels[rows]
+        rows, taps = features.rows("train", "val"), heads.tried(features.taps)
+        X, labels = features.read(taps, "train", "val"), features.labels[rows]
         digests = [features.digests[row] for row in rows]
         folds = tune.folds(labels, digests, features.splits[rows] == "val", seed=0)
-        unseen, truth = features.read(TRIED, "test"), features.labels[features.rows("test")]
+        unseen, truth = features.read(taps, "test"), features.labels[features.rows("test")]
         name = features.data
     print(f"{name}: {len(X):,} photos of train and val, {labels.max() + 1} classes")
     started = time.perf_counter()
-    tune.tune(options.heads, X, labels, folds, taps=list(TRIED), seed=0)
+    the_spaces = tune.spaces(options.heads, labels, taps)
+    tune.tune(the_spaces, X, labels, folds, taps=taps, seed=0)
     together = time.perf_counter() - started
     table: list[Sequence[Any]] = [
         ["Head", "Candidates", "Ours", "GridSearchCV", "Times", "Held out", "Grid's", "Test", "Its"]
     ]
     figures: list[dict[str, Any]] = []
-    for head in [] if options.ours else options.heads:
-        space = heads.space(head, rows=len(X), classes=int(labels.max()) + 1)
+    for head, space in ({} if options.ours else the_spaces).items():
         views = space.views[: options.views]
-        one = _ours(head, X, labels, folds, unseen, truth)
-        other = _grid(head, views, space.values, X, labels, folds, unseen, truth)
+        one = _ours(head, space, X, labels, folds, taps, unseen, truth)
+        other = _grid(head, views, space.values, X, labels, folds, taps, unseen, truth)
         times = other["seconds"] / one["seconds"]
         tried = len(space.views) * len(space.values), len(views) * len(space.values)
         figures.append({"head": head, "candidates": tried, "ours": one, "grid": other})
@@ -96,11 +96,20 @@ def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"data": name, "rows": len(X), "together": together, "heads": figures}
 
 
-def _ours(head: str, X: Any, labels: Any, folds: Any, unseen: Any, truth: Any) -> dict[str, float]:
+def _ours(
+    head: str,
+    space: Space,
+    X: Any,
+    labels: Any,
+    folds: Any,
+    taps: Mapping[str, int],
+    unseen: Any,
+    truth: Any,
+) -> dict[str, float]:
     started = time.perf_counter()
-    tuned = tune.tune([head], X, labels, folds, taps=list(TRIED), seed=0)[head]
+    tuned = tune.tune({head: space}, X, labels, folds, taps=taps, seed=0)[head]
     seconds = time.perf_counter() - started
-    own = heads.select(unseen, tuned.chosen["taps"], among=list(TRIED))
+    own = heads.select(unseen, tuned.chosen["taps"], among=taps)
     return {
         "seconds": seconds,
         "held_out": max(candidate["score"] for candidate in tuned.tried),
@@ -115,10 +124,11 @@ def _grid(
     X: Any,
     labels: Any,
     folds: Any,
+    taps: Mapping[str, int],
     unseen: Any,
     truth: Any,
 ) -> dict[str, float]:
-    prepared = [_view(taps, root=root) for taps, root in views]
+    prepared = [_view(own, root=root, among=taps) for own, root in views]
     pipeline = Pipeline(
         [
             ("view", clone(prepared[0])),
@@ -143,10 +153,11 @@ def _grid(
     }
 
 
-def _view(taps: Sequence[str], *, root: bool) -> Pipeline:
+def _view(taps: Sequence[str], *, root: bool, among: Mapping[str, int]) -> Pipeline:
     """Make the preparation of a view that picks its taps out of all that are tried."""
-    own = FunctionTransformer(heads.select, kw_args={"taps": taps, "among": list(TRIED)})
-    return Pipeline([("own", own), ("prepare", heads.preparation(taps, root=root))])
+    own = FunctionTransformer(heads.select, kw_args={"taps": taps, "among": among})
+    prepare = heads.preparation({tap: among[tap] for tap in taps}, root=root)
+    return Pipeline([("own", own), ("prepare", prepare)])
 
 
 def _plain(head: str) -> Any:

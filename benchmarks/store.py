@@ -6,6 +6,7 @@ process of its own. Needs about 5 GB below the folder for temporary files.
 
 import argparse
 import io
+import json
 import multiprocessing
 import resource
 import tempfile
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from extract import engines, features, shards, store, weights
-from extract.recipe import TAPS, recipe, recipe_digest
+from extract.recipe import SIZE, TAPS, recipe, recipe_digest
 from extract.shards import Shard
 from extract.store import Row
 from extract.weights import Weights
@@ -119,12 +120,13 @@ def _publish(folder: Path, n: int) -> None:
     store.publish(
         folder / "random.h5",
         _rows(n),
-        shards.index(folder / "cache", recipe("0" * 64)),
+        {SIZE: shards.index(folder / "cache", recipe("0" * 64))},
         class_names=[f"class {label}" for label in range(CLASSES)],
         skipped=[],
         attributes={
             "data": "random",
             "data_digest": "",
+            "recipe": json.dumps(recipe("0" * 64)),
             "recipe_digest": recipe_digest(recipe("0" * 64)),
         },
     )

@@ -18,7 +18,7 @@ import skops.io
 from sklearn.pipeline import Pipeline
 
 from classify import heads, large, protocol, results, tune
-from classify.heads import HEADS, TRIED
+from classify.heads import HEADS
 from classify.protocol import Figures
 from classify.results import Predictions, Result
 from extract import atomic, console, store
@@ -77,8 +77,9 @@ def train_heads(
     _check(features)
     rows = features.rows("train", "val")
     labels = features.labels[rows]
-    views = [view for space in tune.spaces(names, labels).values() for view in space.views]
-    taps = [tap for tap in TRIED if any(tap in own for own, _ in views)]
+    the_spaces = tune.spaces(names, labels, features.taps)
+    sets = [own for space in the_spaces.values() for own, _ in space.views]
+    taps = {tap: width for tap, width in features.taps.items() if any(tap in own for own in sets)}
     X = large.read(features, taps, "train", "val")
     the_folds = tune.folds(
         labels,
@@ -86,9 +87,16 @@ def train_heads(
         features.splits[rows] == "val",
         seed=seed,
     )
-    with console.progress("heads", tune.steps(names, labels), unit="steps") as advance:
+    with console.progress("heads", tune.steps(the_spaces), unit="steps") as advance:
         tuned = tune.tune(
-            names, X, labels, the_folds, taps=taps, seed=seed, balanced=balanced, advance=advance
+            the_spaces,
+            X,
+            labels,
+            the_folds,
+            taps=taps,
+            seed=seed,
+            balanced=balanced,
+            advance=advance,
         )
     tested = features.rows("test")
     for name in names:

@@ -4,7 +4,7 @@ Every head is fitted on rows of one scale (squared norm 1 on average), so that a
 parameter means the same for every data set and every set of taps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from classify import large
-from extract.recipe import TAPS
+from extract.recipe import plain
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -251,10 +251,7 @@ TAP_SETS = (
 )
 """Sets of taps that are tried: block 5, its nine parts, these with block 4, with block 3. The nine
 parts hold what the average does, and block 5's maximum added nothing: with both of them beside
-block 4, each head had a larger log loss on held-out photos of chess."""
-
-TRIED = {tap: TAPS[tap] for tap in TAPS if any(tap in taps for taps in TAP_SETS)}
-"""The taps of any set, and how many values each has."""
+block 4, each head had a larger log loss on held-out photos of chess. See `tap_sets`, too."""
 
 View = tuple[tuple[str, ...], bool]
 """How rows are prepared: from which taps, and whether their square roots are taken."""
@@ -282,14 +279,34 @@ class Space(NamedTuple):
     values: tuple[Value, ...]
 
 
-def space(name: str, *, rows: int, classes: int) -> Space:
-    """Decide what is searched for a head, from the size of the data alone.
+def tap_sets(
+    taps: Collection[str], plain_sets: Sequence[tuple[str, ...]] = TAP_SETS
+) -> list[tuple[str, ...]]:
+    """Return the sets of taps that are tried where these taps are there, the smallest first.
+
+    Each set that has block 4 is also tried at all sizes together, if there is more than one.
+    """
+    at_all_sizes = [
+        tuple(tap for tap in taps if plain(tap) in own) for own in plain_sets if "block4_avg" in own
+    ]
+    return list(dict.fromkeys([*plain_sets, *at_all_sizes]))
+
+
+def tried(taps: Mapping[str, int]) -> dict[str, int]:
+    """Return those of the taps that are in any set, in their order."""
+    sets = tap_sets(taps)
+    return {tap: width for tap, width in taps.items() if any(tap in own for own in sets)}
+
+
+def space(name: str, *, rows: int, classes: int, taps: Mapping[str, int]) -> Space:
+    """Decide what is searched for a head, from the size of the data and the taps alone.
 
     Small data are searched whole: every set of taps, with and without square roots, every value.
     Sets whose matrix would not fit into memory are left out (see `classify.large`), but for the
     smallest. Where searched rows x classes x columns, the operations of one step of the logistic
-    head, exceed 3 x 10^9, only the nine parts of block 5, alone and with block 4, are tried. The
-    MLP sees each photo so often that at most 40,000 photos pass, or 20 times where that is more.
+    head, exceed 3 x 10^9, only the nine parts of block 5, alone and with block 4, are tried, of
+    the latter also those of all sizes. The MLP sees each photo so often that at most 40,000 photos
+    pass, or 20 times where that is more.
 
     Parameters
     ----------
@@ -298,17 +315,20 @@ def space(name: str, *, rows: int, classes: int) -> Space:
     rows : int
         Photos of train and val.
     classes : int
+    taps : mapping of str to int
+        Name and width of each tap that is there, see `extract.store.Features`.
     """
-    widths = {taps: sum(TAPS[tap] for tap in taps) for taps in TAP_SETS}
-    smallest = TAP_SETS[0]
-    sets = [t for t in TAP_SETS if t == smallest or rows * widths[t] <= large.IN_MEMORY]
+    widths = {own: sum(taps[tap] for tap in own) for own in tap_sets(taps)}
+    smallest, *larger = widths
+    sets = [smallest, *(own for own in larger if rows * widths[own] <= large.IN_MEMORY)]
     searched = min(rows, large.SEARCH_ROWS)
     if searched * classes * min(searched, widths[sets[-1]]) > LARGE:
-        sets = sets[1:3] or sets
+        few = tap_sets(taps, TAP_SETS[1:3])
+        sets = [own for own in sets if own in few] or sets
     values = HEADS[name].values
     if name == "mlp":
         values = tuple(value for value in values if value[1] <= max(20, MLP_PHOTOS / rows))
-    return Space([(taps, root) for taps in sets for root in (True, False)], values)
+    return Space([(own, root) for own in sets for root in (True, False)], values)
 
 
 def unchosen(name: str) -> dict[str, Any]:
@@ -318,7 +338,7 @@ def unchosen(name: str) -> dict[str, Any]:
     return {"taps": list(TAP_SETS[-1]), "root": True, **value}
 
 
-def preparation(taps: Sequence[str], *, root: bool) -> Pipeline:
+def preparation(taps: Mapping[str, int], *, root: bool) -> Pipeline:
     """Make the steps before a classifier: square root or not, L2 norm of each tap, centring.
 
     Centring without scaling leaves distances as the taps have them, and the norm makes them the
@@ -326,8 +346,8 @@ def preparation(taps: Sequence[str], *, root: bool) -> Pipeline:
 
     Parameters
     ----------
-    taps : sequence of str
-        Which the columns of the rows are, side by side.
+    taps : mapping of str to int
+        Name and width of those that the columns of the rows are, side by side.
     root : bool
     """
     places = columns(taps)
@@ -337,16 +357,16 @@ def preparation(taps: Sequence[str], *, root: bool) -> Pipeline:
     return Pipeline([("taps", ColumnTransformer(per_tap)), ("centre", centre)])
 
 
-def select(X: Matrix, taps: Sequence[str], *, among: Sequence[str]) -> Matrix:
+def select(X: Matrix, taps: Iterable[str], *, among: Mapping[str, int]) -> Matrix:
     """Return the columns of `taps` side by side, of a matrix whose columns are those of `among`."""
     places = columns(among)
     return large.columns(X, [places[tap] for tap in taps])
 
 
-def columns(taps: Sequence[str]) -> dict[str, slice]:
-    """Return where each tap lies in a matrix of `taps` side by side."""
-    ends = np.cumsum([TAPS[tap] for tap in taps]).tolist()
-    return {tap: slice(end - TAPS[tap], end) for tap, end in zip(taps, ends, strict=True)}
+def columns(taps: Mapping[str, int]) -> dict[str, slice]:
+    """Return where each tap lies in a matrix of `taps`, of these widths, side by side."""
+    ends = np.cumsum(list(taps.values())).tolist()
+    return {tap: slice(end - taps[tap], end) for tap, end in zip(taps, ends, strict=True)}
 
 
 def on_columns(classifier: ClassifierMixin, basis: Matrix | None, *, scale: float) -> None:

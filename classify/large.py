@@ -11,7 +11,7 @@ The plan, by size alone:
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ def matrix(shape: tuple[int, int]) -> Matrix:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
-def read(features: Features, taps: Sequence[str], *splits: str) -> Matrix:
+def read(features: Features, taps: Collection[str], *splits: str) -> Matrix:
     """Read taps of the given splits side by side, of shape (rows, values)."""
     found = matrix(features.shape(taps, *splits))
     done = 0

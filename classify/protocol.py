@@ -13,7 +13,6 @@ from scipy.stats import t
 from sklearn.pipeline import Pipeline
 
 from classify import heads, results, tune
-from classify.heads import TRIED
 from classify.results import Predictions
 from extract.console import InputError, count
 from extract.store import SPLITS, Features
@@ -98,7 +97,7 @@ def per_class(
                 f"class '{name}' has {count(has, 'distinct photo')}; "
                 f"--train {train} needs one more, to test"
             )
-    X = features.read(TRIED, *SPLITS)
+    X = features.read(heads.tried(features.taps), *SPLITS)
     found: dict[str, list[Figures]] = {name: [] for name in names}
     for repeat in range(repeats):
         fitted, out = draw(labels, digests, train=train, test=test, seed=seed + repeat)
@@ -134,7 +133,7 @@ def learning_curve(
     -------
     dict of photos a class to dict of head to list of the metrics of each draw
     """
-    X = features.read(TRIED, *SPLITS)
+    X = features.read(heads.tried(features.taps), *SPLITS)
     rows, out = features.rows("train", "val"), features.rows("test")
     labels, digests = features.labels[rows], [features.digests[row] for row in rows]
     found: dict[int, dict[str, list[Figures]]] = {}
@@ -209,14 +208,15 @@ def _figures(
     balanced: bool,
 ) -> dict[str, Figures]:
     """Choose and fit heads on some rows and measure them on others."""
-    labels = features.labels[fitted]
+    taps, labels = heads.tried(features.taps), features.labels[fitted]
+    the_spaces = tune.spaces(names, labels, taps)
     the_folds = tune.folds(labels, [features.digests[row] for row in fitted], seed=seed)
     tuned = tune.tune(
-        names, X[fitted], labels, the_folds, taps=list(TRIED), seed=seed, balanced=balanced
+        the_spaces, X[fitted], labels, the_folds, taps=taps, seed=seed, balanced=balanced
     )
     found = {}
     for name, one in tuned.items():
-        unseen = heads.select(X[out], one.chosen["taps"], among=list(TRIED))
+        unseen = heads.select(X[out], one.chosen["taps"], among=taps)
         found[name] = results.metrics(predictions(one.head, features, unseen, out))
     return found
 

@@ -97,19 +97,19 @@ def folds(
     return found[:1] if enough else found
 
 
-def spaces(names: Sequence[str], labels: Labels) -> dict[str, Space]:
-    """Return what is searched for each head on rows with these labels."""
-    classes = len(np.unique(labels))
-    return {name: heads.space(name, rows=len(labels), classes=classes) for name in names}
+def spaces(names: Sequence[str], labels: Labels, taps: Mapping[str, int]) -> dict[str, Space]:
+    """Return what is searched for each head on rows with these labels and taps."""
+    size = {"rows": len(labels), "classes": len(np.unique(labels))}
+    return {name: heads.space(name, **size, taps=taps) for name in names}
 
 
 def tune(
-    names: Sequence[str],
+    the_spaces: Mapping[str, Space],
     X: Matrix,
     labels: Labels,
     the_folds: Sequence[Fold],
     *,
-    taps: Sequence[str],
+    taps: Mapping[str, int],
     seed: int,
     balanced: bool = False,
     advance: Callable[[int], None] = lambda n: None,
@@ -118,21 +118,20 @@ def tune(
 
     Parameters
     ----------
-    names : sequence of str
-        Keys of `HEADS`.
+    the_spaces : mapping of str to Space
+        What is searched for each head, keys of `HEADS`.
     X : ndarray of shape (n, d), float32
         `taps` of train and val side by side.
     labels : ndarray of shape (n,), int64
     the_folds : sequence of (fitted rows, held-out rows)
-    taps : sequence of str
-        At least those that `spaces` names.
+    taps : mapping of str to int
+        Name and width of each, at least those that `the_spaces` name.
     seed : int
     balanced : bool
         Whether every class weighs the same, however many photos it has.
     advance : callable
         Told how many steps of `steps` are done.
     """
-    the_spaces = spaces(names, labels)
     weights = _weights(labels, balanced=balanced)
     # Processes would hold a matrix each.
     processes = PROCESSES if X.size <= large.IN_MEMORY // 4 else 1
@@ -143,11 +142,15 @@ def tune(
         the_spaces, few, labels[some], weights[some], the_folds, taps, seed=seed, advance=advance
     )
     held_out = weights[some][_held_out(the_folds)]
-    listed = {name: _listed(name, the_spaces[name], found[name], held_out) for name in names}
-    plans = {name: _plan(name, listed[name], held_out) for name in names}
-    jobs = [delayed(_fit)(name, *plans[name], X, labels, weights, taps, seed) for name in names]
+    listed = {
+        name: _listed(name, space, found[name], held_out) for name, space in the_spaces.items()
+    }
+    plans = {name: _plan(name, candidates, held_out) for name, candidates in listed.items()}
+    jobs = [
+        delayed(_fit)(name, *plan, X, labels, weights, taps, seed) for name, plan in plans.items()
+    ]
     fitted = {}
-    for name, (head, seconds) in zip(names, Parallel(n_jobs=processes)(jobs), strict=True):
+    for name, (head, seconds) in zip(plans, Parallel(n_jobs=processes)(jobs), strict=True):
         spent = sum(tried.seconds for tried in found[name].values()) / effective_n_jobs(PROCESSES)
         fitted[name] = Tuned(
             head,
@@ -159,9 +162,9 @@ def tune(
     return fitted
 
 
-def steps(names: Sequence[str], labels: Labels) -> int:
+def steps(the_spaces: Mapping[str, Space]) -> int:
     """Return how many steps `tune` makes, for a progress bar: each view, each last fit."""
-    return len(_views(spaces(names, labels))) + len(names)
+    return len(_views(the_spaces)) + len(the_spaces)
 
 
 def _held_out(the_folds: Sequence[Fold]) -> NDArray[np.intp]:
@@ -193,7 +196,7 @@ def _search(
     labels: Labels,
     weights: Weights,
     the_folds: Sequence[Fold],
-    taps: Sequence[str],
+    taps: Mapping[str, int],
     *,
     seed: int,
     advance: Callable[[int], None],
@@ -222,7 +225,7 @@ def _try(
     labels: Labels,
     weights: Weights,
     the_folds: Sequence[Fold],
-    taps: Sequence[str],
+    taps: Mapping[str, int],
     seed: int,
 ) -> dict[str, _Tried]:
     """Try all heads on one view of the rows."""
@@ -231,7 +234,7 @@ def _try(
     scores: dict[str, list[list[Matrix]]] = {name: [] for name in names}
     own, root = view
     X = heads.select(X, own, among=taps)
-    prepare = heads.preparation(own, root=root)
+    prepare = heads.preparation({tap: taps[tap] for tap in own}, root=root)
     classes = len(np.unique(labels))
     # The matrices are small: threads of the linear algebra wait for each other longer than they
     # work (30 times slower was measured on two cores).
@@ -342,13 +345,13 @@ def _fit(
     X: Matrix,
     labels: Labels,
     weights: Weights,
-    taps: Sequence[str],
+    taps: Mapping[str, int],
     seed: int,
 ) -> tuple[Pipeline, float]:
     """Fit a head on all rows, calibrated by what it said of photos while they were held out."""
     started = time.perf_counter()
     own = heads.select(X, chosen["taps"], among=taps)
-    prepare = heads.preparation(chosen["taps"], root=chosen["root"])
+    prepare = heads.preparation({tap: taps[tap] for tap in chosen["taps"]}, root=chosen["root"])
     with threadpool_limits(1):
         Z, basis = span.basis(large.fit_prepared(prepare, own))
         scale = _scale(Z)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from extract import console, datasets, features, upkeep
 from extract.engines import ENGINES
+from extract.recipe import SIZE, SIZES
 
 
 def main() -> None:
@@ -48,6 +49,15 @@ def _features(arguments: list[str]) -> None:
         "--allow-conflicts", action="store_true", help="accept the same photo in two classes"
     )
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        type=int,
+        default=[SIZE],
+        metavar="SIZE",
+        help=f"of the squares that VGG16 is shown of each photo: {SIZE}, which is the default, and "
+        f"others that are multiples of 32 from {min(SIZES)} to {max(SIZES)}",
+    )
     options = parser.parse_args(arguments)
     features.make(
         options.data,
@@ -59,6 +69,7 @@ def _features(arguments: list[str]) -> None:
         rehash=options.rehash,
         allow_conflicts=options.allow_conflicts,
         engine=options.engine,
+        sizes=options.sizes,
     )
 
 

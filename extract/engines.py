@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from extract import atomic
 from extract.console import InputError, say
+from extract.recipe import SIZE
 from extract.weights import Weights
 
 PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
@@ -49,7 +50,7 @@ class Engine(NamedTuple):
     name : str
         For the record in each shard.
     forward : callable
-        (n, 224, 224, 3) uint8 RGB to a dict of tap name to (n, values) float32.
+        (n, size, size, 3) uint8 RGB to a dict of tap name to (n, values) float32.
     """
 
     name: str
@@ -86,8 +87,8 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
     wanted : str
         One of `ENGINES`.
     weights : Weights
-    photos : ndarray of shape (n, 224, 224, 3), uint8
-        The first that are to be computed.
+    photos : ndarray of shape (n, size, size, 3), uint8
+        The first that are to be computed; the engine is for photos of their size.
     folder : Path
         Of the recipe; keeps what was converted and found.
 
@@ -96,10 +97,11 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
     InputError
         If an engine is asked for and not installed.
     """
+    size = photos.shape[1]
     if wanted == "keras":
-        return _keras(weights, "as asked")
+        return _keras(weights, size, "as asked")
     if wanted == "auto" and has_gpu():
-        return _keras(weights, "there is a GPU")
+        return _keras(weights, size, "there is a GPU")
     names = [name for name in PACKAGES if wanted in ("auto", name) and find_spec(PACKAGES[name])]
     if not names and wanted != "auto":
         package = PACKAGES[wanted]
@@ -110,7 +112,7 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
     found, reasons = _checks(names, weights, photos, folder)
     for name in sorted(found, key=lambda name: -found[name].speed):
         try:
-            engine = build(name, weights, folder)
+            engine = build(name, weights, folder, size=size)
         except Unusable as reason:
             reasons.append(str(reason))
             continue
@@ -120,7 +122,7 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
         for reason_not in reasons:
             say(f"not used: {reason_not}")
         return Engine(described, engine.forward)
-    return _keras(weights, "; ".join(reasons) or "neither MNN nor ncnn is installed")
+    return _keras(weights, size, "; ".join(reasons) or "neither MNN nor ncnn is installed")
 
 
 def has_gpu() -> bool:
@@ -149,17 +151,17 @@ def relative_difference(taps: Taps, reference: Taps) -> float:
     return float(np.max(differences))
 
 
-def _keras(weights: Weights, reason: str) -> Engine:
+def _keras(weights: Weights, size: int, reason: str) -> Engine:
     # Importing Keras takes seconds, and another engine does without.
     from extract import keras_engine
 
-    engine = keras_engine.build(weights)
+    engine = keras_engine.build(weights, size=size)
     say(f"engine: {engine.name} ({reason})")
     return engine
 
 
-def build(name: str, weights: Weights, folder: Path) -> Engine:
-    """Build one of the engines in `PACKAGES`.
+def build(name: str, weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
+    """Build one of the engines in `PACKAGES` for photos of a size.
 
     Raises
     ------
@@ -167,7 +169,8 @@ def build(name: str, weights: Weights, folder: Path) -> Engine:
         If it cannot be used here.
     """
     # Importing an engine's library takes seconds, and another engine does without.
-    engine: Engine = import_module(f"extract.{name}_engine").build(weights, folder)
+    module = import_module(f"extract.{name}_engine")
+    engine: Engine = module.build(weights, folder, size=size)
     return engine
 
 
@@ -193,7 +196,7 @@ def _checks(
         key = f"{described} on {processor()}"
         try:
             if key not in known:
-                engine = build(name, weights, folder)
+                engine = build(name, weights, folder, size=photos.shape[1])
                 reference = reference or _reference(weights, photos[:PHOTOS_COMPARED])
                 known[key] = _check(engine, photos, reference)._asdict()
                 atomic.write_text(path, json.dumps(known, indent=1) + "\n")
@@ -219,7 +222,7 @@ def _reference(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
 def _computed_by_keras(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
     from extract import keras_engine
 
-    return keras_engine.build(weights).forward(photos)
+    return keras_engine.build(weights, size=photos.shape[1]).forward(photos)
 
 
 def _check(engine: Engine, photos: NDArray[np.uint8], reference: Taps) -> Check:

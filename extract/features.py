@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from extract import (
 from extract.console import InputError, count, say, warn
 from extract.images import Photo, Scan
 from extract.provenance import now, versions
-from extract.recipe import recipe, recipe_digest
+from extract.recipe import SIZE, SIZES, joint_digest, named, recipe
 from extract.shards import Place
 from extract.store import Pair, Row
 from extract.weights import Weights
@@ -42,7 +42,7 @@ class Seen:
     ----------
     digests : dict of path to digest
         Of every file that could be read.
-    places : dict of digest to Place
+    places : dict of size to dict of digest to Place
         Where the features are.
     unreadable : dict of path to reason
     computed : set of digest
@@ -50,7 +50,7 @@ class Seen:
     """
 
     digests: dict[str, str]
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[int, dict[str, Place]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     computed: set[str] = field(default_factory=set)
 
@@ -86,6 +86,7 @@ def make(
     rehash: bool = False,
     allow_conflicts: bool = False,
     engine: str = "auto",
+    sizes: Collection[int] = (SIZE,),
 ) -> None:
     """Bring ``features/<data>.h5`` up to date with the photos, saying what is done.
 
@@ -109,12 +110,16 @@ def make(
         Accept the same photo in two classes.
     engine : str
         What runs VGG16, see `extract.engines.choose`.
+    sizes : collection of int
+        In pixels, of the squares that VGG16 is shown of each photo: some of
+        `extract.recipe.SIZES`, 224 among them.
 
     Raises
     ------
     InputError
         If the photos cannot make a data set, or something needed is not to be had.
     """
+    sizes = _ordered(sizes)
     path = store.file_of(data, out)
     published = _attributes(path)
     root = datasets.locate(data)
@@ -125,21 +130,22 @@ def make(
     with lock.held(cache / "lock"):
         vgg16 = weights.load(weights_file, cache=cache)
         say(f"weights: VGG16 {vgg16.digest[:12]} from {vgg16.origin}")
-        folder = shards.folder_of(out, recipe(vgg16.digest))
-        _make_ready(folder)
+        recipes = {size: recipe(vgg16.digest, size=size) for size in sizes}
+        for the_recipe in recipes.values():
+            _make_ready(shards.folder_of(out, the_recipe))
         index = cache / "digests.sqlite"
         seen = Seen(digests.of_files(root, _paths(found), index=index, rehash=rehash))
         # A class that is too small is refused before hours of computing and not after.
         splits.members(found.class_names, *_columns(found.photos, seen))
         while True:
-            _see(seen, root, _paths(found), vgg16, folder, engine)
+            _see_all(seen, root, _paths(found), vgg16, recipes, out, engine)
             digests.correct(root, seen.digests, index=index)
             if strict and seen.unreadable:
                 raise _unreadable(seen.unreadable)
             if not allow_conflicts:
                 _refuse_conflicts(found, seen)
             plan = _plan(found, seen, seed=seed)
-            fixed = _fixed(plan, found.class_names, data, root, vgg16, seed)
+            fixed = _fixed(plan, found.class_names, data, root, vgg16, recipes, seed)
             _tell(plan, found.class_names)
             if all(published.get(key) == value for key, value in fixed.items()):
                 say(f"{path}: nothing to do, {count(len(plan.rows), 'photo')} there")
@@ -152,6 +158,22 @@ def make(
             _tell_pairs(pairs, plan.rows)
             say(f"{path}: written")
             return
+
+
+def _ordered(sizes: Collection[int]) -> list[int]:
+    """Return the sizes in the order of `extract.recipe.SIZES`, each once."""
+    asked = f"--sizes {' '.join(map(str, sizes))}"
+    for size in sizes:
+        if size not in SIZES:
+            raise InputError(
+                f"{asked}: {size} is not a multiple of 32 from {min(SIZES)} to {max(SIZES)}"
+            )
+    if SIZE not in sizes:
+        raise InputError(
+            f"{asked}: {SIZE} must be among them, because fine-tuning and the search for "
+            "near-duplicates need it"
+        )
+    return [size for size in SIZES if size in sizes]
 
 
 def _attributes(path: Path) -> dict[str, Any]:
@@ -175,21 +197,46 @@ def _make_ready(folder: Path) -> None:
         shards.sweep(place)
 
 
-def _see(
-    seen: Seen, root: Path, paths: Sequence[str], vgg16: Weights, folder: Path, engine: str
+def _see_all(
+    seen: Seen,
+    root: Path,
+    paths: Sequence[str],
+    vgg16: Weights,
+    recipes: Mapping[int, dict[str, Any]],
+    out: Path,
+    engine: str,
 ) -> None:
-    """Have every photo's features in the cache, computing those that are not there."""
-    the_recipe = recipe(vgg16.digest)
-    seen.places = shards.index(folder, the_recipe)
-    reused = len(seen.places.keys() & set(seen.digests.values()))
+    """Have every photo's features of every size in the cache."""
+    while True:
+        for the_recipe in recipes.values():
+            _see(seen, root, paths, vgg16, the_recipe, out, engine)
+        # A photo that changed between two passes is news to the first of them.
+        if not any(_pending(paths, seen, size) for size in recipes):
+            return
+
+
+def _see(
+    seen: Seen,
+    root: Path,
+    paths: Sequence[str],
+    vgg16: Weights,
+    the_recipe: dict[str, Any],
+    out: Path,
+    engine: str,
+) -> None:
+    """Have every photo's features of one size in the cache, computing those that are not there."""
+    size, folder = the_recipe["size"], shards.folder_of(out, the_recipe)
+    name = "VGG16" if size == SIZE else f"VGG16 at {size} x {size}"
+    seen.places[size] = shards.index(folder, the_recipe)
+    reused = len(seen.places[size].keys() & set(seen.digests.values()))
     started = time.monotonic()
     computed = 0
     spent = dict.fromkeys(pipeline.STAGES, 0.0)
     # A photo that changes while it is read has another digest than its copies: look again.
-    while pending := _pending(paths, seen):
+    while pending := _pending(paths, seen, size):
         writer = shards.Writer(folder, the_recipe)
         try:
-            with console.progress("VGG16", len(pending), unit="photos") as advance, writer:
+            with console.progress(name, len(pending), unit="photos") as advance, writer:
                 done = pipeline.compute(
                     root,
                     pending,
@@ -198,30 +245,31 @@ def _see(
                     ),
                     writer=writer,
                     advance=advance,
+                    size=size,
                 )
         except console.Stopped:
-            warn(f"VGG16: {writer.written:,} of {count(len(pending), 'image')} computed and kept")
+            warn(f"{name}: {writer.written:,} of {count(len(pending), 'image')} computed and kept")
             raise
         computed += len(done.digests)
         spent = {stage: spent[stage] + seconds for stage, seconds in done.seconds.items()}
         seen.computed |= set(done.digests.values())
         seen.unreadable |= _with_copies(done.unreadable, seen.digests)
         seen.digests |= done.digests
-        seen.places = shards.index(folder, the_recipe)
+        seen.places[size] = shards.index(folder, the_recipe)
     if computed:
         seconds = time.monotonic() - started
         speed = f"{seconds:.0f} s, {computed / seconds:.1f} photos/s"
-        say(f"VGG16: {count(computed, 'image')} computed ({speed}), {reused:,} reused")
+        say(f"{name}: {count(computed, 'image')} computed ({speed}), {reused:,} reused")
         shares = ", ".join(f"{stage} {spent[stage] / seconds:.1%}" for stage in spent)
         say(f"  share of the time, many at once: {shares}")
 
 
-def _pending(paths: Sequence[str], seen: Seen) -> list[str]:
+def _pending(paths: Sequence[str], seen: Seen, size: int) -> list[str]:
     """Return one path of every image that is neither in the cache nor known to be unreadable."""
     first: dict[str, str] = {}
     for path in paths:
         digest = seen.digests.get(path, f"unknown: {path}")
-        if digest not in seen.places and path not in seen.unreadable:
+        if digest not in seen.places[size] and path not in seen.unreadable:
             first.setdefault(digest, path)
     return list(first.values())
 
@@ -286,7 +334,13 @@ def _refuse_conflicts(found: Scan, seen: Seen) -> None:
 
 
 def _fixed(
-    plan: Plan, class_names: Sequence[str], data: str, root: Path, vgg16: Weights, seed: int
+    plan: Plan,
+    class_names: Sequence[str],
+    data: str,
+    root: Path,
+    vgg16: Weights,
+    recipes: Mapping[int, dict[str, Any]],
+    seed: int,
 ) -> dict[str, Any]:
     """Return the attributes that a file must have to be up to date."""
     return {
@@ -294,12 +348,13 @@ def _fixed(
         "root": images.readable_name(str(root)),
         "weights": vgg16.origin,
         "weights_digest": vgg16.digest,
-        "recipe_digest": recipe_digest(recipe(vgg16.digest)),
+        "recipe_digest": joint_digest(recipes.values()),
         "split_rule": plan.rule,
         "seed": seed,
         "data_digest": store.data_digest(plan.rows, class_names),
         "skipped_digest": store.skipped_digest(plan.skipped),
         "copies": plan.copies,
+        **{named("recipe", size): json.dumps(made_by) for size, made_by in recipes.items()},
     }
 
 
@@ -315,7 +370,6 @@ def _publish(
         skipped=plan.skipped,
         attributes=fixed
         | {
-            "recipe": json.dumps(recipe(fixed["weights_digest"])),
             "created": now(),
             "versions": json.dumps(versions()),
             "images_computed": len(distinct & seen.computed),

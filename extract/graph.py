@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from extract.recipe import SIZE, TAPS
+from extract.recipe import SIZE, TAPS, windows
 from extract.weights import IMAGENET_MEANS_BGR, LAYERS
 
 OPSET = 17
@@ -15,18 +15,20 @@ IR_VERSION = 9
 POOLINGS = {"avg": "GlobalAveragePool", "max": "GlobalMaxPool"}
 
 
-def vgg16(arrays: Sequence[NDArray[np.float32]]) -> onnx.ModelProto:
+def vgg16(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> onnx.ModelProto:
     """Write the network with its weights.
 
     Parameters
     ----------
     arrays : sequence of 26 ndarrays
         As in `extract.weights.Weights`.
+    size : int
+        One of `extract.recipe.SIZES`.
 
     Returns
     -------
     onnx.ModelProto
-        Input ``rgb``, (n, 224, 224, 3) uint8 RGB; one output a tap, (n, values) float32.
+        Input ``rgb``, (n, size, size, 3) uint8 RGB; one output a tap, (n, values) float32.
     """
     constants = [
         _constant("flip", np.eye(3)[::-1].reshape(3, 3, 1, 1)),
@@ -52,8 +54,8 @@ def vgg16(arrays: Sequence[NDArray[np.float32]]) -> onnx.ModelProto:
         x = last[block] = name
     nodes.append(_max_pool(x, block))
     for tap in TAPS:
-        nodes += _tap(tap, last)
-    photos = helper.make_tensor_value_info("rgb", TensorProto.UINT8, ["n", SIZE, SIZE, 3])
+        nodes += _tap(tap, last, size)
+    photos = helper.make_tensor_value_info("rgb", TensorProto.UINT8, ["n", size, size, 3])
     outputs = [
         helper.make_tensor_value_info(tap, TensorProto.FLOAT, ["n", width])
         for tap, width in TAPS.items()
@@ -72,16 +74,21 @@ def _max_pool(x: str, block: str) -> onnx.NodeProto:
     return helper.make_node("MaxPool", [x], [name], kernel_shape=[2, 2], strides=[2, 2])
 
 
-def _tap(tap: str, last: dict[str, str]) -> list[onnx.NodeProto]:
+def _tap(tap: str, last: dict[str, str], size: int) -> list[onnx.NodeProto]:
     block, pooling = tap.split("_")
     if pooling != "avg3x3":
         return [
             helper.make_node(POOLINGS[pooling], [last[block]], [f"{tap}_square"]),
             helper.make_node("Flatten", [f"{tap}_square"], [tap]),
         ]
-    # Windows of 3 at stride 2 on 7 x 7, flattened with the channels last, as Keras does.
+    # Flattened with the channels last, as Keras does.
+    window, stride = windows(size)
     parts = helper.make_node(
-        "AveragePool", [f"{block}_pool"], [f"{tap}_first"], kernel_shape=[3, 3], strides=[2, 2]
+        "AveragePool",
+        [f"{block}_pool"],
+        [f"{tap}_first"],
+        kernel_shape=[window, window],
+        strides=[stride, stride],
     )
     return [
         parts,

@@ -5,13 +5,14 @@ from numpy.typing import NDArray
 
 from extract.backend import compiled, keras
 from extract.engines import Engine, Taps
+from extract.recipe import SIZE
 from extract.vgg16 import convolutions, taps
 from extract.weights import Weights
 
 
-def build(weights: Weights) -> Engine:
-    """Build the engine of the taps from VGG16's weights."""
-    network = convolutions(weights.arrays)
+def build(weights: Weights, *, size: int = SIZE) -> Engine:
+    """Build the engine of the taps from VGG16's weights, for photos of a size."""
+    network = convolutions(weights.arrays, size=size)
     return _engine(keras.Model(network.input, taps(network)))
 
 

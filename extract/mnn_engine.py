@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from extract import atomic, graph
 from extract.engines import Engine, Taps, Unusable, cores
-from extract.recipe import TAPS
+from extract.recipe import SIZE, TAPS
 from extract.weights import Weights
 
 # The converter is called below its command line, which installs packages and reports home.
@@ -22,8 +22,8 @@ CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 CONVERT_SECONDS = 300
 
 
-def build(weights: Weights, folder: Path) -> Engine:
-    """Build the engine, converting the network if `folder` has none yet.
+def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
+    """Build the engine for photos of a size, converting the network if `folder` has none yet.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def build(weights: Weights, folder: Path) -> Engine:
     """
     path = folder / f"vgg16-mnn-{version('MNN')}.mnn"
     if not path.exists():
-        atomic.write_bytes(path, _converted(weights))
+        atomic.write_bytes(path, _converted(weights, size))
     try:
         with _silence():
             import MNN
@@ -66,10 +66,10 @@ def build(weights: Weights, folder: Path) -> Engine:
     return Engine(f"MNN {version('MNN')}", forward)
 
 
-def _converted(weights: Weights) -> bytes:
+def _converted(weights: Weights, size: int) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
         source, target = Path(temporary, "vgg16.onnx"), Path(temporary, "vgg16.mnn")
-        source.write_bytes(graph.vgg16(weights.arrays).SerializeToString())
+        source.write_bytes(graph.vgg16(weights.arrays, size=size).SerializeToString())
         arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(target)]
         try:
             done = subprocess.run(

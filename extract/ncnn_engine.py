@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.engines import Engine, Taps, Unusable, cores
-from extract.recipe import TAPS
+from extract.recipe import SIZE, TAPS, windows
 from extract.weights import IMAGENET_MEANS_BGR, LAYERS, Weights
 
 MAGIC = 7767517
@@ -20,18 +20,18 @@ GLOBAL = {"avg": "0=1 4=1", "max": "0=0 4=1"}
 """Pooling of a whole map."""
 
 
-def build(weights: Weights, folder: Path) -> Engine:
-    """Build the engine of the taps; ncnn converts nothing that `folder` would have to keep.
+def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
+    """Build the engine of the taps for photos of a size; ncnn has nothing for `folder` to keep.
 
     Raises
     ------
     Unusable
         If ncnn cannot be loaded.
     """
-    return giving(TAPS, weights)
+    return giving(TAPS, weights, size=size)
 
 
-def giving(outputs: Iterable[str], weights: Weights) -> Engine:
+def giving(outputs: Iterable[str], weights: Weights, *, size: int = SIZE) -> Engine:
     """Build an engine that gives the named taps or maps, and computes no layer after them.
 
     A map, (n, height, width, channels), can be given only where no tap after it is.
@@ -60,7 +60,7 @@ def giving(outputs: Iterable[str], weights: Weights) -> Engine:
     with tempfile.NamedTemporaryFile(suffix=".bin") as file:
         file.write(numbers(weights.arrays))
         file.flush()
-        if network.load_param_mem(layers()) or network.load_model(file.name):
+        if network.load_param_mem(layers(size)) or network.load_model(file.name):
             raise Unusable("ncnn does not take the network")
 
     def see(photo: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -78,19 +78,19 @@ def giving(outputs: Iterable[str], weights: Weights) -> Engine:
     return Engine(f"ncnn {version('ncnn')}", forward)
 
 
-def layers() -> str:
+def layers(size: int = SIZE) -> str:
     """Describe VGG16 with its preprocessing and taps: a line a layer, in ncnn's text form."""
     # Type, name, number of inputs and outputs, their names, parameters.
     lines = ["Input rgb 0 1 rgb", "Convolution bgr 1 1 rgb bgr 0=3 1=1 5=1 6=9"]
     x, block, channels = "bgr", "block1", 3
     for name, filters in LAYERS.items():
         if not name.startswith(block):
-            lines += _end_of(block, x)
+            lines += _end_of(block, x, size)
             x, block = f"{block}_pool", name.split("_")[0]
         kernel = f"0={filters} 1=3 4=1 5=1 6={9 * channels * filters} 9=1"
         lines.append(f"Convolution {name} 1 1 {x} {name} {kernel}")
         x, channels = name, filters
-    lines += _end_of(block, x)
+    lines += _end_of(block, x, size)
     blobs = sum(int(line.split()[3]) for line in lines)
     return "\n".join([str(MAGIC), f"{len(lines)} {blobs}", *lines, ""])
 
@@ -111,7 +111,7 @@ def _channels_last(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return values.transpose(1, 2, 0) if values.ndim == 3 else values
 
 
-def _end_of(block: str, x: str) -> list[str]:
+def _end_of(block: str, x: str, size: int) -> list[str]:
     """Return what follows a block's last convolution `x`: its max-pool and its taps."""
     whole = [tap for tap in TAPS if tap in (f"{block}_avg", f"{block}_max")]
     # An output has one reader in ncnn; Split gives each its own.
@@ -122,8 +122,10 @@ def _end_of(block: str, x: str) -> list[str]:
     lines.append(f"Pooling {block}_pool 1 1 {copies[-1]} {block}_pool 0=0 1=2 2=2")
     tap = f"{block}_avg3x3"
     if tap in TAPS:
-        # Windows of 3 at stride 2 on 7 x 7, flattened with the channels last, as Keras does.
-        lines.append(f"Pooling {tap}_first 1 1 {block}_pool {tap}_first 0=1 1=3 2=2 5=1")
+        # Flattened with the channels last, as Keras does.
+        window, stride = windows(size)
+        parts = f"0=1 1={window} 2={stride} 5=1"
+        lines.append(f"Pooling {tap}_first 1 1 {block}_pool {tap}_first {parts}")
         lines.append(f"Permute {tap}_last 1 1 {tap}_first {tap}_last 0=3")
         lines.append(f"Flatten {tap} 1 1 {tap}_last {tap}")
     return lines

@@ -1,6 +1,7 @@
 """Photos through the network: reading, decoding and writing go on while the network computes."""
 
 import hashlib
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import images
-from extract.engines import Engine, Taps
+from extract.engines import Engine, Taps, cores
 from extract.recipe import SIZE
 from extract.shards import Writer
 
@@ -89,9 +90,11 @@ def read(root: Path, path: str, *, size: int = SIZE) -> Read:
     return Read(path, digest, photo, reason, (known - started, time.perf_counter() - known))
 
 
-def read_ahead(root: Path, paths: Iterable[str]) -> Generator[Read, None, None]:
+def read_ahead(
+    root: Path, paths: Iterable[str], *, size: int = SIZE
+) -> Generator[Read, None, None]:
     """Yield every file in order, decoding the next ones in threads meanwhile."""
-    return _ahead(partial(read, root), paths, workers=READERS, limit=READ_AHEAD)
+    return _ahead(partial(read, root, size=size), paths, workers=READERS, limit=READ_AHEAD)
 
 
 def compute(
@@ -101,6 +104,7 @@ def compute(
     build_engine: Callable[[NDArray[np.uint8]], Engine],
     writer: Writer,
     advance: Callable[[int], None],
+    size: int = SIZE,
     batch_size: int = BATCH_SIZE,
 ) -> Computed:
     """Run the network over files and hand the taps to the writer, batch by batch.
@@ -118,8 +122,13 @@ def compute(
     writer : Writer
     advance : callable
         Told how many files are done.
+    size : int
+        Side in pixels of the photos that the network is given.
+    batch_size : int
+        Of photos of 224 x 224 pixels; see `at_once`.
     """
     done = Computed({}, {}, dict.fromkeys(STAGES, 0.0))
+    photos_at_once = at_once(size, batch_size)
     engines: list[Engine] = []
 
     def readable(items: Iterable[Read]) -> Iterator[Read]:
@@ -133,7 +142,7 @@ def compute(
                 yield item
 
     def batches(items: Iterator[Read]) -> Iterator[Batch]:
-        while batch := list(islice(items, batch_size)):
+        while batch := list(islice(items, photos_at_once)):
             pixels = np.stack([item.photo for item in batch if item.photo is not None])
             if not engines:
                 with _timed(done.seconds, "engine"):
@@ -145,7 +154,7 @@ def compute(
             return batch[0], engines[0].forward(batch[1])
 
     with (
-        closing(read_ahead(root, paths)) as files,
+        closing(read_ahead(root, paths, size=size)) as files,
         closing(_ahead(forward, batches(readable(files)), workers=1, limit=1)) as computed,
     ):
         for batch, taps in computed:
@@ -154,6 +163,16 @@ def compute(
             done.digests.update((item.path, item.digest) for item in batch)
             advance(len(batch))
     return done
+
+
+def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:
+    """Return how many photos of a size make a batch: of large ones fewer, which saves memory.
+
+    Their pixels are those of `batch_size` photos of 224 x 224, rounded up so that every core has as
+    many photos as the others.
+    """
+    as_many_pixels = batch_size * SIZE**2 / size**2
+    return min(batch_size, cores() * math.ceil(as_many_pixels / cores()))
 
 
 def _ahead(

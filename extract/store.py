@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from extract import atomic, duplicates, shards
 from extract.console import InputError, finishing
-from extract.recipe import DTYPE, TAPS
+from extract.recipe import DTYPE, SIZE, SIZES, TAPS, named
 from extract.shards import Place
 
 SCHEMA = 1
@@ -125,7 +125,7 @@ class _Sink(io.FileIO):
 def publish(
     path: Path,
     rows: Sequence[Row],
-    places: Mapping[str, Place],
+    places: Mapping[int, Mapping[str, Place]],
     *,
     class_names: Sequence[str],
     skipped: Sequence[tuple[str, str]],
@@ -139,11 +139,12 @@ def publish(
     ----------
     rows : sequence of Row
         In sorted path order.
-    places : mapping of digest to Place
-        Where the taps are; must name every row's digest.
+    places : mapping of size to mapping of digest to Place
+        Where the taps of the photos at each size are; must name every row's digest. 224 must be
+        among the sizes: its ``block5_avg`` tells near-duplicates.
     skipped : sequence of (path, reason)
     attributes : mapping
-        Root attributes beside schema and seconds.
+        Root attributes beside schema and the seconds of each size.
 
     Returns
     -------
@@ -181,14 +182,16 @@ def publish(
                     file[name] = values
                     # HDF5 may crash when it reads back what could not be written.
                     sink.check()
-                for tap, width in TAPS.items():
-                    shards.create_tap(file, tap, (len(rows), width), DTYPE)
+                for size in places:
+                    for tap, width in TAPS.items():
+                        shards.create_tap(file, named(tap, size), (len(rows), width), DTYPE)
                 for start in range(0, len(rows), ROWS_AT_ONCE):
-                    check()
-                    wanted = [places[row.digest] for row in rows[start : start + ROWS_AT_ONCE]]
-                    for tap, values in _gather(wanted).items():
-                        file[f"taps/{tap}"][start : start + len(wanted)] = values
-                    sink.check()
+                    some = rows[start : start + ROWS_AT_ONCE]
+                    for size, of_size in places.items():
+                        check()
+                        for tap, values in _gather([of_size[row.digest] for row in some]).items():
+                            file[f"taps/{named(tap, size)}"][start : start + len(some)] = values
+                        sink.check()
                 pairs = duplicates.near(
                     vectors, [row.digest for row in rows], [row.split for row in rows]
                 )
@@ -196,7 +199,9 @@ def publish(
                 file["near/cosine"] = np.array([pair[2] for pair in pairs], np.float32)
                 distinct = {row.digest for row in rows}
                 file.attrs["schema"] = SCHEMA
-                file.attrs["seconds"] = sum(places[digest].seconds for digest in distinct)
+                for size, of_size in places.items():
+                    seconds = sum(of_size[digest].seconds for digest in distinct)
+                    file.attrs[named("seconds", size)] = seconds
                 file.attrs.update(attributes)
         finally:
             sink.check()
@@ -204,7 +209,7 @@ def publish(
 
 
 def _gather(places: Sequence[Place]) -> dict[str, NDArray[np.float32]]:
-    """Read the taps of some images, each shard once."""
+    """Read the taps of some images at one size, each shard once."""
     taps = {tap: np.empty((len(places), width), np.float32) for tap, width in TAPS.items()}
     by_shard: dict[Path, list[int]] = {}
     for position, place in enumerate(places):
@@ -231,10 +236,15 @@ class Features:
     skipped : list of (path, reason)
     near : list of (row, row, cosine)
         Near-duplicates in different splits, the most alike first.
+    sizes : list of int
+        Of the squares that VGG16 was shown of each photo: 224 first, the others ascend.
+    taps : dict of str to int
+        Values of each tap: of the sizes in their order, deepest first in each; see
+        `extract.recipe.named`.
+    recipes : dict of int to dict
+        How the photos became taps of each size, see `extract.recipe.recipe`.
     seconds : float
-        What computing these images cost, whenever that was.
-    widths : dict of str to int
-        Values of each tap, deepest first.
+        What computing these images at all sizes cost, whenever that was.
     attributes : dict
         Every root attribute.
     """
@@ -245,7 +255,12 @@ class Features:
         self.data = str(file.attrs["data"])
         self.data_digest = str(file.attrs["data_digest"])
         self.recipe_digest = str(file.attrs["recipe_digest"])
-        self.seconds = float(file.attrs["seconds"])
+        further = [size for size in SIZES[1:] if named("seconds", size) in file.attrs]
+        self.sizes = [SIZE, *further]
+        self.recipes: dict[int, dict[str, Any]] = {
+            size: json.loads(str(file.attrs[named("recipe", size)])) for size in self.sizes
+        }
+        self.seconds = sum(self.seconds_of(size) for size in self.sizes)
         self.class_names: list[str] = file["class_names"].asstr()[:].tolist()
         self.paths: list[str] = file["path"].asstr()[:].tolist()
         self.digests: list[str] = file["digest"].asstr("ascii")[:].tolist()
@@ -264,7 +279,11 @@ class Features:
                 file["near/row"][:].tolist(), file["near/cosine"][:].tolist(), strict=True
             )
         ]
-        self.widths = {tap: file[f"taps/{tap}"].shape[1] for tap in TAPS}
+        self.taps: dict[str, int] = {
+            name: file[f"taps/{name}"].shape[1]
+            for size in self.sizes
+            for name in (named(tap, size) for tap in TAPS)
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -277,13 +296,24 @@ class Features:
     ) -> None:
         self.file.close()
 
+    def seconds_of(self, size: int) -> float:
+        """Return what computing these images at one size cost."""
+        return float(self.attributes[named("seconds", size)])
+
     def rows(self, *splits: str) -> NDArray[np.intp]:
         """Return the row numbers of the given splits, in path order."""
         return np.flatnonzero(np.isin(self.splits, splits))
 
     def shape(self, taps: Collection[str], *splits: str) -> tuple[int, int]:
-        """Return the shape that `read` gives, without reading: times 4 it is bytes."""
-        return len(self.rows(*splits)), sum(self.widths[tap] for tap in taps)
+        """Return the shape that `read` gives, without reading: times 4 it is bytes.
+
+        Raises
+        ------
+        InputError
+            If a tap is not there.
+        """
+        self._check(taps)
+        return len(self.rows(*splits)), sum(self.taps[tap] for tap in taps)
 
     def read(self, taps: Collection[str], *splits: str) -> NDArray[np.float32]:
         """Read taps of the given splits side by side, of shape (rows, values), float32.
@@ -291,7 +321,7 @@ class Features:
         Raises
         ------
         InputError
-            If a checksum says that the file is damaged.
+            If a tap is not there, or a checksum says that the file is damaged.
         """
         found = np.empty(self.shape(taps, *splits), np.float32)
         done = 0
@@ -314,14 +344,23 @@ class Features:
         Raises
         ------
         InputError
-            If a checksum says that the file is damaged.
+            If a tap is not there, or a checksum says that the file is damaged.
         """
+        self._check(taps)
         wanted = self.rows(*splits)
         for start in range(0, len(self.paths), ROWS_AT_ONCE):
             rows = wanted[(wanted >= start) & (wanted < start + ROWS_AT_ONCE)]
             if len(rows):
                 block = slice(start, start + ROWS_AT_ONCE)
                 yield rows, np.hstack([self._block(tap, block)[rows - start] for tap in taps])
+
+    def _check(self, taps: Collection[str]) -> None:
+        for tap in taps:
+            if tap not in self.taps:
+                raise InputError(
+                    f"{self.file.filename}: no tap {tap} there, but those of photos at "
+                    f"{', '.join(map(str, self.sizes))} pixels; run make features with other SIZES"
+                )
 
     def _block(self, tap: str, block: slice) -> NDArray[np.float32]:
         try:

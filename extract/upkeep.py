@@ -5,7 +5,7 @@ from pathlib import Path
 
 from extract import console, lock, shards, store
 from extract.console import InputError, count, say
-from extract.recipe import TAPS
+from extract.recipe import recipe_digest
 from extract.shards import Damaged
 
 SMALL = shards.SHARD_IMAGES // 2
@@ -29,11 +29,12 @@ def info(path: Path) -> None:
             say(f"class {name}: {sizes}")
         sizes = ", ".join(f"{split} {len(labels):,}" for split, labels in per_split.items())
         say(f"split: {sizes}; {attributes['split_rule']}; seed {attributes['seed']}")
-        say("taps: " + ", ".join(f"{tap} {width:,}" for tap, width in features.widths.items()))
-        say(f"recipe: {features.recipe_digest}")
-        for key, value in json.loads(attributes["recipe"]).items():
-            if key != "taps":
-                say(f"  {key}: {value}")
+        say("taps: " + ", ".join(f"{tap} {width:,}" for tap, width in features.taps.items()))
+        for recipe in features.recipes.values():
+            say(f"recipe: {recipe_digest(recipe)}")
+            for key, value in recipe.items():
+                if key != "taps":
+                    say(f"  {key}: {value}")
         say(f"weights: {attributes['weights']}")
         say(f"data digest: {features.data_digest}")
         versions = json.loads(attributes["versions"])
@@ -97,7 +98,8 @@ def collect(out: Path) -> None:
         needed: dict[str, set[str]] = {}
         for path in _published(out):
             with store.open(path) as features:
-                needed.setdefault(features.recipe_digest, set()).update(features.digests)
+                for recipe in features.recipes.values():
+                    needed.setdefault(recipe_digest(recipe), set()).update(features.digests)
         for folder in _recipes(cache):
             while True:
                 try:
@@ -156,7 +158,7 @@ def _problems(path: Path) -> list[str]:
     """Read a whole features file and return what is wrong with it."""
     try:
         with store.open(path) as features:
-            for _ in features.batches(TAPS, *store.SPLITS):
+            for _ in features.batches(features.taps, *store.SPLITS):
                 pass
             rows = [
                 store.Row(*fields)

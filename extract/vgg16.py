@@ -9,24 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.backend import keras
-from extract.recipe import SIZE, TAPS
+from extract.recipe import SIZE, TAPS, windows
 from extract.weights import IMAGENET_MEANS_BGR, LAYERS
 
 
-def convolutions(arrays: Sequence[NDArray[np.float32]]) -> keras.Model:
+def convolutions(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> keras.Model:
     """Build VGG16's convolutions with their weights, named as Keras names them.
 
     Parameters
     ----------
     arrays : sequence of 26 ndarrays
         As in `extract.weights.Weights`.
+    size : int
+        One of `extract.recipe.SIZES`.
 
     Returns
     -------
     keras.Model
-        (n, 224, 224, 3) RGB 0..255 to (n, 7, 7, 512).
+        (n, size, size, 3) RGB 0..255 to (n, size / 32, size / 32, 512).
     """
-    photos = keras.Input((SIZE, SIZE, 3), name="rgb")
+    photos = keras.Input((size, size, 3), name="rgb")
     # A 1 x 1 convolution reorders the channels exactly and is saved and exported by every format,
     # where a Lambda layer would need code to be trusted on loading.
     preprocess = keras.layers.Conv2D(3, 1, trainable=False, name="rgb_to_bgr_minus_means")
@@ -48,12 +50,12 @@ def convolutions(arrays: Sequence[NDArray[np.float32]]) -> keras.Model:
 def taps(network: keras.Model) -> dict[str, keras.KerasTensor]:
     """Return every tap of the recipe as an output of `network`, each of shape (n, values)."""
     last = {name.split("_")[0]: name for name in LAYERS}
+    window, stride = windows(network.input.shape[1])
     outputs = {}
     for tap in TAPS:
         block, pooling = tap.split("_")
         if pooling == "avg3x3":
-            # Windows of 3 at stride 2 on 7 x 7: nine overlapping parts.
-            x = keras.layers.AveragePooling2D(3, strides=2)(
+            x = keras.layers.AveragePooling2D(window, strides=stride)(
                 network.get_layer(f"{block}_pool").output
             )
             outputs[tap] = keras.layers.Flatten(name=tap)(x)

@@ -18,6 +18,7 @@ from classify.results import Result
 from extract import atomic, console, shards, store, weights
 from extract.console import InputError, say, warn
 from extract.provenance import now, versions
+from extract.recipe import SIZE, recipe_digest
 from extract.store import Features
 from finetune import report
 from finetune.compare import compare
@@ -116,7 +117,7 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
         stage="network",
         data=features.data,
         data_digest=features.data_digest,
-        recipe_digest=features.recipe_digest,
+        recipe_digest=recipe_digest(features.recipes[SIZE]),
         class_names=features.class_names,
         hyperparameters={"asked": asked, **trained.schedules},
         tried=[],
@@ -142,7 +143,7 @@ def _is_done(folder: Path, features: Features, asked: dict[str, Any], seed: int)
         return False
     result = results.load(folder)
     made_of = (result.data_digest, result.recipe_digest, result.seed)
-    same = made_of == (features.data_digest, features.recipe_digest, seed)
+    same = made_of == (features.data_digest, recipe_digest(features.recipes[SIZE]), seed)
     return same and result.hyperparameters.get("asked") == asked
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from classify.results import PHASES
 from extract import atomic
 from extract.console import count, one_line
+from extract.recipe import SIZES, named
 from extract.store import SPLITS
 from finetune import charts
 from finetune.compare import Comparison, Row, duration, most_confused
@@ -22,7 +23,8 @@ SCHEMA = 1
 MATRIX_CLASSES = 20
 CURVES = ("phase", "loss", "val_loss", "accuracy", "val_accuracy", "seconds")
 BRIEF = ("Model", "Accuracy", "95% interval", "Mean class recall", "Log loss", "Total time")
-ELSEWHERE = {"data", "root", "recipe", "schema", "seconds", "skipped_digest"}
+OF_A_SIZE = {named(name, size) for name in ("recipe", "seconds") for size in SIZES}
+ELSEWHERE = {"data", "root", "schema", "skipped_digest"} | OF_A_SIZE
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:

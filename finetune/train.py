@@ -350,7 +350,7 @@ def train_finetuned(
     start = str(asked["unfreeze"])
     networks.unfreeze(network, start)
     how = _override(schedule(start, len(features.rows("train"))), asked)
-    seconds = {"features": features.seconds}
+    seconds = {"features": features.seconds_of(SIZE)}
     if start in networks.ENTERED_BY and asked["variants"]:
         layer = networks.ENTERED_BY[start]
         variants = cached(features, vgg16, layer, variants=asked["variants"], out=out)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import shards, store
-from extract.recipe import TAPS, recipe, recipe_digest
+from extract.recipe import SIZE, TAPS, joint_digest, named, recipe
 from extract.shards import Place, Shard
 from extract.store import Row
 
@@ -48,6 +48,7 @@ def publish(
     signal: float = 3.0,
     seed: int = 0,
     test_noise: float = 0.0,
+    sizes: tuple[int, ...] = (SIZE,),
 ) -> Path:
     """Write a features file and return its path.
 
@@ -61,6 +62,9 @@ def publish(
         How far the classes lie apart in a tenth of an informative tap's values.
     test_noise : float
         Added to every tap of the test rows only.
+    sizes : tuple of int
+        Of the photos that the taps are of; a tap of another size than 224 is informative under its
+        own name.
     """
     random = np.random.default_rng(seed)
     names = [f"class {label}" for label in range(classes)]
@@ -73,22 +77,26 @@ def publish(
     rows.sort(key=lambda row: row.path)
     labels = np.array([row.label for row in rows])
     is_test = np.array([row.split == "test" for row in rows])
-    taps = {}
-    for tap, width in TAPS.items():
-        values = random.gamma(1.0, 1.0, (len(rows), width)).astype(np.float32)
-        centres = random.gamma(1.0, 1.0, (classes, width)) * (random.random(width) < 0.1)
-        if tap in informative:
-            values += (signal * centres[labels]).astype(np.float32)
-        values[is_test] += test_noise
-        taps[tap] = values
-    the_recipe = recipe("0" * 64)
     digests = [row.digest for row in rows]
-    shard = shards.write(folder / "cache", Shard(digests, taps, "none", 10.0), the_recipe)
+    recipes = {size: recipe("0" * 64, size=size) for size in sizes}
+    places = {}
+    for size, the_recipe in recipes.items():
+        taps = {}
+        for tap, width in TAPS.items():
+            values = random.gamma(1.0, 1.0, (len(rows), width)).astype(np.float32)
+            centres = random.gamma(1.0, 1.0, (classes, width)) * (random.random(width) < 0.1)
+            if named(tap, size) in informative:
+                values += (signal * centres[labels]).astype(np.float32)
+            values[is_test] += test_noise
+            taps[tap] = values
+        cache = folder / named("cache", size)
+        shard = shards.write(cache, Shard(digests, taps, "none", 10.0), the_recipe)
+        places[size] = {d: Place(shard, i, 10.0 / len(rows)) for i, d in enumerate(digests)}
     path = folder / "synthetic.h5"
     store.publish(
         path,
         rows,
-        {digest: Place(shard, i, 10.0 / len(rows)) for i, digest in enumerate(digests)},
+        places,
         class_names=names,
         skipped=[("class 0/notes.txt", "not an image file that Pillow can read")],
         attributes={
@@ -96,8 +104,8 @@ def publish(
             "root": str(folder),
             "weights": "none",
             "weights_digest": "0" * 64,
-            "recipe": json.dumps(the_recipe),
-            "recipe_digest": recipe_digest(the_recipe),
+            **{named("recipe", size): json.dumps(recipe) for size, recipe in recipes.items()},
+            "recipe_digest": joint_digest(recipes.values()),
             "data_digest": store.data_digest(rows, names),
             "split_rule": "made",
             "seed": 0,

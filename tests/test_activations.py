@@ -51,7 +51,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return Engine("stand-in", forward)
 
     monkeypatch.setattr(activations, "_engine", build)
-    monkeypatch.setattr(pipeline.compute, "__kwdefaults__", {"batch_size": 2})
+    monkeypatch.setitem(pipeline.compute.__kwdefaults__, "batch_size", 2)
     monkeypatch.setattr(shards, "SHARD_IMAGES", 2)
     return batches
 

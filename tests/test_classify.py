@@ -11,8 +11,10 @@ import pytest
 import skops.io
 
 from classify import results
-from classify.heads import HEADS, TRIED, TRUSTED
+from classify.heads import HEADS, TRUSTED
 from extract import store
+from extract.console import InputError
+from extract.recipe import TAPS
 from tests.conftest import CHECKOUT
 from tests.synthetic import publish
 
@@ -61,7 +63,7 @@ def test_what_the_test_rows_hold_changes_neither_choice_nor_model(
     with h5py.File(path, "r+") as file:
         is_test = file["split"].asstr()[:] == "test"
         # The label itself, planted where each tap begins, in the test rows alone.
-        for tap in TRIED:
+        for tap in TAPS:
             values = file[f"taps/{tap}"][:]
             values[is_test, 0] = 1000 * (1 + file["label"][:][is_test])
             file[f"taps/{tap}"][:] = values
@@ -88,6 +90,29 @@ def test_splits_that_are_too_small_are_refused(
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_head_of_two_sizes_says_so_and_refuses_features_of_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    plain = publish(one)
+    path = publish(two, informative=("block4_avg_320",), signal=9, sizes=(224, 320))
+    done = classify(path, "--out", two, "--heads", "svm")
+    assert done.returncode == 0, done.stderr
+    folder = two / "runs/synthetic/svm"
+    result = results.load(folder)
+    taps = result.hyperparameters["taps"]
+    assert "block4_avg_320" in taps
+    assert result.seconds["features"] == pytest.approx(20.0), "of both sizes"
+    head = skops.io.load(folder / "head.skops", trusted=list(TRUSTED))
+    with store.open(path) as features:
+        found = head.predict_proba(features.read(taps, "test"))
+        predicted = results.load_predictions(folder).probabilities
+        np.testing.assert_allclose(found, predicted, atol=1e-5)
+    with store.open(plain) as features:
+        for use in (features.read, features.shape):
+            with pytest.raises(InputError, match="no tap block5_avg3x3_320 there") as refused:
+                use(taps, "test")
+            assert str(plain) in str(refused.value)
 
 
 def test_missing_features_name_the_command_that_makes_them(tmp_path: Path) -> None:

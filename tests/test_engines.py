@@ -105,6 +105,20 @@ def test_every_engine_agrees_on_black_and_white(value: int, keras: Engine, fast:
     assert relative_difference(fast.forward(photos), keras.forward(photos)) < TOLERANCE
 
 
+@pytest.mark.parametrize("size", [96, 320])
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_engine_agrees_at_another_size(
+    name: str, size: int, vgg16: Weights, tmp_path: Path
+) -> None:
+    photos = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    found = engines.build(name, vgg16, tmp_path, size=size).forward(photos)
+    expected = keras_engine.build(vgg16, size=size).forward(photos)
+    assert relative_difference(found, expected) < TOLERANCE
+    assert {tap: values.shape for tap, values in found.items()} == {
+        tap: (3, width) for tap, width in TAPS.items()
+    }
+
+
 def test_no_result_of_an_earlier_batch_changes(fast: Engine) -> None:
     first = fast.forward(noise(3))
     copy = {tap: values.copy() for tap, values in first.items()}
@@ -182,7 +196,7 @@ def test_the_next_engine_is_taken_where_the_fastest_cannot_be_built(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def broken(weights: Weights, folder: Path) -> Engine:
+    def broken(weights: Weights, folder: Path, *, size: int) -> Engine:
         raise Unusable("MNN cannot be used: no such library")
 
     found = {"mnn": Check(1e-5, 20.0), "ncnn": Check(1e-6, 10.0)}
@@ -203,7 +217,7 @@ def test_an_engine_that_differs_is_refused_with_its_figure(
     def wrong(photos: np.ndarray) -> Taps:
         return {tap: values * np.float32(1.01) for tap, values in keras.forward(photos).items()}
 
-    monkeypatch.setattr(mnn_engine, "build", lambda weights, folder: Engine("MNN x", wrong))
+    monkeypatch.setattr(mnn_engine, "build", lambda weights, folder, size: Engine("MNN x", wrong))
     engine = choose("auto", vgg16, noise(2), folder=tmp_path)
     assert engine.name.startswith("keras")
     assert "differs from keras by 0.01" in capsys.readouterr().out
@@ -223,7 +237,7 @@ def test_an_engine_that_gives_no_numbers_is_refused(
     def wrong(photos: np.ndarray) -> Taps:
         return {tap: values * np.float32(np.nan) for tap, values in keras.forward(photos).items()}
 
-    monkeypatch.setattr(mnn_engine, "build", lambda weights, folder: Engine("MNN x", wrong))
+    monkeypatch.setattr(mnn_engine, "build", lambda weights, folder, size: Engine("MNN x", wrong))
     assert choose("mnn", vgg16, noise(2), folder=tmp_path).name.startswith("keras")
 
 

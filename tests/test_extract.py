@@ -168,6 +168,32 @@ def test_published_file_is_right(first: Run, vgg16_weights: Path) -> None:
     assert about["created"].endswith("+00:00")
 
 
+def test_a_further_size_leaves_the_taps_of_the_first_as_they_are(
+    again: Run, vgg16_weights: Path
+) -> None:
+    with store.open(again.features) as features:
+        before = features.read(list(TAPS), *store.SPLITS)
+        digest = features.recipe_digest
+    done = rerun(again, vgg16_weights, "--sizes", "224", "96")
+    assert done.code == 0, done.err
+    assert "VGG16 at 96 x 96: 11 images computed" in done.out
+    assert "VGG16: " not in done.out
+    vgg16 = weights.load(vgg16_weights, cache=again.out)
+    with store.open(again.features) as features:
+        np.testing.assert_array_equal(features.read(list(TAPS), *store.SPLITS), before)
+        photos = [(again.photos / path).read_bytes() for path in features.paths]
+        batch = np.stack([decode(photo, size=96) for photo in photos])
+        expected = keras_engine.build(vgg16, size=96).forward(batch)
+        for tap in TAPS:
+            found = features.read([f"{tap}_96"], *store.SPLITS)
+            difference = np.linalg.norm(found - expected[tap], axis=1)
+            assert (difference < TOLERANCE * np.linalg.norm(expected[tap], axis=1)).all()
+        assert [recipe_digest(found) for found in features.recipes.values()] == [
+            digest,
+            recipe_digest(recipe(vgg16.digest, size=96)),
+        ]
+
+
 def test_nothing_is_left_but_the_file_and_the_cache(first: Run) -> None:
     features = first.out / "features"
     found = sorted(p.relative_to(features).as_posix() for p in features.rglob("*"))

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from extract import images, store
-from extract.recipe import TAPS
+from extract.recipe import TAPS, named
 from tests import stand_in
 from tests.conftest import MakePhotos, picture, write_photos
 from tests.test_crashes import contents
@@ -123,6 +123,103 @@ def test_another_recipe_computes_all_beside_the_old(
     done, given = stand_in.run(pets, out)
     assert (done.code, given) == (0, 0), done.err
     assert contents(path) == before
+
+
+# Sizes
+
+
+def right_at(size: int, path: Path, root: Path) -> bool:
+    """Return whether every row has the taps of the photo that is there, shown at a size."""
+    with store.open(path) as features:
+        contents = [(root / name).read_bytes() for name in features.paths]
+        decoded = np.stack([images.decode(content, size=size) for content in contents])
+        names = [named(tap, size) for tap in TAPS]
+        found = features.read(names, *store.SPLITS)
+    return np.array_equal(found, np.hstack(list(stand_in.values(decoded).values())))
+
+
+def test_a_further_size_is_computed_beside_the_first_and_never_again(
+    pets: Path, out: Path, path: Path
+) -> None:
+    plain = contents(path)
+    done, given = stand_in.run(pets, out, "--sizes", 224, 160, 96)
+    assert (done.code, given) == (0, 24), done.err
+    said = [line for line in done.out.splitlines() if line.startswith("VGG16")]
+    assert [line.split(" computed")[0] for line in said] == [
+        "VGG16 at 96 x 96: 12 images",
+        "VGG16 at 160 x 160: 12 images",
+    ]
+    several = contents(path)
+    assert all(right_at(size, path, pets) for size in (224, 160, 96))
+    sizes_of = {name for name in several if name.endswith(("_96", "_160"))}
+    assert {name for name in sizes_of if name.startswith("@")} == {
+        *("@recipe_96", "@recipe_160", "@seconds_96", "@seconds_160")
+    }
+    different = {name for name in plain if several[name] != plain[name]}
+    assert different <= {"@recipe_digest", "@created", "@images_computed", "@images_reused"}
+    assert set(several) - set(plain) == sizes_of
+    done, given = stand_in.run(pets, out, "--sizes", 96, 160, 224, 96)
+    assert (done.code, given) == (0, 0), done.err
+    assert "nothing to do" in done.out
+    for sizes, expected in (((224,), plain), ((224, 96, 160), several)):
+        done, given = stand_in.run(pets, out, "--sizes", *sizes)
+        assert (done.code, given) == (0, 0), done.err
+        assert done.out.splitlines()[-1] == f"{path}: written"
+        assert contents(path).keys() == expected.keys()
+        assert contents(path)["@recipe_digest"] == expected["@recipe_digest"]
+
+
+def test_new_photos_are_computed_at_every_size(pets: Path, out: Path, path: Path) -> None:
+    stand_in.run(pets, out, "--sizes", 224, 96)
+    write_photos(pets, {"owls": 4}, seed=5)
+    done, given = stand_in.run(pets, out, "--sizes", 224, 96)
+    assert (done.code, given) == (0, 8), done.err
+    assert right_at(224, path, pets)
+    assert right_at(96, path, pets)
+
+
+CHANGED_BETWEEN = """
+from pathlib import Path
+from extract import features
+see, changed = features._see, Path({photo!r})
+
+def see_and_change(*given):
+    see(*given)
+    changed.write_bytes(changed.with_name('001.png').read_bytes()[:-8] + b'and more')
+
+features._see = see_and_change
+"""
+
+
+def test_photo_that_changes_between_two_sizes_is_the_same_at_both(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos()
+    change = CHANGED_BETWEEN.format(photo=str(root / "cats" / "000.png"))
+    done, _ = stand_in.run(root, out, "--sizes", 224, 96, before=change)
+    assert done.code == 0, done.err
+    assert right_at(224, path, root)
+    assert right_at(96, path, root)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ((320,), "--sizes 320: 224 must be among them, because "),
+        ((224, 225), "--sizes 224 225: 225 is not a multiple of 32 from 96 to 640"),
+        ((224, 64), "--sizes 224 64: 64 is not a multiple of 32 from 96 to 640"),
+        ((672, 224), "--sizes 672 224: 672 is not a multiple of 32 from 96 to 640"),
+        ((224, -96), "--sizes 224 -96: -96 is not a multiple of 32 from 96 to 640"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_in_one_line(
+    sizes: tuple[int, ...], reason: str, photos: MakePhotos, out: Path
+) -> None:
+    done, given = stand_in.run(photos(), out, "--sizes", *sizes)
+    assert (done.code, given, done.out) == (2, 0, "")
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith(f"error: {reason}")
+    assert not out.exists()
 
 
 # Clocks and photos that change

@@ -18,12 +18,18 @@ def finetune(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
 
 
+def make_features(out: Path, weights: Path, *, sizes: tuple[int, ...]) -> None:
+    options = {"weights_file": weights, "engine": "keras", "sizes": sizes}
+    features.make(str(out / "pets"), out=out, seed=0, **options)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
     """A folder with features of 2 x 6 photos by random weights, and both networks trained."""
     out = tmp_path_factory.mktemp("finetune")
     root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
-    features.make(str(root), out=out, seed=0, weights_file=vgg16_weights)
+    # A further size, which is of no use to networks, is there while they are trained.
+    make_features(out, vgg16_weights, sizes=(224, 96))
     done = finetune("train", root, "--out", out, "--weights", vgg16_weights, "--epochs", 2)
     assert done.returncode == 0, done.stderr
     said = ["baseline", "block4_pool, plain", "block4_pool, mirrored", "finetuned"]
@@ -70,6 +76,25 @@ def test_nothing_is_trained_again_when_nothing_changed(made: Path, vgg16_weights
     done = finetune(*arguments[:-3], 1, "--models", "baseline")
     assert "2 epochs" not in done.stdout
     assert "1 epochs" in done.stdout
+
+
+def test_what_other_sizes_the_features_have_is_nothing_to_a_network(
+    made: Path, vgg16_weights: Path
+) -> None:
+    with store.open(made / "features/pets.h5") as both:
+        assert both.sizes == [224, 96]
+        of_two = both.recipe_digest
+    make_features(made, vgg16_weights, sizes=(224,))
+    try:
+        options = ("--epochs", 2, "--models", "finetuned")
+        done = finetune("train", made / "pets", "--out", made, *options)
+        assert "nothing to do" in done.stdout
+        result = results.load(made / "runs/pets/finetuned")
+        with store.open(made / "features/pets.h5") as plain:
+            assert result.recipe_digest == plain.recipe_digest != of_two
+            assert result.seconds["features"] == plain.seconds < both.seconds
+    finally:
+        make_features(made, vgg16_weights, sizes=(224, 96))
 
 
 def test_other_weights_than_the_features_were_made_with_are_refused(

@@ -12,18 +12,20 @@ from classify import heads, large, tune
 from classify.heads import (
     HEADS,
     TAP_SETS,
-    TRIED,
     TRUSTED,
     LeastSquaresSVC,
     columns,
     parameters,
     preparation,
     select,
+    tap_sets,
+    tried,
 )
-from extract.recipe import TAPS
+from extract.recipe import TAPS, named
 
-OWN = list(TAPS)[:2]
+OWN = {"block5_avg": 512, "block5_avg3x3": 4608}
 WIDTH = 512 + 4608
+TWO_SIZES = TAPS | {named(tap, 320): width for tap, width in TAPS.items()}
 
 
 def rows(n: int, *, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +39,7 @@ def rows(n: int, *, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 def fitted(name: str, X: np.ndarray, labels: np.ndarray):
     value = dict(zip(HEADS[name].parameters, HEADS[name].values[-1], strict=True))
-    chosen = {"taps": OWN, "root": True, **value}
+    chosen = {"taps": list(OWN), "root": True, **value}
     return tune._fit(name, chosen, 1.0, X, labels, np.ones(len(X)), OWN, 0)[0]
 
 
@@ -88,24 +90,29 @@ def test_cooling_divides_the_scores_and_changes_no_prediction(name: str, classes
 
 
 @pytest.mark.parametrize(
-    ("rows", "classes", "views"),
+    ("rows", "classes", "views", "of_two_sizes"),
     [
-        (400, 6, 8),
-        (2_000, 2, 8),
-        (3_060, 102, 8),
-        (7_000, 101, 4),
-        (50_000, 1_000, 2),
-        (1_000_000, 10, 2),
+        (400, 6, 8, 12),
+        (2_000, 2, 8, 12),
+        (3_060, 102, 8, 12),
+        (7_000, 101, 4, 6),
+        (30_000, 2, 8, 8),
+        (50_000, 1_000, 2, 2),
+        (1_000_000, 10, 2, 2),
     ],
 )
-def test_what_is_searched_follows_from_the_size(rows: int, classes: int, views: int) -> None:
-    for name in HEADS:
-        space = heads.space(name, rows=rows, classes=classes)
-        assert len(space.views) == views
+def test_what_is_searched_follows_from_the_size_and_the_taps(
+    rows: int, classes: int, views: int, of_two_sizes: int
+) -> None:
+    for name, (taps, expected) in itertools.product(
+        HEADS, ((TAPS, views), (TWO_SIZES, of_two_sizes))
+    ):
+        space = heads.space(name, rows=rows, classes=classes, taps=taps)
+        assert len(space.views) == expected
         assert {root for _, root in space.views} == {True, False}
-        for taps, _ in space.views:
-            width = sum(TAPS[tap] for tap in taps)
-            assert taps == ("block5_avg",) or rows * width <= large.IN_MEMORY
+        for own, _ in space.views:
+            width = sum(taps[tap] for tap in own)
+            assert own == ("block5_avg",) or rows * width <= large.IN_MEMORY
         if name == "mlp":
             assert max(epochs for _, epochs in space.values) == (80 if rows <= 500 else 20)
         else:
@@ -124,7 +131,7 @@ def test_each_tap_is_rooted_and_normalised_on_its_own() -> None:
 
 
 def test_columns_lie_side_by_side_and_cover_the_matrix() -> None:
-    places = columns(list(TAPS))
+    places = columns(TAPS)
     assert [places[tap].stop - places[tap].start for tap in TAPS] == list(TAPS.values())
     assert places["block5_avg"].start == 0
     assert places["block3_max"].stop == sum(TAPS.values())
@@ -134,16 +141,31 @@ def test_selected_taps_lie_side_by_side_in_the_order_asked(monkeypatch: pytest.M
     monkeypatch.setattr(large, "BLOCK", 3)
     X, _ = rows(7)
     assert select(X, OWN, among=OWN) is X
-    np.testing.assert_array_equal(select(X, OWN[1:], among=OWN), X[:, 512:])
+    np.testing.assert_array_equal(select(X, ["block5_avg3x3"], among=OWN), X[:, 512:])
     wide = np.hstack([X, X[:, :512] + 1])
-    found = select(wide, ["block5_max", "block5_avg"], among=[*OWN, "block5_max"])
+    found = select(wide, ["block5_max", "block5_avg"], among=OWN | {"block5_max": 512})
     np.testing.assert_array_equal(found, np.hstack([X[:, :512] + 1, X[:, :512]]))
 
 
 def test_sets_of_taps_name_taps_of_the_recipe_and_the_larger_hold_the_smaller() -> None:
-    assert set(TRIED) == {tap for taps in TAP_SETS for tap in taps} <= set(TAPS)
+    assert set(tried(TAPS)) == {tap for taps in TAP_SETS for tap in taps} <= set(TAPS)
     for smaller, larger in itertools.pairwise(TAP_SETS[1:]):
         assert smaller == larger[: len(smaller)]
+
+
+def test_of_several_sizes_the_sets_with_block_4_are_tried_together() -> None:
+    assert tap_sets(TAPS) == [*TAP_SETS]
+    of_block_4 = ("block5_avg3x3", "block4_avg", "block4_max")
+    for suffixes in (("", "_320"), ("", "_96", "_320")):
+        taps = {f"{tap}{suffix}": width for suffix in suffixes for tap, width in TAPS.items()}
+        found = tap_sets(taps)
+        assert found[: len(TAP_SETS)] == [*TAP_SETS]
+        together = [f"{tap}{suffix}" for suffix in suffixes for tap in of_block_4]
+        assert found[len(TAP_SETS)] == tuple(together)
+        assert len(found) == len(TAP_SETS) + 2
+        widths = [sum(taps[tap] for tap in own) for own in found]
+        assert widths == sorted(widths)
+        assert set(tried(taps)) == {tap for own in found for tap in own}
 
 
 @pytest.mark.parametrize("name", HEADS)

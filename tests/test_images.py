@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from sklearn.datasets import load_sample_images
 
@@ -39,6 +39,19 @@ def only_colour(pixels: NDArray[np.uint8]) -> list[int]:
 
 
 PHOTO = picture(1, size=(64, 48))
+
+
+@pytest.mark.parametrize(("size", "decoded"), [(96, 300), (224, 1200), (320, 1200), (512, 2400)])
+def test_a_large_jpeg_is_decoded_at_no_less_than_three_times_the_size(
+    size: int, decoded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    transpose = ImageOps.exif_transpose
+    monkeypatch.setattr(
+        ImageOps, "exif_transpose", lambda image: sizes.append(image.size) or transpose(image)
+    )
+    assert decode(saved(plain("red", size=(2400, 2400)), "JPEG"), size=size).shape[0] == size
+    assert sizes == [(decoded, decoded)]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])

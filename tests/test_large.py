@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 
 from classify import heads, large, tune
-from classify.heads import TRIED
+from extract.recipe import TAPS
 from tests.conftest import CHECKOUT
+
+TRIED = heads.tried(TAPS)
 
 PROGRAM = """
 import resource
 import numpy as np
-from extract.recipe import TAPS
-TAPS["block5_avg"] = 16
-from classify import large, tune
+from classify import heads, large, tune
+taps = {"block5_avg": 16}
+views = [(("block5_avg",), root) for root in (True, False)]
+spaces = {name: heads.Space(views, heads.HEADS[name].values) for name in ("logistic", "svm")}
 large.IN_MEMORY = 10_000
 random = np.random.default_rng(0)
 labels = np.arange(200_000) % 3
@@ -26,9 +29,7 @@ X[np.arange(200_000), labels] += 2
 is_val = np.arange(200_000) % 5 == 0
 folds = tune.folds(labels, [], is_val, seed=0)
 tune.PROCESSES = 1
-for name, tuned in tune.tune(
-    ["logistic", "svm"], X, labels, folds, taps=["block5_avg"], seed=0
-).items():
+for name, tuned in tune.tune(spaces, X, labels, folds, taps=taps, seed=0).items():
     assert (tuned.head.predict(X[:5000]) == labels[:5000]).mean() > 0.7, name
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
@@ -45,7 +46,7 @@ def test_200_000_rows_are_fitted_from_a_memory_map_in_bounded_memory() -> None:
 def test_rows_prepared_in_blocks_are_those_prepared_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    taps = ["block5_avg", "block4_avg"]
+    taps = {"block5_avg": 512, "block4_avg": 512}
     X = np.random.default_rng(0).gamma(1.0, 1.0, (50, 1024)).astype(np.float32)
     expected = heads.preparation(taps, root=True).fit_transform(X)
     monkeypatch.setattr(large, "BLOCK", 7)
@@ -74,7 +75,8 @@ def test_heads_searched_on_a_sample_are_fitted_on_all_rows(
     X = random.gamma(1.0, 1.0, (200, sum(TRIED.values()))).astype(np.float32)
     X[:, :40] += 2 * labels[:, None]
     folds = tune.folds(labels, [str(row) for row in range(200)], seed=0)
-    tuned = tune.tune(["svm"], X, labels, folds, taps=list(TRIED), seed=0)["svm"]
+    the_spaces = tune.spaces(["svm"], labels, TRIED)
+    tuned = tune.tune(the_spaces, X, labels, folds, taps=TRIED, seed=0)["svm"]
     assert tuned.head["centre"].n_samples_seen_ == 200
-    own = heads.select(X, tuned.chosen["taps"], among=list(TRIED))
+    own = heads.select(X, tuned.chosen["taps"], among=TRIED)
     assert (tuned.head.predict(own) == labels).mean() > 0.9

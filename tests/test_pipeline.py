@@ -250,7 +250,7 @@ def test_order_is_kept_while_photos_take_different_times(
     random = np.random.default_rng(0)
     waits = random.random(250) / 500
 
-    def slow(root: Path, path: str) -> pipeline.Read:
+    def slow(root: Path, path: str, *, size: int) -> pipeline.Read:
         time.sleep(waits[int(path)])
         return pipeline.Read(path, path, None, "")
 
@@ -258,12 +258,23 @@ def test_order_is_kept_while_photos_take_different_times(
     assert [item.path for item in read_ahead(tmp_path, paths)] == paths
 
 
+@pytest.mark.parametrize(
+    ("size", "processors", "photos"),
+    [(224, 2, 16), (224, 3, 16), (96, 2, 16), (320, 2, 8), (320, 3, 9), (640, 1, 2), (640, 64, 16)],
+)
+def test_a_batch_of_large_photos_has_fewer_but_no_core_is_idle(
+    size: int, processors: int, photos: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "cores", lambda: processors)
+    assert pipeline.at_once(size) == photos
+
+
 def test_no_more_is_read_ahead_than_memory_allows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
 
-    def noting(root: Path, path: str) -> pipeline.Read:
+    def noting(root: Path, path: str, *, size: int) -> pipeline.Read:
         started.append(path)
         return pipeline.Read(path, path, None, "")
 

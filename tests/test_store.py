@@ -1,5 +1,6 @@
 import errno
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from extract import shards, store
 from extract.console import InputError
-from extract.recipe import TAPS, recipe_digest
+from extract.recipe import SIZE, TAPS, named, recipe, recipe_digest
 from extract.shards import Damaged
 from extract.store import Row, data_digest, publish
 from tests.conftest import CHECKOUT
@@ -42,7 +43,12 @@ def rows(*names: str) -> list[Row]:
     ]
 
 
-ATTRIBUTES = {"data": "pets", "data_digest": "d" * 64, "recipe_digest": recipe_digest(RECIPE)}
+ATTRIBUTES = {
+    "data": "pets",
+    "data_digest": "d" * 64,
+    "recipe": json.dumps(RECIPE),
+    "recipe_digest": recipe_digest(RECIPE),
+}
 
 
 def published(
@@ -57,7 +63,7 @@ def published(
     publish(
         path,
         rows(*names),
-        shards.index(tmp_path / "cache", RECIPE),
+        {SIZE: shards.index(tmp_path / "cache", RECIPE)},
         class_names=["a", "b"],
         skipped=skipped,
         attributes=ATTRIBUTES | changes,
@@ -77,8 +83,8 @@ def test_values_are_read_back_in_the_order_of_the_rows(tmp_path: Path) -> None:
         assert features.labels.tolist() == [0, 1] * 75
         assert features.splits.tolist() == (["train", "val", "test", "train"] * 38)[:150]
         assert features.class_names == ["a", "b"]
-        assert features.widths == TAPS
-        assert list(features.widths) == list(TAPS), "deepest first"
+        assert features.taps == TAPS
+        assert list(features.taps) == list(TAPS), "deepest first"
         expected = taps(digests(*names))
         for tap in TAPS:
             found = features.read([tap], "train", "val", "test")
@@ -156,13 +162,52 @@ def test_publishing_in_pieces_gives_the_same_file(
     assert published(tmp_path, *"abcdefgh").read_bytes() == whole
 
 
+def test_taps_of_several_sizes_lie_side_by_side(tmp_path: Path) -> None:
+    names = [f"{i}.jpg" for i in range(5)]
+    plain = published(tmp_path, *names, path=tmp_path / "plain.h5")
+    places, recipes = {SIZE: shards.index(tmp_path / "cache", RECIPE)}, {SIZE: RECIPE}
+    for size in (96, 320):
+        recipes[size] = of_size = recipe("w" * 64, size=size)
+        values = {tap: values + size for tap, values in taps(digests(*names)).items()}
+        one = shards.Shard(digests(*names), values, "test", float(size))
+        (tmp_path / str(size)).mkdir()
+        shards.write(tmp_path / str(size), one, of_size)
+        places[size] = shards.index(tmp_path / str(size), of_size)
+    publish(
+        tmp_path / "pets.h5",
+        rows(*names),
+        places,
+        class_names=["a", "b"],
+        skipped=[],
+        attributes=ATTRIBUTES | {named("recipe", s): json.dumps(r) for s, r in recipes.items()},
+    )
+    with store.open(tmp_path / "pets.h5") as several, store.open(plain) as one_alone:
+        assert several.sizes == [224, 96, 320]
+        assert several.recipes == recipes
+        assert list(several.taps) == [
+            *TAPS,
+            *(f"{t}_96" for t in TAPS),
+            *(f"{t}_320" for t in TAPS),
+        ]
+        assert list(several.taps.values()) == [*TAPS.values()] * 3
+        assert one_alone.taps == TAPS
+        for tap, expected in taps(digests(*names)).items():
+            np.testing.assert_array_equal(several.read([tap], *store.SPLITS), expected)
+            np.testing.assert_array_equal(one_alone.read([tap], *store.SPLITS), expected)
+            found = several.read([f"{tap}_320", f"{tap}_96"], *store.SPLITS)
+            np.testing.assert_array_equal(found, np.hstack([expected + 320, expected + 96]))
+        assert several.near == one_alone.near
+        assert several.seconds_of(320) == pytest.approx(320)
+        assert several.seconds == pytest.approx(320 + 96 + one_alone.seconds)
+
+
 def test_copies_share_their_values_and_cost_once(tmp_path: Path) -> None:
     shard(tmp_path, "ab", seconds=10.0)
     copies = [*rows("a", "b"), Row("b/copy", digests("a")[0], 1, "train")]
     publish(
         tmp_path / "pets.h5",
         copies,
-        shards.index(tmp_path, RECIPE),
+        {SIZE: shards.index(tmp_path, RECIPE)},
         class_names=["a", "b"],
         skipped=[],
         attributes=ATTRIBUTES,
@@ -251,7 +296,7 @@ def test_failure_midway_keeps_the_old_file(tmp_path: Path) -> None:
         publish(
             path,
             rows("a", "b"),
-            places,
+            {SIZE: places},
             class_names=["a", "b"],
             skipped=[],
             attributes=ATTRIBUTES,
@@ -265,7 +310,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from extract import shards, store
-from extract.recipe import TAPS, recipe
+from extract.recipe import SIZE, TAPS, recipe
 
 folder, limits = Path(sys.argv[1]), map(int, sys.argv[2:])
 digests = [f"{i:064x}" for i in range(2500)]
@@ -279,7 +324,7 @@ for limit in limits:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         store.publish(
-            folder / "pets.h5", rows, places, class_names=["a"], skipped=[], attributes={}
+            folder / "pets.h5", rows, {SIZE: places}, class_names=["a"], skipped=[], attributes={}
         )
         print("published")
     except OSError as error:
@@ -322,6 +367,10 @@ def test_data_digest_changes_with_everything_a_result_depends_on() -> None:
     assert data_digest(rows("a", "b"), ["a", "b"]) == found[0]
 
 
+def without_a_recipe(file: h5py.File) -> None:
+    del file.attrs["recipe"]
+
+
 def with_newer_schema(file: h5py.File) -> None:
     file.attrs["schema"] = store.SCHEMA + 1
 
@@ -350,6 +399,7 @@ UNFIT = [
     as_empty,
     as_folder,
     as_foreign,
+    edited(without_a_recipe),
     edited(with_newer_schema),
     edited(without_schema),
     edited(with_an_array_for_the_schema),
@@ -410,7 +460,7 @@ def test_flipped_bit_in_a_shard_is_found_and_nothing_published(tmp_path: Path, t
         publish(
             path,
             rows("a", "b"),
-            shards.index(tmp_path / "cache", RECIPE),
+            {SIZE: shards.index(tmp_path / "cache", RECIPE)},
             class_names=["a", "b"],
             skipped=[],
             attributes=ATTRIBUTES,

@@ -1,21 +1,29 @@
 """Choosing heads: nothing leaks, nothing is left out, sizes at both ends."""
 
-import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from classify import heads, tune
-from classify.heads import HEADS, TAP_SETS, TRIED
+from classify.heads import HEADS, TAP_SETS
 from extract import store
+from extract.recipe import TAPS
 from tests.synthetic import publish
 
-choose = functools.partial(tune.tune, taps=list(TRIED), seed=0)
+TRIED = heads.tried(TAPS)
+
+
+def choose(
+    names: list[str], X: np.ndarray, labels: np.ndarray, folds: list[tune.Fold], **options: Any
+) -> dict[str, tune.Tuned]:
+    the_spaces = tune.spaces(names, labels, TRIED)
+    return tune.tune(the_spaces, X, labels, folds, taps=TRIED, seed=0, **options)
 
 
 def own(tuned: tune.Tuned, X: np.ndarray) -> np.ndarray:
-    return heads.select(X, tuned.chosen["taps"], among=list(TRIED))
+    return heads.select(X, tuned.chosen["taps"], among=TRIED)
 
 
 def load(path: Path) -> tuple[np.ndarray, np.ndarray, list[tune.Fold]]:
@@ -63,11 +71,32 @@ def test_taps_are_added_only_when_they_help(tmp_path: Path) -> None:
         X, labels, folds = load(path)
         done: list[int] = []
         tuned = choose(["svm"], X, labels, folds, advance=done.append)["svm"]
-        assert sum(done) == tune.steps(["svm"], labels)
-        space = heads.space("svm", rows=len(X), classes=3)
+        spaces = tune.spaces(["svm"], labels, TRIED)
+        assert sum(done) == tune.steps(spaces)
+        space = spaces["svm"]
         assert len(tuned.tried) == len(space.views) * len(space.values)
         chosen.append(tuned.chosen["taps"])
     assert chosen == [["block5_avg"], list(TAP_SETS[-1])]
+
+
+@pytest.mark.parametrize("informative", ["block5_avg3x3", "block4_max_96"])
+def test_a_further_size_is_taken_where_it_pays(informative: str, tmp_path: Path) -> None:
+    path = publish(
+        tmp_path, informative=(informative,), per_class=(30, 10, 4), signal=9, sizes=(224, 96)
+    )
+    with store.open(path) as features:
+        labels = features.labels[features.rows("train", "val")]
+        taps = heads.tried(features.taps)
+        X = features.read(taps, "train", "val")
+    folds = tune.folds(labels, [str(row) for row in range(len(labels))], seed=0)
+    the_spaces = tune.spaces(["logistic", "svm"], labels, taps)
+    assert len(the_spaces["svm"].views) == 12
+    for name, one in tune.tune(the_spaces, X, labels, folds, taps=taps, seed=0).items():
+        assert informative in one.chosen["taps"]
+        if informative.startswith("block5"):
+            assert one.chosen["taps"] == ["block5_avg3x3"], name
+        found = one.head.predict(heads.select(X, one.chosen["taps"], among=taps))
+        assert (found == labels).mean() > 0.9, name
 
 
 def test_permuted_labels_give_chance(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from extract import shards, store, upkeep
 from extract.console import InputError
-from extract.recipe import TAPS
+from extract.recipe import TAPS, recipe_digest
 from tests import stand_in
 from tests.conftest import MakePhotos, picture, write_photos
 from tests.damage import (
@@ -48,7 +48,8 @@ def needed(out: Path) -> set[tuple[str, str]]:
     found = set()
     for path in (out / "features").glob("*.h5"):
         with store.open(path) as features:
-            found |= {(features.recipe_digest, digest) for digest in features.digests}
+            for recipe in features.recipes.values():
+                found |= {(recipe_digest(recipe), digest) for digest in features.digests}
     return found
 
 
@@ -125,6 +126,20 @@ def test_info_says_everything_in_the_file(
         "  cats/broken.jpg: not an image file that Pillow can read",
         "  stray\\n.txt: not in a class folder",
     ]
+
+
+def test_info_tells_the_taps_and_the_recipe_of_every_size(
+    pets: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stand_in.run(pets, out, "--sizes", 224, 96)
+    capfd.readouterr()
+    upkeep.info(out / "features" / "pets.h5")
+    lines = capfd.readouterr().out.splitlines()
+    (taps,) = (line for line in lines if line.startswith("taps: "))
+    assert "block3_max 256, block5_avg_96 512, block5_avg3x3_96 4,608" in taps
+    folders = {path.parent.name for path in shards_in(out)}
+    assert {line.removeprefix("recipe: ") for line in lines if line.startswith("recipe")} == folders
+    assert [line for line in lines if line.startswith("  size: ")] == ["  size: 224", "  size: 96"]
 
 
 def test_info_of_what_is_no_features_file_is_refused(tmp_path: Path) -> None:
@@ -235,6 +250,16 @@ def test_verify_names_a_damaged_features_file(damage: Damage, pets: Path, out: P
     assert path.read_bytes() == content, "what is published is not moved"
 
 
+def test_verify_reads_the_taps_of_every_size(pets: Path, out: Path) -> None:
+    stand_in.run(pets, out, "--sizes", 224, 96)
+    assert stand_in.upkeep("verify", out).code == 0
+    path = out / "features" / "pets.h5"
+    flip(path, tap_offset(path, "block3_max_96"))
+    done = stand_in.upkeep("verify", out)
+    assert done.code == 2
+    assert f"damaged: {path}: " in done.out
+
+
 @pytest.mark.parametrize("command", [upkeep.verify, upkeep.collect])
 def test_upkeep_of_a_folder_without_a_store_is_refused(
     command: Callable[[Path], None], tmp_path: Path
@@ -313,6 +338,22 @@ def test_gc_keeps_what_the_files_of_other_recipes_and_data_sets_need(
         done, given = stand_in.run(root, out, before=before)
         assert (done.code, given) == (0, 0), done.err
         assert "nothing to do" in done.out
+
+
+def test_gc_keeps_every_size_that_a_features_file_has(pets: Path, out: Path) -> None:
+    done, given = stand_in.run(pets, out, "--sizes", 224, 96, 160)
+    assert (done.code, given) == (0, 2 * 14), done.err
+    done, given = stand_in.run(pets, out, "--sizes", 224, 96)
+    assert (done.code, given) == (0, 0), done.err
+    assert len(images_in(out)) == 3 * 14
+    done = stand_in.upkeep("gc", out)
+    assert done.code == 0, done.err
+    assert set(images_in(out)) == needed(out)
+    assert len(images_in(out)) == 2 * 14
+    assert stand_in.upkeep("verify", out).code == 0
+    (out / "features" / "pets.h5").unlink()
+    done, given = stand_in.run(pets, out, "--sizes", 224, 96)
+    assert (done.code, given) == (0, 0), done.err
 
 
 @pytest.mark.parametrize("damage", [as_text, as_truncated, as_folder, other_schema])

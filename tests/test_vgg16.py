@@ -102,6 +102,19 @@ def test_taps_are_the_pooled_activations(
     close(found["block5_avg3x3"], np.hstack(parts))
 
 
+def test_taps_of_a_larger_photo(vgg16_arrays: Arrays) -> None:
+    network = vgg16.convolutions(vgg16_arrays, size=320)
+    photo = np.asarray(picture(1, size=(320, 320)))[None]
+    found = keras.Model(network.input, vgg16.taps(network)).predict_on_batch(photo)
+    fifth, pooled = outputs(network, photo, "block5_conv3", "block5_pool")
+    assert pooled.shape == (1, 10, 10, 512)
+    starts = (0, 3, 6)
+    parts = [pooled[:, r : r + 4, c : c + 4].mean((1, 2)) for r in starts for c in starts]
+    close(np.asarray(found["block5_avg3x3"]), np.hstack(parts))
+    close(np.asarray(found["block5_max"]), fifth.max((1, 2)))
+    assert {tap: values.shape[1] for tap, values in found.items()} == TAPS
+
+
 def test_every_tap_of_the_recipe_in_float32(engine: Engine, batch: NDArray[np.uint8]) -> None:
     found = engine.forward(batch[:1])
     assert {tap: values.shape for tap, values in found.items()} == {
