@@ -75,6 +75,14 @@ def at_least(smallest: int) -> Callable[[str], int]:
     return number
 
 
+def share(text: str) -> float:
+    """Read a share from the command line: from 0 up to, but not, 1."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and less than 1")
+    return number
+
+
 def one_line(text: object) -> str:
     """Make `text` safe to show on one line: control characters and lone surrogates are escaped."""
     return "".join(

@@ -26,7 +26,9 @@ from finetune.compare import compare
 if TYPE_CHECKING:
     from finetune.train import Trained
 
-MODELS = ("baseline", "finetuned")
+OF_BOTH = ("learning_rate", "epochs", "batch_size", "label_smoothing", "balanced")
+OF_ONE = {"baseline": ("batch_norm",), "finetuned": ("unfreeze", "variants")}
+"""Options that a result depends on."""
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
     training.add_argument("data", help="a data set that has features, or a features file (.h5)")
     console.add_out(training, "runs/")
     console.add_seed(training, "weights, order, augmentation")
-    training.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    training.add_argument("--models", nargs="+", choices=OF_ONE, default=list(OF_ONE))
     training.add_argument(
         "--unfreeze",
         choices=("block5", "block4", "all"),
@@ -58,6 +60,20 @@ def main() -> None:
     )
     training.add_argument(
         "--batch-size", type=console.at_least(1), help="of the last phase, if not by rule"
+    )
+    training.add_argument(
+        "--label-smoothing",
+        type=console.share,
+        default=0.0,
+        help="how much of each label is given to all classes alike (default %(default)s)",
+    )
+    training.add_argument(
+        "--balanced", action="store_true", help="let every class weigh the same, few photos or many"
+    )
+    training.add_argument(
+        "--batch-norm",
+        action="store_true",
+        help="normalise after each convolution of the baseline, by batch",
     )
     training.add_argument("--again", action="store_true", help="train even if nothing changed")
     training.set_defaults(command=_train)
@@ -89,9 +105,7 @@ def _train(options: argparse.Namespace) -> None:
 def _train_one(name: str, features: Features, options: argparse.Namespace) -> None:
     """Train one network unless its result is there already, and leave its result."""
     folder = results.runs_of(features.data, options.out) / name
-    asked = {key: getattr(options, key) for key in ("learning_rate", "epochs", "batch_size")}
-    if name == "finetuned":
-        asked |= {"unfreeze": options.unfreeze, "variants": options.variants}
+    asked = {key: getattr(options, key) for key in (*OF_BOTH, *OF_ONE[name])}
     given = {"seed": options.seed, "asked": asked, "folder": folder}
     if not options.again and _is_done(folder, features, asked, options.seed):
         say(f"{folder}: nothing to do (--again trains it anew)")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_sample_weight
 
 from extract import pipeline
 from extract.activations import Activations
@@ -14,6 +15,7 @@ from extract.console import InputError
 from extract.store import Features
 
 BATCH_SIZE = 32
+Batch = tuple[NDArray[Any], ...]
 KEPT_BYTES = 1 << 30
 """Decoded photos are kept in memory for the next epoch up to this much."""
 
@@ -26,12 +28,13 @@ class _Split(keras.utils.PyDataset):  # type: ignore[misc]
     """
 
     def __init__(
-        self, features: Features, split: str, *, seed: int | None, batch_size: int
+        self, features: Features, split: str, *, seed: int | None, batch_size: int, balanced: bool
     ) -> None:
         super().__init__(workers=pipeline.READERS, max_queue_size=4)
         rows = features.rows(split)
         self.digests = [features.digests[row] for row in rows]
         self.labels = one_hot(features.labels[rows], len(features.class_names))
+        self.weights = class_weights(features.labels[rows]) if balanced else None
         self.seed = seed
         self.batch_size = batch_size
         self.order = np.arange(len(rows))
@@ -40,10 +43,11 @@ class _Split(keras.utils.PyDataset):  # type: ignore[misc]
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
 
-    def __getitem__(self, number: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Return inputs (b, ...) and one-hot labels (b, k) float32."""
+    def __getitem__(self, number: int) -> Batch:
+        """Return inputs (b, ...), one-hot labels (b, k) and, if balanced, weights (b,), float32."""
         rows = self.order[number * self.batch_size : (number + 1) * self.batch_size]
-        return np.stack([self.input(row) for row in rows]), self.labels[rows]
+        batch = np.stack([self.input(row) for row in rows]), self.labels[rows]
+        return batch if self.weights is None else (*batch, self.weights[rows])
 
     def begin(self, epoch: int) -> None:
         """Draw what is new in an epoch, counted from 0: the order of the rows."""
@@ -72,6 +76,8 @@ class ActivationBatches(_Split):
         Rows come in a new order each epoch, by this seed; in path order and the first variant if
         None.
     batch_size : int
+    balanced : bool
+        Whether each row comes with a weight by which all classes of the split weigh the same.
     """
 
     def __init__(
@@ -82,10 +88,11 @@ class ActivationBatches(_Split):
         *,
         seed: int | None = None,
         batch_size: int = BATCH_SIZE,
+        balanced: bool = False,
     ) -> None:
         self.variants = variants
         self.drawn = np.zeros(len(features.rows(split)), np.intp)
-        super().__init__(features, split, seed=seed, batch_size=batch_size)
+        super().__init__(features, split, seed=seed, batch_size=batch_size, balanced=balanced)
 
     def draw(self, random: np.random.Generator) -> None:
         """Draw a variant of every row, too."""
@@ -111,6 +118,8 @@ class Batches(_Split):
     seed : int or None
         Photos come in a new order each epoch, by this seed; in path order if None.
     batch_size : int
+    balanced : bool
+        Whether each row comes with a weight by which all classes of the split weigh the same.
     """
 
     def __init__(
@@ -121,8 +130,9 @@ class Batches(_Split):
         size: int,
         seed: int | None = None,
         batch_size: int = BATCH_SIZE,
+        balanced: bool = False,
     ) -> None:
-        super().__init__(features, split, seed=seed, batch_size=batch_size)
+        super().__init__(features, split, seed=seed, batch_size=batch_size, balanced=balanced)
         rows = features.rows(split)
         self.root = Path(str(features.attributes["root"]))
         self.paths = [features.paths[row] for row in rows]
@@ -151,6 +161,12 @@ class Batches(_Split):
 def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
     """Return one row a label, 1 in its column and 0 elsewhere: shape (n, classes), float32."""
     return np.eye(classes, dtype=np.float32)[labels]
+
+
+def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the weight of each row by which all classes weigh the same, 1 on average: (n,)."""
+    weights: NDArray[np.float32] = compute_sample_weight("balanced", labels).astype(np.float32)
+    return weights
 
 
 def augmentation(seed: int) -> Any:

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 
 from extract.backend import keras
 from extract.store import Features
-from finetune.batches import one_hot
+from finetune.batches import class_weights, one_hot
 from finetune.networks import TOP_TAPS
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
@@ -48,6 +48,7 @@ def solve(
     val_labels: NDArray[np.int64],
     *,
     classes: int,
+    balanced: bool = False,
 ) -> Solution:
     """Fit a softmax layer on train, its L2 regularisation chosen by the log loss on val.
 
@@ -56,24 +57,41 @@ def solve(
     inputs, val_inputs : ndarrays of shape (n, d) and (m, d), float32
     labels, val_labels : ndarrays of shape (n,) and (m,), int64
     classes : int
+    balanced : bool
+        Whether all classes weigh the same, in the fit and in the choice.
     """
     losses, solutions = {}, {}
+    weights = class_weights(val_labels) if balanced else None
     for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=MAX_ITER)
+        how = "balanced" if balanced else None
+        model = LogisticRegression(C=strength, max_iter=MAX_ITER, class_weight=how)
         with warnings.catch_warnings():
             # Where it is hardly regularised the minimum may be far, and val does not choose it.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(inputs, labels)
         kernel, bias = _softmax(model, classes)
         probabilities = _probabilities(val_inputs @ kernel + bias)
-        losses[strength] = float(log_loss(val_labels, probabilities, labels=range(classes)))
+        losses[strength] = float(
+            log_loss(val_labels, probabilities, labels=range(classes), sample_weight=weights)
+        )
         solutions[strength] = kernel, bias
     best = min(losses, key=lambda strength: losses[strength])
     return Solution(*solutions[best], {"C": best, "val_loss": losses})
 
 
-def fit(top: keras.Model, features: Features) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+def fit(
+    top: keras.Model, features: Features, *, balanced: bool = False, label_smoothing: float = 0.0
+) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """Give the last layer of `top` the solution on the train split, chosen on val.
+
+    Parameters
+    ----------
+    top : keras.Model
+    features : Features
+    balanced : bool
+        Whether all classes weigh the same.
+    label_smoothing : float
+        Of the losses in the history only, so that they can be compared with those of later phases.
 
     Returns
     -------
@@ -89,13 +107,21 @@ def fit(top: keras.Model, features: Features) -> tuple[dict[str, list[Any]], dic
     taps = {split: features.read(TOP_TAPS, split) for split in ("train", "val")}
     inputs = {split: before.predict(values, verbose=0) for split, values in taps.items()}
     labels = {split: features.labels[features.rows(split)] for split in taps}
-    found = solve(inputs["train"], labels["train"], inputs["val"], labels["val"], classes=classes)
+    found = solve(
+        *(inputs["train"], labels["train"], inputs["val"], labels["val"]),
+        classes=classes,
+        balanced=balanced,
+    )
     dense.set_weights([found.kernel, found.bias])
-    top.compile(loss="categorical_crossentropy", metrics=["accuracy"])
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+    top.compile(loss=loss, weighted_metrics=["accuracy"])
     history: dict[str, list[Any]] = {}
     for split, prefix in (("train", ""), ("val", "val_")):
         wanted = one_hot(labels[split], classes)
-        reached = top.evaluate(taps[split], wanted, verbose=0, return_dict=True)
+        weights = class_weights(labels[split]) if balanced else None
+        reached = top.evaluate(
+            taps[split], wanted, sample_weight=weights, verbose=0, return_dict=True
+        )
         history |= {f"{prefix}{name}": [float(value)] for name, value in reached.items()}
     history |= {"seconds": [time.perf_counter() - started], "phase": ["top"]}
     return history, found.chosen

@@ -20,10 +20,17 @@ ENTERED_BY = {"block5": "block4_pool", "block4": "block3_pool"}
 """What the trained layers are given, where frozen ones come before them."""
 
 
-def baseline(classes: int) -> keras.Model:
+def baseline(classes: int, *, batch_norm: bool = False) -> keras.Model:
     """Build the small network that is trained from scratch.
 
     Four convolutions, each with pooling, then dropout and softmax.
+
+    Parameters
+    ----------
+    classes : int
+    batch_norm : bool
+        Normalise what each convolution gives by the batch's mean and variance (Ioffe and Szegedy,
+        arXiv 1502.03167).
 
     Returns
     -------
@@ -33,7 +40,11 @@ def baseline(classes: int) -> keras.Model:
     photos = keras.Input((BASELINE_SIZE, BASELINE_SIZE, 3), name="rgb")
     x = keras.layers.Rescaling(1 / 255)(photos)
     for filters in BASELINE_FILTERS:
-        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=not batch_norm)(x)
+        if batch_norm:
+            # Few photos are few steps: with Keras's 0.99 the means would lag epochs behind.
+            x = keras.layers.BatchNormalization(momentum=0.9)(x)
+        x = keras.layers.ReLU()(x)
         x = keras.layers.MaxPooling2D(2)(x)
     x = keras.layers.Flatten()(x)
     x = keras.layers.Dropout(DROPOUT)(x)

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +48,8 @@ class Schedule(NamedTuple):
     weight_decay : float
         Of AdamW: what share of a weight goes each step, times the learning rate.
     batch_size : int
+    label_smoothing : float
+        Share of each label that is given to all classes alike (Szegedy et al., arXiv 1512.00567).
     """
 
     learning_rate: float
@@ -56,6 +59,7 @@ class Schedule(NamedTuple):
     warmup: int = 0
     weight_decay: float = 0.0
     batch_size: int = BATCH_SIZE
+    label_smoothing: float = 0.0
 
 
 def schedule(phase: str, photos: int) -> Schedule:
@@ -277,8 +281,8 @@ def _compile(network: keras.Model, how: Schedule, steps: int) -> None:
     )
     network.compile(
         optimizer=keras.optimizers.AdamW(rate, weight_decay=how.weight_decay),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=how.label_smoothing),
+        weighted_metrics=["accuracy"],
     )
     network.optimizer.build(network.trainable_variables)
 
@@ -297,20 +301,22 @@ def train_baseline(features: Features, *, seed: int, asked: Asked, folder: Path)
         Says which photos; its taps are not used.
     seed : int
     asked : dict
-        What of the schedule is to differ from the rule: ``learning_rate``, ``epochs``,
-        ``batch_size``.
+        ``batch_norm``, ``balanced``, and what of the schedule is to differ from the rule:
+        ``learning_rate``, ``epochs``, ``batch_size``, ``label_smoothing``.
     folder : Path
         Of the result; the state after each epoch is kept there.
     """
     keras.utils.set_random_seed(seed)
-    network = networks.baseline(len(features.class_names))
-    size = networks.BASELINE_SIZE
+    network = networks.baseline(len(features.class_names), batch_norm=asked["batch_norm"])
+    photos = partial(
+        Batches, features, size=networks.BASELINE_SIZE, balanced=bool(asked["balanced"])
+    )
     how = _override(schedule("scratch", len(features.rows("train"))), asked)
     history = _last_phase(
         network,
         network,
-        Batches(features, "train", size=size, seed=seed, batch_size=how.batch_size),
-        Batches(features, "val", size=size),
+        photos("train", seed=seed, batch_size=how.batch_size),
+        photos("val"),
         phase="scratch",
         how=how,
         augmentation=augmentation(seed),
@@ -336,8 +342,8 @@ def train_finetuned(
         Those that the features were made with.
     seed : int
     asked : dict
-        ``unfreeze``, ``variants``, and what of the last phase's schedule is to differ from the
-        rule.
+        ``unfreeze``, ``variants``, ``balanced``, and what of the last phase's schedule is to
+        differ from the rule.
     folder : Path
         Of the result; the state after each epoch is kept there.
     out : Path
@@ -346,10 +352,12 @@ def train_finetuned(
     keras.utils.set_random_seed(seed)
     top = networks.top(features.read(networks.TOP_TAPS, "train"), len(features.class_names))
     network = networks.vgg16_with(top, vgg16.arrays)
-    first, chosen = logistic.fit(top, features)
-    start = str(asked["unfreeze"])
-    networks.unfreeze(network, start)
+    start, balanced = str(asked["unfreeze"]), bool(asked["balanced"])
     how = _override(schedule(start, len(features.rows("train"))), asked)
+    first, chosen = logistic.fit(
+        top, features, balanced=balanced, label_smoothing=how.label_smoothing
+    )
+    networks.unfreeze(network, start)
     seconds = {"features": features.seconds_of(SIZE)}
     if start in networks.ENTERED_BY and asked["variants"]:
         layer = networks.ENTERED_BY[start]
@@ -357,13 +365,14 @@ def train_finetuned(
         seconds["activations"] = sum(variant.seconds for variant in variants)
         trained, varied = networks.tail(network, start), None
         train: Any = ActivationBatches(
-            features, "train", variants, seed=seed, batch_size=how.batch_size
+            features, "train", variants, seed=seed, batch_size=how.batch_size, balanced=balanced
         )
-        val: Any = ActivationBatches(features, "val", variants[:1])
+        val: Any = ActivationBatches(features, "val", variants[:1], balanced=balanced)
     else:
         trained, varied = network, augmentation(seed)
-        train = Batches(features, "train", size=SIZE, seed=seed, batch_size=how.batch_size)
-        val = Batches(features, "val", size=SIZE)
+        photos = partial(Batches, features, size=SIZE, balanced=balanced)
+        train = photos("train", seed=seed, batch_size=how.batch_size)
+        val = photos("val")
     second = _last_phase(
         trained,
         network,
@@ -457,7 +466,7 @@ def predict(network: keras.Model, features: Features) -> Predictions:
 def _override(how: Schedule, asked: Asked) -> Schedule:
     given = {
         key: asked[key]
-        for key in ("learning_rate", "epochs", "batch_size")
+        for key in ("learning_rate", "epochs", "batch_size", "label_smoothing")
         if asked[key] is not None
     }
     return how._replace(**given)
