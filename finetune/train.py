@@ -1,5 +1,6 @@
 """Train a network in phases, keep its best weights by the val split, remember every epoch."""
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,6 +26,9 @@ Asked = dict[str, Any]
 
 STATE = "training.h5"
 """File in the folder of a result while it is trained."""
+
+LOGS = "tensorboard"
+"""Folder in that of a result with the curves of its training, for TensorBoard."""
 
 BEST_SO_FAR = "best-so-far.keras"
 """File in the folder of a result whose training was stopped."""
@@ -188,6 +192,7 @@ def fit(
     augmentation: keras.Model | None = None,
     kept: Path | None = None,
     of: dict[str, Any] | None = None,
+    logs: Path | None = None,
 ) -> History:
     """Train what is not frozen of a network and leave it with the weights that did best on val.
 
@@ -209,6 +214,8 @@ def fit(
         File that keeps the state after each epoch; training goes on from what it holds.
     of : dict or None
         What the state depends on besides `how`: one that was kept of something else is not used.
+    logs : Path or None
+        Folder for TensorBoard, emptied first unless training goes on.
 
     Returns
     -------
@@ -241,6 +248,11 @@ def fit(
             if state is not None:
                 epochs.resume(state)
                 say(f"{phase}: going on after epoch {len(state.history['loss'])}")
+            callbacks = [keras.callbacks.TerminateOnNaN(), epochs]
+            if logs is not None:
+                if state is None:
+                    shutil.rmtree(logs, ignore_errors=True)
+                callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False))
             done = len(epochs.history.get("loss", []))
             advance(done * len(train))
             if not done or epochs.waited() < how.patience:
@@ -250,7 +262,7 @@ def fit(
                         validation_data=val,
                         epochs=how.epochs,
                         initial_epoch=done,
-                        callbacks=[keras.callbacks.TerminateOnNaN(), epochs],
+                        callbacks=callbacks,
                         verbose=0,
                     )
                 finally:
@@ -423,7 +435,7 @@ def _last_phase(
 ) -> History:
     """Train as `fit` does, and keep the best network so far if a signal stops it."""
     try:
-        return fit(trained, train, val, kept=folder / STATE, **options)
+        return fit(trained, train, val, kept=folder / STATE, logs=folder / LOGS, **options)
     except Stopped:
         path = folder / BEST_SO_FAR
         save(whole, path)
