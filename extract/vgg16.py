@@ -13,7 +13,9 @@ from extract.recipe import SIZE, TAPS, windows
 from extract.weights import IMAGENET_MEANS_BGR, LAYERS
 
 
-def convolutions(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> keras.Model:
+def convolutions(
+    arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE, precision: str = "float32"
+) -> keras.Model:
     """Build VGG16's convolutions with their weights, named as Keras names them.
 
     Parameters
@@ -22,6 +24,8 @@ def convolutions(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> 
         As in `extract.weights.Weights`.
     size : int
         One of `extract.recipe.SIZES`.
+    precision : str
+        Dtype policy of all but the preprocessing, ``mixed_float16`` for one.
 
     Returns
     -------
@@ -35,10 +39,12 @@ def convolutions(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> 
     x = preprocess(photos)
     for index, (name, filters) in enumerate(LAYERS.items()):
         block = name.split("_")[0]
-        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", name=name)(x)
+        x = keras.layers.Conv2D(
+            filters, 3, padding="same", activation="relu", name=name, dtype=precision
+        )(x)
         following = list(LAYERS)[index + 1 : index + 2]
         if not following or not following[0].startswith(block):
-            x = keras.layers.MaxPooling2D(2, name=f"{block}_pool")(x)
+            x = keras.layers.MaxPooling2D(2, name=f"{block}_pool", dtype=precision)(x)
     network = keras.Model(photos, x, name="vgg16")
     flip = np.eye(3)[::-1].reshape(1, 1, 3, 3)
     preprocess.set_weights([flip, -np.array(IMAGENET_MEANS_BGR)])

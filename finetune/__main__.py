@@ -106,13 +106,14 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
     """Train one network unless its result is there already, and leave its result."""
     folder = results.runs_of(features.data, options.out) / name
     asked = {key: getattr(options, key) for key in (*OF_BOTH, *OF_ONE[name])}
-    given = {"seed": options.seed, "asked": asked, "folder": folder}
     if not options.again and _is_done(folder, features, asked, options.seed):
         say(f"{folder}: nothing to do (--again trains it anew)")
         return
     # Importing Keras takes seconds, and there may have been nothing to do.
-    from finetune import train
+    from finetune import hardware, train
 
+    on = hardware.find()
+    given = {"seed": options.seed, "asked": asked, "folder": folder, "on": on}
     if name == "baseline":
         trained = train.train_baseline(features, **given)
     else:
@@ -124,6 +125,9 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
                 "--weights, or run make features with these"
             )
         trained = train.train_finetuned(features, vgg16, out=options.out, **given)
+    if not on.is_chief:
+        say(f"{name}: trained; worker 0 leaves the result")
+        return
     started = time.perf_counter()
     predictions = train.predict(trained.network, features)
     result = Result(
@@ -133,7 +137,12 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
         data_digest=features.data_digest,
         recipe_digest=recipe_digest(features.recipes[SIZE]),
         class_names=features.class_names,
-        hyperparameters={"asked": asked, **trained.schedules},
+        hyperparameters={
+            "asked": asked,
+            "precision": on.precision,
+            "parts": on.train.parts,
+            **trained.schedules,
+        },
         tried=[],
         seconds={**trained.seconds, "predict": time.perf_counter() - started},
         epochs=len(trained.history["phase"]),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,35 @@ KEPT_BYTES = 1 << 30
 """Decoded photos are kept in memory for the next epoch up to this much."""
 
 
+class Share(NamedTuple):
+    """What one worker is given of every batch.
+
+    Attributes
+    ----------
+    parts : int
+        A batch is made up of so many of equal size; where rows are wanting one is repeated, with
+        no weight.
+    part : int or None
+        The one that is given; all of them if None.
+    """
+
+    parts: int = 1
+    part: int | None = None
+
+    def of(
+        self, rows: NDArray[np.intp], weights: NDArray[np.float32]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """Return rows and weights of the share; the mean over all parts is that of the batch."""
+        wanting = -len(rows) % self.parts
+        weights = np.append(weights * (1 + wanting / len(rows)), np.zeros(wanting))
+        rows = np.append(rows, np.repeat(rows[:1], wanting))
+        given = slice(self.part, None, 1 if self.part is None else self.parts)
+        return rows[given], weights[given].astype(np.float32)
+
+
+WHOLE = Share()
+
+
 class _Split(keras.utils.PyDataset):  # type: ignore[misc]
     """The rows of a split, in batches; every row once an epoch, the last batch may be smaller.
 
@@ -28,13 +57,23 @@ class _Split(keras.utils.PyDataset):  # type: ignore[misc]
     """
 
     def __init__(
-        self, features: Features, split: str, *, seed: int | None, batch_size: int, balanced: bool
+        self,
+        features: Features,
+        split: str,
+        *,
+        seed: int | None,
+        batch_size: int,
+        balanced: bool,
+        share: Share,
     ) -> None:
         super().__init__(workers=pipeline.READERS, max_queue_size=4)
         rows = features.rows(split)
         self.digests = [features.digests[row] for row in rows]
         self.labels = one_hot(features.labels[rows], len(features.class_names))
-        self.weights = class_weights(features.labels[rows]) if balanced else None
+        weights = class_weights(features.labels[rows]) if balanced else np.ones(len(rows))
+        self.weights = weights.astype(np.float32)
+        self.weighted = balanced or share != WHOLE
+        self.share = share
         self.seed = seed
         self.batch_size = batch_size
         self.order = np.arange(len(rows))
@@ -44,10 +83,11 @@ class _Split(keras.utils.PyDataset):  # type: ignore[misc]
         return -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        """Return inputs (b, ...), one-hot labels (b, k) and, if balanced, weights (b,), float32."""
+        """Return inputs (b, ...), one-hot labels (b, k) and, if they differ, weights (b,)."""
         rows = self.order[number * self.batch_size : (number + 1) * self.batch_size]
+        rows, weights = self.share.of(rows, self.weights[rows])
         batch = np.stack([self.input(row) for row in rows]), self.labels[rows]
-        return batch if self.weights is None else (*batch, self.weights[rows])
+        return (*batch, weights) if self.weighted else batch
 
     def begin(self, epoch: int) -> None:
         """Draw what is new in an epoch, counted from 0: the order of the rows."""
@@ -78,6 +118,8 @@ class ActivationBatches(_Split):
     batch_size : int
     balanced : bool
         Whether each row comes with a weight by which all classes of the split weigh the same.
+    share : Share
+        Of every batch.
     """
 
     def __init__(
@@ -89,10 +131,13 @@ class ActivationBatches(_Split):
         seed: int | None = None,
         batch_size: int = BATCH_SIZE,
         balanced: bool = False,
+        share: Share = WHOLE,
     ) -> None:
         self.variants = variants
         self.drawn = np.zeros(len(features.rows(split)), np.intp)
-        super().__init__(features, split, seed=seed, batch_size=batch_size, balanced=balanced)
+        super().__init__(
+            features, split, seed=seed, batch_size=batch_size, balanced=balanced, share=share
+        )
 
     def draw(self, random: np.random.Generator) -> None:
         """Draw a variant of every row, too."""
@@ -120,6 +165,8 @@ class Batches(_Split):
     batch_size : int
     balanced : bool
         Whether each row comes with a weight by which all classes of the split weigh the same.
+    share : Share
+        Of every batch.
     """
 
     def __init__(
@@ -131,8 +178,11 @@ class Batches(_Split):
         seed: int | None = None,
         batch_size: int = BATCH_SIZE,
         balanced: bool = False,
+        share: Share = WHOLE,
     ) -> None:
-        super().__init__(features, split, seed=seed, batch_size=batch_size, balanced=balanced)
+        super().__init__(
+            features, split, seed=seed, batch_size=batch_size, balanced=balanced, share=share
+        )
         rows = features.rows(split)
         self.root = Path(str(features.attributes["root"]))
         self.paths = [features.paths[row] for row in rows]
@@ -165,8 +215,8 @@ def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
 
 def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the weight of each row by which all classes weigh the same, 1 on average: (n,)."""
-    weights: NDArray[np.float32] = compute_sample_weight("balanced", labels).astype(np.float32)
-    return weights
+    weights: NDArray[np.float64] = compute_sample_weight("balanced", labels)
+    return weights.astype(np.float32)
 
 
 def augmentation(seed: int) -> Any:

@@ -20,7 +20,7 @@ ENTERED_BY = {"block5": "block4_pool", "block4": "block3_pool"}
 """What the trained layers are given, where frozen ones come before them."""
 
 
-def baseline(classes: int, *, batch_norm: bool = False) -> keras.Model:
+def baseline(classes: int, *, batch_norm: bool = False, precision: str = "float32") -> keras.Model:
     """Build the small network that is trained from scratch.
 
     Four convolutions, each with pooling, then dropout and softmax.
@@ -31,6 +31,8 @@ def baseline(classes: int, *, batch_norm: bool = False) -> keras.Model:
     batch_norm : bool
         Normalise what each convolution gives by the batch's mean and variance (Ioffe and Szegedy,
         arXiv 1502.03167).
+    precision : str
+        Dtype policy of all but the softmax, ``mixed_float16`` for one.
 
     Returns
     -------
@@ -40,14 +42,16 @@ def baseline(classes: int, *, batch_norm: bool = False) -> keras.Model:
     photos = keras.Input((BASELINE_SIZE, BASELINE_SIZE, 3), name="rgb")
     x = keras.layers.Rescaling(1 / 255)(photos)
     for filters in BASELINE_FILTERS:
-        x = keras.layers.Conv2D(filters, 3, padding="same", use_bias=not batch_norm)(x)
+        x = keras.layers.Conv2D(
+            filters, 3, padding="same", use_bias=not batch_norm, dtype=precision
+        )(x)
         if batch_norm:
             # Few photos are few steps: with Keras's 0.99 the means would lag epochs behind.
-            x = keras.layers.BatchNormalization(momentum=0.9)(x)
-        x = keras.layers.ReLU()(x)
-        x = keras.layers.MaxPooling2D(2)(x)
-    x = keras.layers.Flatten()(x)
-    x = keras.layers.Dropout(DROPOUT)(x)
+            x = keras.layers.BatchNormalization(momentum=0.9, dtype=precision)(x)
+        x = keras.layers.ReLU(dtype=precision)(x)
+        x = keras.layers.MaxPooling2D(2, dtype=precision)(x)
+    x = keras.layers.Flatten(dtype=precision)(x)
+    x = keras.layers.Dropout(DROPOUT, dtype=precision)(x)
     return keras.Model(
         photos, keras.layers.Dense(classes, activation="softmax")(x), name="baseline"
     )
@@ -81,7 +85,9 @@ def top(features: NDArray[np.float32], classes: int) -> keras.Model:
     return keras.Model(taps, dense(x), name="top")
 
 
-def vgg16_with(top: keras.Model, arrays: Sequence[NDArray[np.float32]]) -> keras.Model:
+def vgg16_with(
+    top: keras.Model, arrays: Sequence[NDArray[np.float32]], *, precision: str = "float32"
+) -> keras.Model:
     """Put a top on VGG16, all its convolutions frozen.
 
     Parameters
@@ -90,13 +96,15 @@ def vgg16_with(top: keras.Model, arrays: Sequence[NDArray[np.float32]]) -> keras
         Shared, not copied: training one trains the other.
     arrays : sequence of 26 ndarrays
         As in `extract.weights.Weights`.
+    precision : str
+        Dtype policy of the convolutions, ``mixed_float16`` for one; the top is as it is.
 
     Returns
     -------
     keras.Model
         (n, 224, 224, 3) RGB 0..255 to (n, classes) probabilities.
     """
-    base = vgg16.convolutions(arrays)
+    base = vgg16.convolutions(arrays, precision=precision)
     for layer in base.layers:
         layer.trainable = False
     taps = vgg16.taps(base)

@@ -20,9 +20,13 @@ from extract.store import Features
 from extract.weights import Weights
 from finetune import checkpoint, logistic, networks
 from finetune.batches import BATCH_SIZE, ActivationBatches, Batches, augmentation
+from finetune.hardware import Hardware
 
 History = dict[str, list[Any]]
 Asked = dict[str, Any]
+
+HERE = Hardware()
+"""One processor."""
 
 STATE = "training.h5"
 """File in the folder of a result while it is trained."""
@@ -133,9 +137,10 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         before: float,
         keep: Callable[[checkpoint.State], None],
         advance: Callable[[int], None],
+        on: Hardware,
     ) -> None:
         super().__init__()
-        self.network, self.train, self.how = network, train, how
+        self.network, self.train, self.how, self.on = network, train, how, on
         self.sign = 1 if how.monitor == "accuracy" else -1
         self.before = before
         self.keep = keep
@@ -167,10 +172,11 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         self.advance(1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = {name: float(value) for name, value in (logs or {}).items()}
+        logs = self.on.mean({name: float(value) for name, value in (logs or {}).items()})
         if not np.isfinite(logs["loss"]):
-            # TerminateOnNaN stops the training; what is kept is from before.
+            # What is kept is from before.
             self.history.setdefault("loss", []).append(logs["loss"])
+            self.model.stop_training = True
             return
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
@@ -193,6 +199,7 @@ def fit(
     kept: Path | None = None,
     of: dict[str, Any] | None = None,
     logs: Path | None = None,
+    on: Hardware = HERE,
 ) -> History:
     """Train what is not frozen of a network and leave it with the weights that did best on val.
 
@@ -216,6 +223,8 @@ def fit(
         What the state depends on besides `how`: one that was kept of something else is not used.
     logs : Path or None
         Folder for TensorBoard, emptied first unless training goes on.
+    on : Hardware
+        In whose scope `network` and `augmentation` were made.
 
     Returns
     -------
@@ -228,28 +237,33 @@ def fit(
     InputError
         If the loss is no longer a number, or memory does not suffice.
     """
-    trained = network
-    if augmentation is not None:
-        trained = keras.Sequential([keras.Input(network.input_shape[1:]), augmentation, network])
-    _compile(network, how, len(train))
     described = {"of": of, "phase": phase, "how": how._asdict()}
     try:
-        before = network.evaluate(val, verbose=0, return_dict=True)[how.monitor]
-        _compile(trained, how, len(train))
+        with on.scope():
+            trained = network
+            if augmentation is not None:
+                photos = keras.Input(network.input_shape[1:])
+                trained = keras.Sequential([photos, augmentation, network])
+            _compile(network, how, len(train), on=on)
+            before = on.mean(network.evaluate(val, verbose=0, return_dict=True))[how.monitor]
+            _compile(trained, how, len(train), on=on)
         with console.progress(phase, how.epochs * len(train), unit="batches") as advance:
 
             def keep(state: checkpoint.State) -> None:
-                if kept is not None:
+                if kept is not None and on.is_chief:
                     checkpoint.write(kept, state, of=described)
 
-            epochs = _Epochs(network, train, how, before=before, keep=keep, advance=advance)
+            epochs = _Epochs(network, train, how, before=before, keep=keep, advance=advance, on=on)
             epochs.set_model(trained)
             state = checkpoint.read(kept, of=described) if kept is not None else None
             if state is not None:
                 epochs.resume(state)
                 say(f"{phase}: going on after epoch {len(state.history['loss'])}")
-            callbacks = [keras.callbacks.TerminateOnNaN(), epochs]
-            if logs is not None:
+            callbacks = [epochs]
+            if on.between is None:
+                # Amid an epoch workers would not all stop.
+                callbacks.append(keras.callbacks.TerminateOnNaN())
+            if logs is not None and on.is_chief:
                 if state is None:
                     shutil.rmtree(logs, ignore_errors=True)
                 callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False))
@@ -263,6 +277,8 @@ def fit(
                         epochs=how.epochs,
                         initial_epoch=done,
                         callbacks=callbacks,
+                        # The order is drawn by `train`, and the same when training is resumed.
+                        shuffle=False,
                         verbose=0,
                     )
                 finally:
@@ -283,7 +299,7 @@ def fit(
     return {**history, "phase": [phase] * len(history["loss"])}
 
 
-def _compile(network: keras.Model, how: Schedule, steps: int) -> None:
+def _compile(network: keras.Model, how: Schedule, steps: int, *, on: Hardware = HERE) -> None:
     warmup = how.warmup * steps
     rate = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else how.learning_rate,
@@ -292,9 +308,11 @@ def _compile(network: keras.Model, how: Schedule, steps: int) -> None:
         warmup_steps=warmup,
     )
     network.compile(
-        optimizer=keras.optimizers.AdamW(rate, weight_decay=how.weight_decay),
+        optimizer=on.optimizer(learning_rate=rate, weight_decay=how.weight_decay),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=how.label_smoothing),
         weighted_metrics=["accuracy"],
+        # XLA cannot average over workers.
+        jit_compile="auto" if on.between is None else False,
     )
     network.optimizer.build(network.trainable_variables)
 
@@ -304,7 +322,9 @@ def _variables(network: keras.Model) -> list[Any]:
     return [*network.variables, *network.optimizer.variables]
 
 
-def train_baseline(features: Features, *, seed: int, asked: Asked, folder: Path) -> Trained:
+def train_baseline(
+    features: Features, *, seed: int, asked: Asked, folder: Path, on: Hardware = HERE
+) -> Trained:
     """Train the small network from scratch on the train split.
 
     Parameters
@@ -317,9 +337,14 @@ def train_baseline(features: Features, *, seed: int, asked: Asked, folder: Path)
         ``learning_rate``, ``epochs``, ``batch_size``, ``label_smoothing``.
     folder : Path
         Of the result; the state after each epoch is kept there.
+    on : Hardware
     """
     keras.utils.set_random_seed(seed)
-    network = networks.baseline(len(features.class_names), batch_norm=asked["batch_norm"])
+    build = partial(
+        networks.baseline, len(features.class_names), batch_norm=bool(asked["batch_norm"])
+    )
+    with on.scope():
+        network, varied = build(precision=on.precision), augmentation(seed)
     photos = partial(
         Batches, features, size=networks.BASELINE_SIZE, balanced=bool(asked["balanced"])
     )
@@ -327,20 +352,30 @@ def train_baseline(features: Features, *, seed: int, asked: Asked, folder: Path)
     history = _last_phase(
         network,
         network,
-        photos("train", seed=seed, batch_size=how.batch_size),
-        photos("val"),
+        photos("train", seed=seed, batch_size=how.batch_size, share=on.train),
+        photos("val", share=on.val),
         phase="scratch",
         how=how,
-        augmentation=augmentation(seed),
+        augmentation=varied,
         folder=folder,
-        of=_of(features, seed, asked),
+        of=_of(features, seed, asked, on),
+        on=on,
     )
     seconds = {"fit": float(sum(history["seconds"]))}
-    return Trained(network, history, {"scratch": how._asdict()}, seconds, network.count_params())
+    parameters = sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
+    schedules = {"scratch": how._asdict()}
+    return Trained(on.plain(network, build), history, schedules, seconds, parameters)
 
 
 def train_finetuned(
-    features: Features, vgg16: Weights, *, seed: int, asked: Asked, folder: Path, out: Path
+    features: Features,
+    vgg16: Weights,
+    *,
+    seed: int,
+    asked: Asked,
+    folder: Path,
+    out: Path,
+    on: Hardware = HERE,
 ) -> Trained:
     """Give VGG16 a new top, fitted on the cached features, then train its last layers.
 
@@ -360,31 +395,43 @@ def train_finetuned(
         Of the result; the state after each epoch is kept there.
     out : Path
         Where ``features/`` is.
+    on : Hardware
     """
     keras.utils.set_random_seed(seed)
-    top = networks.top(features.read(networks.TOP_TAPS, "train"), len(features.class_names))
-    network = networks.vgg16_with(top, vgg16.arrays)
     start, balanced = str(asked["unfreeze"]), bool(asked["balanced"])
     how = _override(schedule(start, len(features.rows("train"))), asked)
-    first, chosen = logistic.fit(
-        top, features, balanced=balanced, label_smoothing=how.label_smoothing
-    )
+
+    def build(precision: str = "float32") -> keras.Model:
+        top = networks.top(features.read(networks.TOP_TAPS, "train"), len(features.class_names))
+        return networks.vgg16_with(top, vgg16.arrays, precision=precision)
+
+    with on.scope():
+        network = build(on.precision)
+        first, chosen = logistic.fit(
+            network.get_layer("top"),
+            features,
+            balanced=balanced,
+            label_smoothing=how.label_smoothing,
+        )
     networks.unfreeze(network, start)
     seconds = {"features": features.seconds_of(SIZE)}
     if start in networks.ENTERED_BY and asked["variants"]:
         layer = networks.ENTERED_BY[start]
         variants = cached(features, vgg16, layer, variants=asked["variants"], out=out)
         seconds["activations"] = sum(variant.seconds for variant in variants)
-        trained, varied = networks.tail(network, start), None
-        train: Any = ActivationBatches(
-            features, "train", variants, seed=seed, batch_size=how.batch_size, balanced=balanced
+        batches = partial(ActivationBatches, features, balanced=balanced)
+        train: Any = batches(
+            "train", variants, seed=seed, batch_size=how.batch_size, share=on.train
         )
-        val: Any = ActivationBatches(features, "val", variants[:1], balanced=balanced)
+        val: Any = batches("val", variants[:1], share=on.val)
+        with on.scope():
+            trained, varied = networks.tail(network, start), None
     else:
-        trained, varied = network, augmentation(seed)
         photos = partial(Batches, features, size=SIZE, balanced=balanced)
-        train = photos("train", seed=seed, batch_size=how.batch_size)
-        val = photos("val")
+        train = photos("train", seed=seed, batch_size=how.batch_size, share=on.train)
+        val = photos("val", share=on.val)
+        with on.scope():
+            trained, varied = network, augmentation(seed)
     second = _last_phase(
         trained,
         network,
@@ -394,12 +441,13 @@ def train_finetuned(
         how=how,
         augmentation=varied,
         folder=folder,
-        of=_of(features, seed, asked),
+        of=_of(features, seed, asked, on),
+        on=on,
     )
     history = {key: first[key] + second[key] for key in first}
     seconds["fit"] = sum(history["seconds"])
     return Trained(
-        network,
+        on.plain(network, build),
         history,
         {"top": chosen, start: how._asdict()},
         seconds,
@@ -431,12 +479,15 @@ def _last_phase(
     val: Any,
     *,
     folder: Path,
+    on: Hardware,
     **options: Any,
 ) -> History:
     """Train as `fit` does, and keep the best network so far if a signal stops it."""
     try:
-        return fit(trained, train, val, kept=folder / STATE, logs=folder / LOGS, **options)
+        return fit(trained, train, val, kept=folder / STATE, logs=folder / LOGS, on=on, **options)
     except Stopped:
+        if not on.is_chief:
+            raise
         path = folder / BEST_SO_FAR
         save(whole, path)
         warn(f"{path}: the best network so far")
@@ -452,13 +503,15 @@ def save(network: keras.Model, path: Path) -> None:
         atomic.write_bytes(path, written.read_bytes())
 
 
-def _of(features: Features, seed: int, asked: Asked) -> dict[str, Any]:
+def _of(features: Features, seed: int, asked: Asked, on: Hardware) -> dict[str, Any]:
     """Describe what a state of training depends on besides its schedule."""
     return {
         "data_digest": features.data_digest,
         "weights_digest": str(features.attributes["weights_digest"]),
         "seed": seed,
         "asked": asked,
+        "precision": on.precision,
+        "parts": on.train.parts,
     }
 
 
