@@ -180,7 +180,7 @@ def test_mixed_precision_scales_the_loss_and_trains() -> None:
     x = keras.layers.Dense(8, activation="relu", dtype=on.precision)(inputs)
     assert (x.dtype, inputs.dtype) == ("float16", "float32")
     network = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
-    train._compile(network, train.Schedule(0.1, 1, 1), 1, on=on)
+    train._compile(network, train.Schedule(0.1, 30, 30), 1, on=on)
     assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)
     points = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     labels = batches.one_hot((points[:, 0] > 0).astype(int), 2)
