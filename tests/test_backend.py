@@ -48,6 +48,22 @@ def test_another_backend_gives_the_same_taps(
     assert relative_difference(found, keras_engine.build(reference).forward(photos)) < 1e-5
 
 
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_another_backend_trains_and_resumes(backend: str) -> None:
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    chosen = ["tests/test_train.py", "-k", "best_epoch or resumed or augmentation"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
+        cwd=CHECKOUT,
+        env=os.environ | {"KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+
+
 def test_a_smaller_batch_is_not_traced_anew() -> None:
     photos = keras.Input((4, 4, 3))
     network = keras.Model(photos, {"sum": keras.layers.Flatten()(photos)})

@@ -74,7 +74,13 @@ def test_nothing_is_trained_again_when_nothing_changed(made: Path, vgg16_weights
     assert " keras" not in done.stderr
     assert " tensorflow" not in done.stderr
     assert (folder / "model.keras").stat().st_mtime_ns == before
-    done = finetune(*arguments[:-3], 1, "--models", "baseline")
+    options = ("--balanced", "--label-smoothing", 0.1, "--batch-norm")
+    done = finetune(*arguments[:-3], 1, "--models", "baseline", *options)
+    asked = results.load(folder).hyperparameters["asked"]
+    assert asked == {
+        **{"learning_rate": None, "epochs": 1, "batch_size": None},
+        **{"label_smoothing": 0.1, "balanced": True, "batch_norm": True},
+    }
     assert "2 epochs" not in done.stdout
     assert "1 epochs" in done.stdout
 
@@ -154,3 +160,11 @@ def test_numbers_that_make_no_sense_are_refused(option: tuple[str, int], tmp_pat
     done = finetune("train", "pets", "--out", tmp_path, *option)
     assert done.returncode == 2
     assert f"argument {option[0]}: {option[1]} is less than" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("share", ["1", "-0.1", "nan"])
+def test_label_smoothing_is_a_share(share: str, tmp_path: Path) -> None:
+    done = finetune("train", "pets", "--out", tmp_path, "--label-smoothing", share)
+    assert done.returncode == 2
+    said = f"argument --label-smoothing: {share} is not at least 0 and less than 1"
+    assert said in done.stderr.splitlines()[-1]

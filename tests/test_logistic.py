@@ -29,6 +29,26 @@ def test_the_solution_is_that_of_the_strength_that_is_best_on_val(classes: int) 
     assert (logits.argmax(axis=1) == val_y).mean() > 0.7
 
 
+def test_balanced_a_rare_class_weighs_as_much_as_a_common_one() -> None:
+    x, y = points(400, 2, 0)
+    val_x, val_y = points(100, 2, 1)
+    x, val_x = x / 2, val_x / 2
+    # Of class 1 an eighth is left.
+    few = np.flatnonzero((y == 0) | (np.arange(400) < 50))
+    few_val = np.flatnonzero((val_y == 0) | (np.arange(100) < 12))
+    recalls = []
+    for balanced in (False, True):
+        found = solve(
+            *(x[few], y[few], val_x[few_val], val_y[few_val]),
+            classes=2,
+            balanced=balanced,
+        )
+        predicted = (val_x @ found.kernel + found.bias).argmax(axis=1)
+        recalls.append([(predicted == k)[val_y == k].mean() for k in (0, 1)])
+    assert recalls[0][0] > recalls[0][1] + 0.2
+    assert abs(recalls[1][0] - recalls[1][1]) < 0.15
+
+
 def test_a_class_without_a_photo_in_train_is_never_predicted() -> None:
     x, y = points(60, 2, 0)
     found = solve(x, y * 2, x, y * 2, classes=3)

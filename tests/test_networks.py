@@ -14,7 +14,7 @@ from extract.images import decode
 from extract.store import Features
 from extract.weights import LAYERS
 from finetune import batches, networks
-from finetune.batches import ActivationBatches, Batches, one_hot
+from finetune.batches import ActivationBatches, Batches, Share, class_weights, one_hot
 from tests.conftest import Arrays, write_photos
 
 
@@ -102,9 +102,11 @@ def test_memory_for_decoded_photos_is_bounded(
     np.testing.assert_array_equal(whole(split)[0], unbounded)
 
 
-def test_the_baseline_has_four_convolutions_dropout_and_softmax() -> None:
-    network = networks.baseline(5)
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_the_baseline_has_four_convolutions_dropout_and_softmax(batch_norm: bool) -> None:
+    network = networks.baseline(5, batch_norm=batch_norm)
     kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds.count("BatchNormalization") == 4 * batch_norm
     assert kinds.count("Conv2D") == 4
     assert kinds.count("MaxPooling2D") == 4
     assert "Dropout" in kinds
@@ -112,6 +114,39 @@ def test_the_baseline_has_four_convolutions_dropout_and_softmax() -> None:
     probabilities = network.predict(photos, verbose=0)
     assert probabilities.shape == (3, 5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_class_weights_let_every_class_weigh_the_same() -> None:
+    weights = class_weights(np.array([0, 2, 0, 0, 2, 0]))
+    np.testing.assert_allclose(weights, [0.75, 1.5, 0.75, 0.75, 1.5, 0.75])
+
+
+def test_each_row_brings_its_weight_where_classes_are_balanced(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(Batches(features, "train", size=16)[0]) == 2
+    # The classes of these photos are balanced, so that all true weights are 1.
+    monkeypatch.setattr(batches, "class_weights", lambda labels: labels + 1.0)
+    split = Batches(features, "train", size=16, seed=0, balanced=True)
+    for number in range(len(split)):
+        _, labels, weights = split[number]
+        np.testing.assert_array_equal(weights, labels.argmax(axis=1) + 1)
+
+
+def test_the_shares_of_a_batch_are_all_of_it(features: Features) -> None:
+    whole_split = Batches(features, "train", size=16, seed=1, batch_size=8)
+    halves = [
+        Batches(features, "train", size=16, seed=1, batch_size=8, share=Share(2, part))
+        for part in range(2)
+    ]
+    for number in range(len(whole_split)):
+        photos, labels = whole_split[number]
+        parts = [half[number] for half in halves]
+        real = [weights > 0 for _, _, weights in parts]
+        assert sum(np.count_nonzero(each) for each in real) == len(photos)
+        for index, kept in enumerate(real):
+            np.testing.assert_array_equal(parts[index][0][kept], photos[index::2])
+            np.testing.assert_array_equal(parts[index][1][kept], labels[index::2])
 
 
 def test_the_top_standardises_by_the_training_photos_and_bounds_what_never_varied() -> None:

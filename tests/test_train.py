@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from extract.backend import keras
 from extract.console import InputError, Stopped
@@ -41,6 +42,45 @@ def line() -> Any:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((1,))
     return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(inputs))
+
+
+class Weighted(Given):
+    """One batch with weights."""
+
+    def __init__(self, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> None:
+        super().__init__(inputs, labels)
+        self.batch = inputs, labels, weights  # type: ignore[assignment]
+
+
+class Drawn(Given):
+    """Rows in an order drawn each epoch, in batches of 16, the last of 4, by two threads."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(*points(seed).batch)
+        self.workers = 2
+        self.begin(0)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        x, y = self.batch
+        rows = self.order[:52][16 * number : 16 * number + 16]
+        return x[rows], y[rows]
+
+    def begin(self, epoch: int) -> None:
+        self.order = np.random.default_rng(epoch).permutation(64)
+
+
+def curve(logs: Path) -> list[int]:
+    """Return the epochs that TensorBoard shows of the loss on train and on val."""
+    epochs = []
+    for split in ("train", "validation"):
+        events = EventAccumulator(str(logs / split), size_guidance={"tensors": 0})
+        events.Reload()
+        epochs.append([event.step for event in events.Tensors("epoch_loss")])
+    assert epochs[0] == epochs[1]
+    return epochs[0]
 
 
 def test_the_weights_left_are_those_of_the_best_epoch_on_val() -> None:
@@ -94,6 +134,27 @@ def test_frozen_layers_stay_bit_equal_and_thawed_ones_change(vgg16_arrays: Array
         if not np.array_equal(old, new)
     }
     assert changed == {"block5_conv1", "block5_conv2", "block5_conv3", "top"}
+
+
+def test_rows_of_no_weight_teach_nothing() -> None:
+    x, labels = points(0).batch
+    # Twice as many rows with the wrong label, which would prevail.
+    weights = np.repeat([1, 0, 0], 64).astype(np.float32)
+    wrong = labels[:, ::-1]
+    given = Weighted(np.concatenate([x, x, x]), np.concatenate([labels, wrong, wrong]), weights)
+    network = line()
+    history = fit(network, given, points(1), phase="p", how=Schedule(0.5, 30, 30))
+    assert history["accuracy"][-1] > 0.95
+    assert history["val_accuracy"][-1] > 0.95
+
+
+def test_label_smoothing_gives_a_share_of_each_label_to_all_classes() -> None:
+    network, (x, labels) = line(), points(1).batch
+    how = Schedule(0.5, 30, 30, label_smoothing=0.2)
+    history = fit(network, points(0), points(1), phase="p", how=how)
+    smooth = 0.8 * labels + 0.2 / 2
+    losses = -(smooth * np.log(network.predict(x, verbose=0))).sum(axis=1)
+    assert min(history["val_loss"]) == pytest.approx(losses.mean(), rel=1e-4)
 
 
 def test_augmentation_varies_training_and_nothing_else() -> None:
@@ -173,9 +234,10 @@ def test_training_that_is_killed_and_resumed_ends_as_if_nothing_had_been(
     how = Schedule(0.05, 8, 8, warmup=1, weight_decay=1e-3)
     options: dict[str, Any] = {"phase": "p", "how": how, "of": {"seed": 0}}
     whole = noisy_line()
-    expected = fit(whole, points(0), points(1), **options)
+    expected = fit(whole, Drawn(0), points(1), **options)
 
-    kept = tmp_path / "training.h5"
+    kept, logs = tmp_path / "training.h5", tmp_path / "tensorboard"
+    options |= {"kept": kept, "logs": logs}
     write = train.checkpoint.write
 
     def write_and_stop(path: Path, state: Any, **of: Any) -> None:
@@ -185,19 +247,23 @@ def test_training_that_is_killed_and_resumed_ends_as_if_nothing_had_been(
 
     monkeypatch.setattr(train.checkpoint, "write", write_and_stop)
     with pytest.raises(Stopped):
-        fit(noisy_line(), points(0), points(1), kept=kept, **options)
+        fit(noisy_line(), Drawn(0), points(1), **options)
     monkeypatch.setattr(train.checkpoint, "write", write)
     resumed = noisy_line()
-    history = fit(resumed, points(0), points(1), kept=kept, **options)
+    history = fit(resumed, Drawn(0), points(1), **options)
+    assert set(curve(logs)) >= {0, 1, 3, 4, 5, 6, 7}
     for name in ("loss", "val_loss", "accuracy", "val_accuracy", "phase"):
         assert history[name] == expected[name]
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     # Nothing is resumed of another training, nor of a damaged file.
-    other_seed = options | {"of": {"seed": 1}}
+    other_seed = {"of": {"seed": 1}, "phase": "p", "how": how._asdict()}
     assert train.checkpoint.read(kept, of=other_seed) is None
+    assert train.checkpoint.read(kept, of=other_seed | {"of": {"seed": 0}}) is not None
     kept.write_bytes(kept.read_bytes()[:-100])
-    assert len(fit(noisy_line(), points(0), points(1), kept=kept, **options)["loss"]) == 8
+    assert len(fit(noisy_line(), Drawn(0), points(1), **options)["loss"]) == 8
+    # Curves of another training are gone.
+    assert curve(logs) == list(range(8))
 
 
 def test_a_signal_leaves_the_best_weights_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
