@@ -16,6 +16,8 @@ from extract.store import Features
 
 BATCH_SIZE = 32
 Batch = tuple[NDArray[Any], ...]
+# On JAX Keras 3.15 begins an epoch with batches that its threads fetched for the one before.
+WORKERS = pipeline.READERS if keras.backend.backend() == "tensorflow" else 1
 KEPT_BYTES = 1 << 30
 """Decoded photos are kept in memory for the next epoch up to this much."""
 
@@ -66,7 +68,7 @@ class _Split(keras.utils.PyDataset):  # type: ignore[misc]
         balanced: bool,
         share: Share,
     ) -> None:
-        super().__init__(workers=pipeline.READERS, max_queue_size=4)
+        super().__init__(workers=WORKERS, max_queue_size=4)
         rows = features.rows(split)
         self.digests = [features.digests[row] for row in rows]
         self.labels = one_hot(features.labels[rows], len(features.class_names))

@@ -268,6 +268,8 @@ def fit(
                     shutil.rmtree(logs, ignore_errors=True)
                 callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False))
             done = len(epochs.history.get("loss", []))
+            # Not every backend waits for the first epoch to begin before it fetches batches.
+            train.begin(done)
             advance(done * len(train))
             if not done or epochs.waited() < how.patience:
                 try:
