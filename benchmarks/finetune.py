@@ -17,7 +17,7 @@ import numpy as np
 from extract import console, engines, shards, store, weights
 from extract.backend import keras
 from extract.recipe import SIZE
-from finetune import networks, train
+from finetune import logistic, networks, train
 from finetune.batches import ActivationBatches, Batches, augmentation
 
 
@@ -35,8 +35,7 @@ def main() -> None:
     layer = networks.ENTERED_BY[options.unfreeze]
     with store.open(store.file_of(options.data, options.out)) as features:
         cached = train.cached(features, vgg16, layer, variants=options.variants, out=options.out)
-        top = networks.top(features.read(networks.TOP_TAPS, "train"), len(features.class_names))
-        network = networks.vgg16_with(top, vgg16.arrays)
+        network = networks.vgg16_with(logistic.fit(features)[0], vgg16.arrays)
         networks.unfreeze(network, options.unfreeze)
         photos = len(features.rows("train"))
         how = train.schedule(options.unfreeze, photos)

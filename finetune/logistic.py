@@ -2,18 +2,21 @@
 
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 
+from classify import tune
 from extract.backend import keras
 from extract.store import Features
+from finetune import networks
 from finetune.batches import class_weights, one_hot
-from finetune.networks import TOP_TAPS
+from finetune.networks import TOP_TAP
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 """Values of C that are tried, from the most to the least regularised."""
@@ -32,13 +35,13 @@ class Solution(NamedTuple):
     ----------
     kernel : ndarray of shape (d, k), float32
     bias : ndarray of shape (k,), float32
-    chosen : dict
-        ``C``, and by its values the ``val_loss`` of every one tried.
+    losses : ndarray of shape (m,), float64
+        Log losses of the val photos.
     """
 
     kernel: Matrix
     bias: Matrix
-    chosen: dict[str, Any]
+    losses: NDArray[np.float64]
 
 
 def solve(
@@ -48,83 +51,103 @@ def solve(
     val_labels: NDArray[np.int64],
     *,
     classes: int,
+    strength: float,
     balanced: bool = False,
 ) -> Solution:
-    """Fit a softmax layer on train, its L2 regularisation chosen by the log loss on val.
+    """Fit a softmax layer on train and see how good it is on val.
 
     Parameters
     ----------
     inputs, val_inputs : ndarrays of shape (n, d) and (m, d), float32
     labels, val_labels : ndarrays of shape (n,) and (m,), int64
     classes : int
+    strength : float
+        C of the L2 regularisation; the smaller the more.
     balanced : bool
-        Whether all classes weigh the same, in the fit and in the choice.
+        Whether all classes weigh the same in the fit.
     """
-    losses, solutions = {}, {}
-    weights = class_weights(val_labels) if balanced else None
-    for strength in STRENGTHS:
-        how = "balanced" if balanced else None
-        model = LogisticRegression(C=strength, max_iter=MAX_ITER, class_weight=how)
-        with warnings.catch_warnings():
-            # Where it is hardly regularised the minimum may be far, and val does not choose it.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(inputs, labels)
-        kernel, bias = _softmax(model, classes)
-        probabilities = _probabilities(val_inputs @ kernel + bias)
-        losses[strength] = float(
-            log_loss(val_labels, probabilities, labels=range(classes), sample_weight=weights)
-        )
-        solutions[strength] = kernel, bias
-    best = min(losses, key=lambda strength: losses[strength])
-    return Solution(*solutions[best], {"C": best, "val_loss": losses})
+    how = "balanced" if balanced else None
+    model = LogisticRegression(C=strength, max_iter=MAX_ITER, class_weight=how)
+    with warnings.catch_warnings():
+        # Where it is hardly regularised the minimum may be far, and val does not choose it.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(inputs, labels)
+    kernel, bias = _softmax(model, classes)
+    logits = (val_inputs @ kernel + bias).astype(np.float64)
+    own = logits[np.arange(len(logits)), val_labels]
+    return Solution(kernel, bias, logsumexp(logits, axis=1) - own)
 
 
 def fit(
-    top: keras.Model, features: Features, *, balanced: bool = False, label_smoothing: float = 0.0
-) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Give the last layer of `top` the solution on the train split, chosen on val.
+    features: Features, *, balanced: bool = False, label_smoothing: float = 0.0
+) -> tuple[keras.Model, dict[str, list[Any]], dict[str, Any]]:
+    """Build a top whose last layer is the solution on the train split, chosen on val.
 
     Parameters
     ----------
-    top : keras.Model
     features : Features
     balanced : bool
-        Whether all classes weigh the same.
+        Whether all classes weigh the same, in the fit and in the choice.
     label_smoothing : float
         Of the losses in the history only, so that they can be compared with those of later phases.
 
     Returns
     -------
+    top : keras.Model
+        See `finetune.networks.top`.
     history : dict of str to list
         As of `finetune.train.fit`, with one entry.
     chosen : dict
-        See `Solution`.
+        ``logarithm``, ``C``, and what was ``tried``, each with its ``val_loss``.
     """
     started = time.perf_counter()
     classes = len(features.class_names)
-    dense = top.layers[-1]
-    before = keras.Model(top.input, dense.input)
-    taps = {split: features.read(TOP_TAPS, split) for split in ("train", "val")}
-    inputs = {split: before.predict(values, verbose=0) for split, values in taps.items()}
+    taps = {split: features.read((TOP_TAP,), split) for split in ("train", "val")}
     labels = {split: features.labels[features.rows(split)] for split in taps}
-    found = solve(
-        *(inputs["train"], labels["train"], inputs["val"], labels["val"]),
-        classes=classes,
-        balanced=balanced,
-    )
-    dense.set_weights([found.kernel, found.bias])
+    weights = {
+        split: class_weights(of) if balanced else np.ones(len(of), np.float32)
+        for split, of in labels.items()
+    }
+    tops = {flag: networks.top(taps["train"], classes, logarithm=flag) for flag in (True, False)}
+    inputs = {flag: _inputs(top, taps) for flag, top in tops.items()}
+    tried = [
+        (
+            {"logarithm": flag, "C": strength},
+            solve(
+                *(inputs[flag]["train"], labels["train"], inputs[flag]["val"], labels["val"]),
+                classes=classes,
+                strength=strength,
+                balanced=balanced,
+            ),
+        )
+        for strength in STRENGTHS
+        for flag in tops
+    ]
+    best = tune.simplest([found.losses for _, found in tried], weights["val"].astype(np.float64))
+    chosen, found = tried[best]
+    top = tops[bool(chosen["logarithm"])]
+    top.layers[-1].set_weights([found.kernel, found.bias])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
     top.compile(loss=loss, weighted_metrics=["accuracy"])
     history: dict[str, list[Any]] = {}
     for split, prefix in (("train", ""), ("val", "val_")):
         wanted = one_hot(labels[split], classes)
-        weights = class_weights(labels[split]) if balanced else None
         reached = top.evaluate(
-            taps[split], wanted, sample_weight=weights, verbose=0, return_dict=True
+            taps[split], wanted, sample_weight=weights[split], verbose=0, return_dict=True
         )
         history |= {f"{prefix}{name}": [float(value)] for name, value in reached.items()}
     history |= {"seconds": [time.perf_counter() - started], "phase": ["top"]}
-    return history, found.chosen
+    listed = [
+        {**how, "val_loss": float(np.average(one.losses, weights=weights["val"]))}
+        for how, one in tried
+    ]
+    return top, history, {**chosen, "tried": listed}
+
+
+def _inputs(top: keras.Model, taps: Mapping[str, Matrix]) -> dict[str, Matrix]:
+    """Return what the last layer of a top is given of each split."""
+    before = keras.Model(top.input, top.layers[-1].input)
+    return {split: before.predict(values, verbose=0) for split, values in taps.items()}
 
 
 def _softmax(model: LogisticRegression, classes: int) -> tuple[Matrix, Matrix]:
@@ -138,9 +161,3 @@ def _softmax(model: LogisticRegression, classes: int) -> tuple[Matrix, Matrix]:
     bias = np.full(classes, intercepts.min() + NEVER_SEEN, np.float32)
     kernel[:, model.classes_], bias[model.classes_] = coefficients.T, intercepts
     return kernel, bias
-
-
-def _probabilities(logits: Matrix) -> NDArray[np.float64]:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities

@@ -12,8 +12,8 @@ from extract.weights import LAYERS
 BASELINE_SIZE = 128
 BASELINE_FILTERS = (32, 64, 128, 128)
 DROPOUT = 0.5
-TOP_TAPS = ("block5_avg", "block5_avg3x3", "block5_max")
-"""What the new top sees: block5 pooled in three ways, so its first training needs no photos."""
+TOP_TAP = "block5_avg3x3"
+"""What the new top sees, so its first training needs no photos."""
 
 TRAINED_FROM = {"block5": "block5_conv1", "block4": "block4_conv1", "all": "block1_conv1"}
 ENTERED_BY = {"block5": "block4_pool", "block4": "block3_pool"}
@@ -57,32 +57,34 @@ def baseline(classes: int, *, batch_norm: bool = False, precision: str = "float3
     )
 
 
-def top(features: NDArray[np.float32], classes: int) -> keras.Model:
-    """Build the new top: logarithms of the taps, standardised, dropout, softmax.
+def top(taps: NDArray[np.float32], classes: int, *, logarithm: bool) -> keras.Model:
+    """Build the new top: logarithms or not, L2 norm, centring, dropout, softmax.
 
     Parameters
     ----------
-    features : ndarray of shape (n, d), float32
-        `TOP_TAPS` of the training photos side by side; only their mean and variance are used.
+    taps : ndarray of shape (n, d), float32
+        `TOP_TAP` of the training photos; only mean and variance of what the norm leaves are used.
     classes : int
+    logarithm : bool
+        Whether the taps' logarithms are taken. They draw in the long tail of the taps as the square
+        roots of the heads do, but where a tap is 0, as most are, their slope is 1 and not infinite.
 
     Returns
     -------
     keras.Model
         (n, d) to (n, classes) probabilities.
     """
-    logarithms = np.log1p(features)
-    mean, variance = logarithms.mean(axis=0), logarithms.var(axis=0)
-    # A value that never varied in training must not explode on the first photo where it does.
-    variance = np.maximum(variance, 1e-3 * variance.mean())
-    taps = keras.Input((features.shape[1],), name="taps")
-    # A logarithm takes the long tail of the taps as a square root does, but where a tap is 0, as
-    # most are, its slope is 1 and not infinite.
-    x = keras.ops.log1p(taps)
-    x = keras.layers.Normalization(mean=mean, variance=variance, name="standardised")(x)
+    rows = np.log1p(taps) if logarithm else taps
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+    # One variance for all, as in the heads: what hardly varied must not count for as much.
+    variance = np.full(rows.shape[1], rows.var(axis=0).mean())
+    given = keras.Input((taps.shape[1],), name="taps")
+    x = keras.ops.log1p(given) if logarithm else given
+    x = keras.layers.UnitNormalization(name="unit")(x)
+    x = keras.layers.Normalization(mean=rows.mean(axis=0), variance=variance, name="centred")(x)
     x = keras.layers.Dropout(DROPOUT)(x)
     dense = keras.layers.Dense(classes, activation="softmax", kernel_initializer="zeros")
-    return keras.Model(taps, dense(x), name="top")
+    return keras.Model(given, dense(x), name="top")
 
 
 def vgg16_with(
@@ -107,9 +109,7 @@ def vgg16_with(
     base = vgg16.convolutions(arrays, precision=precision)
     for layer in base.layers:
         layer.trainable = False
-    taps = vgg16.taps(base)
-    joined = keras.layers.Concatenate(name="taps")([taps[tap] for tap in TOP_TAPS])
-    return keras.Model(base.input, top(joined), name="finetuned")
+    return keras.Model(base.input, top(vgg16.taps(base)[TOP_TAP]), name="finetuned")
 
 
 def unfreeze(network: keras.Model, start: str) -> None:

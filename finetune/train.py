@@ -403,18 +403,15 @@ def train_finetuned(
     start, balanced = str(asked["unfreeze"]), bool(asked["balanced"])
     how = _override(schedule(start, len(features.rows("train"))), asked)
 
-    def build(precision: str = "float32") -> keras.Model:
-        top = networks.top(features.read(networks.TOP_TAPS, "train"), len(features.class_names))
-        return networks.vgg16_with(top, vgg16.arrays, precision=precision)
-
     with on.scope():
-        network = build(on.precision)
-        first, chosen = logistic.fit(
-            network.get_layer("top"),
-            features,
-            balanced=balanced,
-            label_smoothing=how.label_smoothing,
+        top, first, chosen = logistic.fit(
+            features, balanced=balanced, label_smoothing=how.label_smoothing
         )
+        network = networks.vgg16_with(top, vgg16.arrays, precision=on.precision)
+
+    def plain() -> keras.Model:
+        return networks.vgg16_with(keras.models.clone_model(top), vgg16.arrays)
+
     networks.unfreeze(network, start)
     seconds = {"features": features.seconds_of(SIZE)}
     if start in networks.ENTERED_BY and asked["variants"]:
@@ -449,7 +446,7 @@ def train_finetuned(
     history = {key: first[key] + second[key] for key in first}
     seconds["fit"] = sum(history["seconds"])
     return Trained(
-        on.plain(network, build),
+        on.plain(network, plain),
         history,
         {"top": chosen, start: how._asdict()},
         seconds,

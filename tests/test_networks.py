@@ -30,7 +30,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> I
 
 @pytest.fixture(scope="module")
 def finetuned(features: Features, vgg16_arrays: Arrays) -> keras.Model:
-    top = networks.top(features.read(networks.TOP_TAPS, "train"), 3)
+    top = networks.top(features.read((networks.TOP_TAP,), "train"), 3, logarithm=True)
     top.layers[-1].set_weights([w + 0.01 for w in top.layers[-1].get_weights()])
     return networks.vgg16_with(top, vgg16_arrays)
 
@@ -149,17 +149,21 @@ def test_the_shares_of_a_batch_are_all_of_it(features: Features) -> None:
             np.testing.assert_array_equal(parts[index][1][kept], labels[index::2])
 
 
-def test_the_top_standardises_by_the_training_photos_and_bounds_what_never_varied() -> None:
+@pytest.mark.parametrize("logarithm", [True, False])
+def test_the_top_gives_rows_one_norm_and_centres_them_by_the_training_photos(
+    logarithm: bool,
+) -> None:
     taps = np.random.default_rng(0).gamma(1.0, 1.0, (50, 8)).astype(np.float32)
     taps[:, 3] = 0
-    normalization = networks.top(taps, 2).get_layer("standardised")
-    standard = np.asarray(normalization(np.log1p(taps)))
-    others = np.delete(standard, 3, axis=1)
-    np.testing.assert_allclose(others.mean(axis=0), 0, atol=1e-4)
-    np.testing.assert_allclose(others.std(axis=0), 1, atol=1e-3)
-    surprise = np.asarray(normalization(np.eye(8, dtype=np.float32)[3:4]))
-    assert np.isfinite(surprise).all()
-    assert np.abs(surprise[0, 3]) < 100
+    top = networks.top(taps, 2, logarithm=logarithm)
+    before = keras.Model(top.input, top.layers[-1].input)
+    given = before.predict(taps, verbose=0)
+    rows = np.log1p(taps) if logarithm else taps
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows -= rows.mean(axis=0)
+    np.testing.assert_allclose(given, rows / np.sqrt(rows.var(axis=0).mean()), atol=1e-4)
+    assert given.var(axis=0).mean() == pytest.approx(1, rel=1e-3)
+    assert np.isfinite(before.predict(np.zeros((1, 8), np.float32), verbose=0)).all()
 
 
 def test_at_first_only_the_top_is_trained(finetuned: keras.Model) -> None:
@@ -182,7 +186,7 @@ def test_the_top_on_cached_features_is_the_network_on_photos(
 ) -> None:
     photos, _ = whole(Batches(features, "test", size=224))
     from_photos = finetuned.predict(photos, verbose=0)
-    taps = features.read(networks.TOP_TAPS, "test")
+    taps = features.read((networks.TOP_TAP,), "test")
     from_taps = finetuned.get_layer("top").predict(taps, verbose=0)
     np.testing.assert_allclose(from_photos, from_taps, atol=1e-4)
 

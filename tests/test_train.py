@@ -120,7 +120,7 @@ def test_frozen_layers_stay_bit_equal_and_thawed_ones_change(vgg16_arrays: Array
     random = np.random.default_rng(0)
     photos = random.integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
     labels = batches.one_hot(np.array([0, 1, 0, 1]), 2)
-    top = networks.top(random.gamma(1.0, 1.0, (9, 512 + 4608 + 512)).astype(np.float32), 2)
+    top = networks.top(random.gamma(1.0, 1.0, (9, 4608)).astype(np.float32), 2, logarithm=True)
     network = networks.vgg16_with(top, vgg16_arrays)
     networks.unfreeze(network, "block5")
     before = {layer.name: layer.get_weights() for layer in network.layers}
@@ -182,10 +182,10 @@ def test_schedules_grow_shorter_with_more_photos_and_stay_sensible(phase: str) -
 
 def vgg16_that_trains(vgg16_arrays: Arrays, start: str) -> keras.Model:
     keras.utils.set_random_seed(0)
-    taps = np.random.default_rng(0).gamma(1.0, 1.0, (9, 512 + 4608 + 512)).astype(np.float32)
-    top = networks.top(taps, 2)
+    taps = np.random.default_rng(0).gamma(1.0, 1.0, (9, 4608)).astype(np.float32)
+    top = networks.top(taps, 2, logarithm=True)
     # A top of zeros would give the layers below it no gradient.
-    top.layers[-1].set_weights([np.full((512 + 4608 + 512, 2), (0.01, -0.01)), np.zeros(2)])
+    top.layers[-1].set_weights([np.full((4608, 2), (0.01, -0.01)), np.zeros(2)])
     network = networks.vgg16_with(top, vgg16_arrays)
     networks.unfreeze(network, start)
     return network
