@@ -23,6 +23,7 @@ from classify.protocol import Figures
 from classify.results import Predictions, Result
 from extract import atomic, console, store
 from extract.console import InputError, say
+from extract.engines import machine
 from extract.provenance import now, versions
 from extract.store import Features
 
@@ -124,6 +125,7 @@ def train_heads(
             metrics=results.metrics(predictions),
             versions=versions(),
             created=now(),
+            machine=machine(),
         )
         folder = results.runs_of(features.data, out) / name
         results.save(folder, result, predictions, write_model=partial(_write, head))

@@ -7,7 +7,7 @@ said of each test photo, from which every metric is computed, here and nowhere e
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
     f1_score,
-    log_loss,
     recall_score,
     top_k_accuracy_score,
 )
@@ -28,6 +27,8 @@ from extract.console import InputError
 SCHEMA = 1
 BINS = 15
 PHASES = ("features", "tune", "fit", "predict")
+MODELS = ("head.skops", "model.keras")
+"""The file that holds the model, of a head and of a network."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Result:
     versions : dict of str to str
     created : str
         ISO 8601, UTC.
+    machine : str
+        What the seconds depend on; empty in records of before it was kept.
     """
 
     model: str
@@ -101,6 +104,7 @@ class Result:
     metrics: dict[str, float]
     versions: dict[str, str]
     created: str
+    machine: str = ""
     schema: int = SCHEMA
 
 
@@ -117,15 +121,14 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     """
     y = predictions.labels
     k = predictions.probabilities.shape[1]
-    probabilities = np.clip(predictions.probabilities.astype(np.float64), 1e-7, None)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    probabilities = _clipped(predictions)
     predicted = predictions.probabilities.argmax(axis=1)
     every = np.arange(k)
     figures = {
         "accuracy": accuracy_score(y, predicted),
         "mean_class_recall": recall_score(y, predicted, labels=np.unique(y), average="macro"),
         "macro_f1": f1_score(y, predicted, labels=every, average="macro", zero_division=0.0),
-        "log_loss": log_loss(y, probabilities, labels=every),
+        "log_loss": losses(predictions).mean(),
         "calibration_error": calibration_error(probabilities.max(axis=1), predicted == y),
     }
     if k > 5:
@@ -133,13 +136,22 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Compute the expected calibration error: how far probabilities are from frequencies.
+def losses(predictions: Predictions) -> NDArray[np.float64]:
+    """Return what each photo, of n, adds to the log loss, in nats."""
+    own = _clipped(predictions)[np.arange(len(predictions.labels)), predictions.labels]
+    return -np.log(own)
 
-    Photos are put into 15 bins of equal width by the probability of the class predicted; the error
-    is the sum over bins b of n_b / n * |accuracy of b - mean probability of b| (Naeini, Cooper and
-    Hauskrecht, "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015, with
-    the bins of Guo et al., "On calibration of modern neural networks", ICML 2017).
+
+def _clipped(predictions: Predictions) -> NDArray[np.float64]:
+    probabilities = np.clip(predictions.probabilities.astype(np.float64), 1e-7, None)
+    clipped: NDArray[np.float64] = probabilities / probabilities.sum(axis=1, keepdims=True)
+    return clipped
+
+
+def reliability(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Put photos into 15 bins of equal width by the probability of the class predicted.
 
     Parameters
     ----------
@@ -150,12 +162,37 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
 
     Returns
     -------
-    float
-        From 0, as sure as it is right, to 1.
+    photos : ndarray of shape (15,), int64
+    confidence : ndarray of shape (15,)
+        Mean probability, NaN in a bin without photos.
+    accuracy : ndarray of shape (15,)
+        Share that was named rightly, NaN in a bin without photos.
     """
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gaps = np.bincount(place, weights=right - confidence, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(right))
+    photos = np.bincount(place, minlength=BINS)
+    among = np.where(photos, photos, np.nan)
+    sums = (np.bincount(place, weights=values, minlength=BINS) for values in (confidence, right))
+    mean, accuracy = (total / among for total in sums)
+    return photos, mean, accuracy
+
+
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Compute the expected calibration error: how far probabilities are from frequencies.
+
+    It is the sum over the bins b of `reliability` of n_b / n * |accuracy of b - mean probability
+    of b| (Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian
+    binning", AAAI 2015, with the bins of Guo et al., "On calibration of modern neural networks",
+    ICML 2017): from 0, as sure as it is right, to 1.
+
+    Parameters
+    ----------
+    confidence : ndarray of shape (n,)
+        Probability of the class predicted.
+    right : ndarray of shape (n,), bool
+        Whether it was the true one.
+    """
+    photos, mean, accuracy = reliability(confidence, right)
+    return float(np.nansum(photos * np.abs(accuracy - mean)) / len(right))
 
 
 def save(
@@ -198,7 +235,9 @@ def load(folder: Path) -> Result:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']}, and this version reads {SCHEMA}")
-        return Result(**{field.name: record[field.name] for field in fields(Result)})
+        # What was not yet kept when the record was made has a default.
+        given = {f.name for f in fields(Result) if f.name in record or f.default is MISSING}
+        return Result(**{name: record[name] for name in given})
     except FileNotFoundError as error:
         raise InputError(f"{path}: not there; train the model again") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -223,6 +262,12 @@ def load_predictions(folder: Path) -> Predictions:
             )
     except (OSError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: not a file of predictions ({error}); train it again") from error
+
+
+def model_bytes(folder: Path) -> int | None:
+    """Return the size of the file that holds the model; None where it is not there."""
+    sizes = [(folder / name).stat().st_size for name in MODELS if (folder / name).is_file()]
+    return sizes[0] if sizes else None
 
 
 def runs_of(data: str, out: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils.class_weight import compute_sample_weight
@@ -361,3 +362,85 @@ def _fit(
         heads.on_columns(classifier, basis, scale=scale)
     heads.cool(classifier, temperature)
     return Pipeline([*prepare.steps, ("classifier", classifier)]), time.perf_counter() - started
+
+
+def out_of_fold(
+    name: str,
+    chosen: Mapping[str, Any],
+    X: Matrix,
+    labels: Labels,
+    digests: Sequence[str],
+    *,
+    taps: Mapping[str, int],
+    seed: int,
+) -> Matrix:
+    """Return what a head says of each row when it is fitted on the others, in five folds.
+
+    Parameters
+    ----------
+    name : str
+        Key of `HEADS`.
+    chosen : mapping
+        Its hyper-parameters.
+    X : ndarray of shape (n, d), float32
+        `taps` side by side.
+    labels : ndarray of shape (n,), int64
+    digests : sequence of str, length n
+        Copies of a photo are in the same fold.
+    taps : mapping of str to int
+        Name and width of each that was chosen.
+    seed : int
+
+    Returns
+    -------
+    ndarray of shape (n, k), float32
+        Probabilities, calibrated on these rows; 0 for a class that has photos in one fold only,
+        where that is held out.
+    """
+    fold = _dealt(labels, digests)
+    classes = int(labels.max()) + 1
+    parts = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(FOLDS)]
+    parts = [(fitted, out) for fitted, out in parts if len(fitted) and len(out)]
+    answers = Parallel(n_jobs=PROCESSES)(
+        delayed(_unseen)(name, chosen, X, labels, part, classes, taps, seed) for part in parts
+    )
+    scores = np.full((len(labels), classes), -np.inf, np.float32)
+    for (_, out), answer in zip(parts, answers, strict=True):
+        scores[out] = answer
+    temperature = calibration.calibrate(scores, labels).temperature
+    probabilities: Matrix = softmax(scores / temperature, axis=1)
+    return probabilities
+
+
+def _dealt(labels: Labels, digests: Sequence[str]) -> NDArray[np.intp]:
+    """Deal the photos of each class to the folds in turn, by their digests."""
+    _, first, own = np.unique(digests, return_index=True, return_inverse=True)
+    turn = np.empty(len(first), np.intp)
+    turn[np.argsort(labels[first], kind="stable")] = np.arange(len(first))
+    dealt: NDArray[np.intp] = turn[own] % FOLDS
+    return dealt
+
+
+def _unseen(
+    name: str,
+    chosen: Mapping[str, Any],
+    X: Matrix,
+    labels: Labels,
+    part: Fold,
+    classes: int,
+    taps: Mapping[str, int],
+    seed: int,
+) -> Matrix:
+    """Fit a head on some rows and return its scores of the others, of shape (m, classes)."""
+    fitted, out = part
+    prepare = heads.preparation(taps, root=chosen["root"])
+    value = tuple(chosen[parameter] for parameter in HEADS[name].parameters)
+    with threadpool_limits(1):
+        A = prepare.fit_transform(X[fitted])
+        Z, unseen = span.rotate(A, prepare.transform(X[out]))
+        scale = _scale(Z)
+        weights = np.ones(len(fitted))
+        (scores,) = HEADS[name].path(
+            Z * scale, labels[fitted], weights, unseen * scale, [value], seed
+        )
+    return _widened(scores, np.unique(labels[fitted]), classes)

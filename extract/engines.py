@@ -139,6 +139,11 @@ def cores() -> int:
     return cores
 
 
+def machine() -> str:
+    """Return what seconds depend on: the processor, and whether there is a GPU."""
+    return f"{processor()}, NVIDIA GPU" if has_gpu() else processor()
+
+
 def relative_difference(taps: Taps, reference: Taps) -> float:
     """Return the largest relative L2 difference of any tap: norm of a - b over norm of b.
 

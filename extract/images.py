@@ -4,6 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,9 @@ CLUTTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
 
 DRAFT = 3
 """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this many times the result is left."""
+
+QUALITY = 60
+"""Of thumbnails, as WebP counts it, 0 to 100."""
 
 # Pillow warns of odd palettes, EXIF blocks and sizes; what cannot be used is told by its reason.
 warnings.filterwarnings("ignore", module="PIL")
@@ -206,13 +210,43 @@ def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
     Unreadable
         With the reason, if the bytes give no picture.
     """
+    with _opened(data, size) as rgb:
+        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def thumbnail(data: bytes, *, size: int) -> bytes:
+    """Turn the bytes of an image file into a small WebP file, for a person to look at.
+
+    The picture is converted as `decode` does it, but keeps its proportions.
+
+    Parameters
+    ----------
+    data : bytes
+        The whole file, in any format that Pillow reads.
+    size : int
+        Longer side of the result in pixels, at most.
+
+    Raises
+    ------
+    Unreadable
+        With the reason, if the bytes give no picture.
+    """
+    with _opened(data, size) as rgb:
+        rgb.thumbnail((size, size))
+        file = io.BytesIO()
+        rgb.save(file, "WEBP", quality=QUALITY)
+    return file.getvalue()
+
+
+@contextmanager
+def _opened(data: bytes, size: int) -> Iterator[Image.Image]:
+    """Give the block an RGB picture upright, at least as large as it needs; tell what is wrong."""
     if not data:
         raise Unreadable("empty file")
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.draft(None, (DRAFT * size, DRAFT * size))
-            rgb = _rgb(ImageOps.exif_transpose(image))
-        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+            yield _rgb(ImageOps.exif_transpose(image))
     except Unreadable:
         raise
     except UnidentifiedImageError as error:

@@ -1,12 +1,15 @@
 """Photos to networks, and results to a report.
 
 ``python -m finetune train chess`` trains the baseline from scratch and fine-tunes VGG16;
-``python -m finetune compare chess`` compares every result with every other.
+``python -m finetune compare chess`` compares every result with every other;
+``python -m finetune compare chess cats_vs_dogs`` does so for each, and puts them side by side.
 """
 
 import argparse
 import json
 import time
+import webbrowser
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +20,13 @@ from classify import results
 from classify.results import Result
 from extract import atomic, console, shards, store, weights
 from extract.console import InputError, say, warn
+from extract.engines import machine
 from extract.provenance import now, versions
 from extract.recipe import SIZE, recipe_digest
 from extract.store import Features
-from finetune import report
-from finetune.compare import compare
+from finetune import overview, report
+from finetune.compare import Comparison, compare, repeats_of
+from finetune.labels import suspects
 
 if TYPE_CHECKING:
     from finetune.train import Trained
@@ -78,22 +83,45 @@ def main() -> None:
     training.add_argument("--again", action="store_true", help="train even if nothing changed")
     training.set_defaults(command=_train)
     comparing = commands.add_parser("compare", help="compare all results of a data set")
-    comparing.add_argument("data", help="a data set that has results")
+    comparing.add_argument("data", nargs="+", help="data sets that have results")
     console.add_out(comparing, "reports/")
+    comparing.add_argument("--open", action="store_true", help="show the page in the browser")
     comparing.set_defaults(command=_compare)
     options = parser.parse_args()
     options.command(options)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    with store.open(store.file_of(options.data, options.out)) as features:
-        found = compare(features, results.folders(results.runs_of(features.data, options.out)))
+    found = [_compare_one(data, options) for data in dict.fromkeys(options.data)]
+    written = [path for path, _ in found]
+    if len(found) > 1:
+        several = [comparison for _, comparison in found]
+        written = overview.write(several, options.out / "reports")
+        Console().print(overview.table(several))
+        say(f"all of them: {written[0]}")
+    if options.open:
+        webbrowser.open(written[0].resolve().as_uri())
+
+
+def _compare_one(data: str, options: argparse.Namespace) -> tuple[Path, Comparison]:
+    """Compare the results of one data set, leave the report and print the table."""
+    with store.open(store.file_of(data, options.out)) as features:
+        runs = results.runs_of(features.data, options.out)
+        found = compare(features, results.folders(runs))
+        repeats, refused = repeats_of(runs, features)
+        found = replace(
+            found,
+            repeats=repeats,
+            refused=found.refused + refused,
+            suspects=suspects(features, found.rows),
+        )
     for sentence in found.refused:
         warn(sentence)
-    written = report.write(found, options.out / "reports" / found.features.data)
+    page, *_ = report.write(found, options.out / "reports" / found.features.data)
     Console().print(report.table(found))
     say(found.verdict)
-    say(f"the report: {written[0]}")
+    say(f"the report: {page}")
+    return page, found
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -151,6 +179,7 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
         metrics=results.metrics(predictions),
         versions=versions(),
         created=now(),
+        machine=machine(),
     )
     results.save(folder, result, predictions, write_model=partial(_write, trained))
     for name_of_unfinished in (train.STATE, train.BEST_SO_FAR):

@@ -4,7 +4,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from classify import results
 from extract.console import one_line
-from finetune.compare import Comparison, Row
+from finetune.compare import Comparison, Figures, Row
 
 # Stand-ins that Matplotlib can draw with, for colours that only the page knows.
 INK, HEAD, NETWORK = "#010203", "#010204", "#010205"
@@ -69,7 +70,20 @@ TIMES = {
     36000: "10 h",
     360000: "100 h",
 }
+BETWEEN = {
+    2: "2 s",
+    5: "5 s",
+    30: "30 s",
+    120: "2 min",
+    300: "5 min",
+    1800: "30 min",
+    7200: "2 h",
+    18000: "5 h",
+}
+"""Times that are told where few of the others are."""
+
 SHORTEST = 0.01
+LINES = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."))
 MARGIN = 24
 
 
@@ -113,6 +127,18 @@ def curves(row: Row, *, name: str) -> Chart | None:
         return None
     title = f"Learning curves of {row.model}, one value an epoch, as in the table below."
     return _chart(name, title, lambda width: _curves(row, panels, width))
+
+
+def reliability(rows: Sequence[Row]) -> Chart:
+    """Draw how often each model was right against how sure it was."""
+    title = "Share named rightly against the probability given, by model, as in the table below."
+    return _chart("reliability", title, lambda width: _reliability(rows, width))
+
+
+def photos_needed(curve: Mapping[int, Mapping[str, Figures]]) -> Chart:
+    """Draw the accuracy of heads against the photos of each class that they learned from."""
+    title = "Accuracy against training photos a class, of each head, as in the table below."
+    return _chart("photos-needed", title, lambda width: _photos_needed(curve, width))
 
 
 def alone(chart: Chart) -> str:
@@ -177,13 +203,18 @@ def _cost(rows: Sequence[Row], width: int) -> Figure:
     axes.set_xlim(10 ** (low - 0.05 * span), 10 ** (low + 0.95 * span))
     bottom, top = _limits(rows)
     axes.set_ylim(bottom, top)
-    labels = _apart(
-        [math.log10(total) for total in totals],
-        [row.accuracy for row in rows],
-        reach=span * (0.34 if narrow else 0.16),
-        gap=(top - bottom) * (0.065 if narrow else 0.055),
-    )
+    reach, gap = span * (0.34 if narrow else 0.16), (top - bottom) * (0.065 if narrow else 0.055)
+    places = [math.log10(total) for total in totals]
+    labels = _apart(places, [row.accuracy for row in rows], reach=reach, gap=gap)
     for row, total, marginal, height in zip(rows, totals, shared, labels, strict=True):
+        # A name stands to the right of every point that it would cover.
+        long = span * (0.04 + 0.01 * len(row.model)) * (2 if narrow else 1)
+        right = max(
+            other
+            for other, neighbour in zip(totals, rows, strict=True)
+            if neighbour is row
+            or (total <= other < total * 10**long and abs(neighbour.accuracy - height) < gap / 2)
+        )
         colour, marker = STAGES.get(row.result.stage, (INK, "o"))
         axes.plot([total, total], row.interval, color=colour, alpha=0.35, linewidth=2)
         if _pass(row):
@@ -193,7 +224,7 @@ def _cost(rows: Sequence[Row], width: int) -> Figure:
         axes.annotate(
             one_line(row.model),
             (total, row.accuracy),
-            (10 ** (math.log10(total) + 0.025 * span), height),
+            (right * 10 ** (0.025 * span), height),
             va="center_baseline",
             arrowprops={"arrowstyle": "-", "color": INK, "alpha": 0.3, "linewidth": 0.8},
         )
@@ -291,8 +322,91 @@ def _curves(row: Row, panels: Sequence[tuple[str, Any]], width: int) -> Figure:
     return figure
 
 
+def _reliability(rows: Sequence[Row], width: int) -> Figure:
+    columns = 2 if width < 600 else min(len(rows), 5)
+    lines = -(-len(rows) // columns)
+    side = width / columns
+    figure = _figure(width, lines * (side + 28))
+    grid = list(figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).flat)
+    for axes, row in zip(grid, rows, strict=False):
+        colour, marker = STAGES.get(row.result.stage, (INK, "o"))
+        photos, confidence, accuracy = results.reliability(row.confidence, row.correct)
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.3, linewidth=0.8)
+        some = photos > 0
+        area = 12 + 130 * photos[some] / photos.sum()
+        axes.scatter(
+            confidence[some],
+            accuracy[some],
+            area,
+            colour,
+            marker=marker,
+            alpha=0.75,
+            linewidths=0,
+        )
+        axes.set_title(_short(row.model))
+    for axes in grid[len(rows) :]:
+        axes.remove()
+    for axes in grid[max(len(rows) - columns, 0) : len(rows)]:
+        axes.tick_params(labelbottom=True)
+    axes = grid[0]
+    axes.set_xlim(-0.04, 1.06)
+    axes.set_ylim(-0.06, 1.08)
+    axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
+    # The panels stand so close that 0% would run into the 100% beside it.
+    axes.set_xticks([0, 0.5, 1], ["", "50%", "100%"])
+    return figure
+
+
+def _photos_needed(curve: Mapping[int, Mapping[str, Figures]], width: int) -> Figure:
+    narrow = width < 600
+    figure = _figure(width, 300 if narrow else 340)
+    axes = figure.add_subplot()
+    sizes = sorted(curve)
+    names = list(curve[sizes[-1]])
+    ends = [curve[sizes[-1]][name]["accuracy"]["mean"] for name in names]
+    for name, (marker, line) in zip(names, LINES * len(names), strict=False):
+        figures = [(size, curve[size][name]["accuracy"]) for size in sizes if name in curve[size]]
+        axes.errorbar(
+            [size for size, _ in figures],
+            [accuracy["mean"] for _, accuracy in figures],
+            [accuracy["half_width"] for _, accuracy in figures],
+            color=HEAD,
+            marker=marker,
+            markersize=5,
+            linestyle=line,
+            linewidth=1.2,
+            elinewidth=1,
+            alpha=0.8,
+        )
+    axes.set_xscale("log")
+    span = max(math.log10(sizes[-1] / sizes[0]), 0.3)
+    room = 0.3 if narrow else 0.12
+    axes.set_xlim(sizes[0] * 10 ** (-0.04 * span), sizes[-1] * 10 ** (room * span))
+    low, high = axes.get_ylim()
+    heights = _apart([0.0] * len(names), ends, reach=1, gap=(high - low) * 0.06)
+    for name, end, height in zip(names, ends, heights, strict=True):
+        axes.annotate(
+            one_line(name),
+            (sizes[-1], end),
+            (sizes[-1] * 10 ** (0.03 * span), height),
+            va="center_baseline",
+        )
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_formatter(_percent)
+    axes.set_title("Accuracy on the test photos")
+    axes.set_xlabel("training photos a class, log scale")
+    return figure
+
+
+def _short(name: str) -> str:
+    """Cut a name that is longer than a small panel is wide."""
+    name = one_line(name)
+    return name if len(name) <= 16 else f"{name[:15]}…"
+
+
 def _percent(value: float, _: float) -> str:
-    return f"{value:.0%}"
+    return f"{100 * value:.4g}%"
 
 
 def _pass(row: Row) -> float:
@@ -310,7 +424,8 @@ def _apart(
 ) -> list[float]:
     """Move labels up or down until those that stand beside each other are `gap` apart."""
     moved = list(heights)
-    order = sorted(range(len(places)), key=lambda i: heights[i])
+    # Of equal ones that to the left goes below, where its label does not run into the other point.
+    order = sorted(range(len(places)), key=lambda i: (heights[i], places[i]))
     for _ in range(100):
         for a, i in enumerate(order):
             for j in order[a + 1 :]:
@@ -322,8 +437,9 @@ def _apart(
 
 def _times(axes: Axes, *, every: int) -> None:
     low, high = axes.get_xlim()
-    ticks = [seconds for seconds in TIMES if low <= seconds <= high][::every]
-    axes.set_xticks(ticks, [TIMES[seconds] for seconds in ticks])
+    told = TIMES if high / low > 150 else TIMES | BETWEEN
+    ticks = [seconds for seconds in sorted(told) if low <= seconds <= high][::every]
+    axes.set_xticks(ticks, [told[seconds] for seconds in ticks])
     axes.set_xticks([], minor=True)
 
 

@@ -1,23 +1,32 @@
-"""The comparison of all results of one data set: figures, intervals, tests of significance."""
+"""The comparison of all results of one data set: figures, doubts, and what to use."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from classify import results
-from extract.console import InputError
+from extract.console import InputError, count
+from finetune.significance import LEVEL, Interval, bootstrap, holm, interval, mcnemar
 
 if TYPE_CHECKING:
     from extract.store import Features
+    from finetune.labels import Suspects
 
-LEVEL = 0.05
 COMMANDS = {"head": "make heads", "network": "make finetune"}
+TEST = "McNemar's exact test with Holm's correction"
+
+WORTH = 2
+"""As many times the time of the cheapest may be spent on a difference that may be chance."""
+
+Figures = Mapping[str, Mapping[str, float]]
+"""Of one head: metric to ``mean``, ``sd`` and ``half_width``, see `classify.protocol.summary`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,24 +39,28 @@ class Row:
         Name of the result's folder.
     result : Result
         Its record, whose metrics were found to follow from its predictions.
+    predictions : Predictions
+        Of the n test photos, in the order of the features.
     interval : tuple of two floats in 0..1
-        Of the accuracy, see `interval`.
+        Of the accuracy, see `significance.interval`.
     seconds : float
         All phases together, the shared VGG16 pass included where the model used it.
-    correct : ndarray of shape (n,), bool
-        Whether each test photo was named rightly.
-    confusion : ndarray of shape (k, k), int64
-        Test photos by true class (rows) and predicted class (columns).
+    speed : float or None
+        Photos a second from file to class, as it was measured: of a head, of VGG16's pass and the
+        head together. None where it was not.
+    size : int or None
+        Bytes of the file that holds the model; of a head, without VGG16.
     history : dict of str to list
         Learning curves, one value an epoch; empty for a model without them.
     """
 
     model: str
     result: results.Result
-    interval: tuple[float, float]
+    predictions: results.Predictions
+    interval: Interval
     seconds: float
-    correct: NDArray[np.bool_]
-    confusion: NDArray[np.int64]
+    speed: float | None
+    size: int | None
     history: dict[str, list[Any]]
 
     @property
@@ -55,27 +68,95 @@ class Row:
         """Share of the test photos named rightly, 0..1."""
         return self.result.metrics["accuracy"]
 
+    @cached_property
+    def predicted(self) -> NDArray[np.intp]:
+        """Classes named, of shape (n,)."""
+        predicted: NDArray[np.intp] = self.predictions.probabilities.argmax(axis=1)
+        return predicted
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float64]:
+        """Probabilities of the classes named, of shape (n,)."""
+        confidence: NDArray[np.float64] = self.predictions.probabilities.max(axis=1).astype(float)
+        return confidence
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each test photo was named rightly, of shape (n,)."""
+        correct: NDArray[np.bool_] = self.predicted == self.predictions.labels
+        return correct
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """Test photos by true class (rows) and class named (columns), of shape (k, k)."""
+        k = self.predictions.probabilities.shape[1]
+        counts = np.bincount(self.predictions.labels * k + self.predicted, minlength=k * k)
+        return counts.reshape(k, k)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95% intervals by metric: the accuracy's, and those of `significance.bootstrap`."""
+        return {"accuracy": self.interval, **bootstrap(self.predictions)}
+
 
 @dataclass(frozen=True)
 class Pair:
-    """The best model against another one, photo by photo.
+    """Two models, photo by photo.
 
     Attributes
     ----------
-    other : str
-    best_only, other_only : int
+    one, other : str
+        The first as the rows are sorted, and the second.
+    one_only, other_only : int
         Test photos that only the one, or only the other, named rightly.
     p : float
-        Of McNemar's exact test, see `mcnemar`.
+        Of McNemar's exact test, see `significance.mcnemar`.
     corrected : float
-        The same after Holm's correction for the number of pairs, see `holm`.
+        The same after Holm's correction for all pairs, see `significance.holm`. Which model comes
+        first is seen in the same photos, so that its pairs alone would be too few.
     """
 
+    one: str
     other: str
-    best_only: int
+    one_only: int
     other_only: int
     p: float
     corrected: float
+
+
+class Mistake(NamedTuple):
+    """A test photo that was named otherwise than its label says.
+
+    Attributes
+    ----------
+    photo : int
+        Its row among the features.
+    label, said : int
+        The class by its label, and the class named.
+    probability : float
+        Of the class named.
+    """
+
+    photo: int
+    label: int
+    said: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """What `python -m classify` measured over random splits, of the same photos.
+
+    Attributes
+    ----------
+    curve : dict of photos a class to dict of head to Figures
+        By ``--learning-curve``.
+    protocols : dict of str to dict of head to Figures
+        By ``--protocol``, what was asked in words.
+    """
+
+    curve: dict[int, dict[str, Figures]] = field(default_factory=dict)
+    protocols: dict[str, dict[str, Figures]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +170,14 @@ class Comparison:
     rows : list of Row
         Highest accuracy first, ties by lower log loss, then by name.
     pairs : list of Pair
-        The first row against each of the others, in their order.
+        Every row against each of those after it, in their order.
     refused : list of str
         One sentence for each result left out.
     verdict : str
-        One sentence.
+        One sentence that says what to use and why.
+    repeats : Repeats
+    suspects : Suspects or None
+        Labels of train and val to check; None where they were not looked for.
     """
 
     features: "Features"
@@ -101,6 +185,8 @@ class Comparison:
     pairs: list[Pair]
     refused: list[str]
     verdict: str
+    repeats: Repeats = field(default_factory=Repeats)
+    suspects: "Suspects | None" = None
 
 
 def compare(features: "Features", folders: Sequence[Path]) -> Comparison:
@@ -125,62 +211,46 @@ def compare(features: "Features", folders: Sequence[Path]) -> Comparison:
     return Comparison(features, rows, pairs, refused, verdict(rows, pairs))
 
 
-def interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95% Wilson score interval of an accuracy, within 0..1.
-
-    It keeps its coverage for few photos and near 0 and 1, where the usual plus or minus two
-    standard errors does not: Wilson (1927), JASA 22, 209-212; recommended by Brown, Cai and
-    DasGupta (2001), Statistical Science 16, 101-133.
-    """
-    bounds = binomtest(correct, n).proportion_ci(confidence_level=1 - LEVEL, method="wilson")
-    return float(bounds.low), float(bounds.high)
-
-
-def mcnemar(best_only: int, other_only: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test; 1 when the models never disagree.
-
-    Of the photos that exactly one of two equally good models names rightly, each is as likely to
-    be the one's as the other's: McNemar (1947), Psychometrika 12, 153-157; advised for comparing
-    two classifiers on one test set by Dietterich (1998), Neural Computation 10, 1895-1923.
-    """
-    disagreed = best_only + other_only
-    return float(binomtest(best_only, disagreed).pvalue) if disagreed else 1.0
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Correct p-values for their number, keeping the order they came in.
-
-    With it the chance of any false difference among all pairs stays below the level: Holm (1979),
-    Scandinavian Journal of Statistics 6, 65-70.
-    """
-    order = np.argsort(p, kind="stable")
-    steps = np.array(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(value) for value in corrected]
-
-
 def verdict(rows: Sequence[Row], pairs: Sequence[Pair]) -> str:
-    """Say in one sentence which model the test photos favour, or that they favour none."""
+    """Say in one sentence which model to use and why.
+
+    Where the test photos do not tell the most accurate model from others, the one to use is the
+    most accurate of those that cost at most twice the time of the cheapest.
+    """
     best = rows[0]
+    n = count(len(best.correct), "test photo")
     low, high = best.interval
     score = f"accuracy {best.accuracy:.1%} (95% interval {low:.1%} to {high:.1%})"
-    if not pairs:
-        return f"{best.model} is the only model: {score} in {duration(best.seconds)}."
-    test = "McNemar's exact test with Holm's correction"
-    rivals = {pair.other: pair.corrected for pair in pairs if pair.corrected > LEVEL}
-    if not rivals:
-        largest = max(pair.corrected for pair in pairs)
+    guess = float(np.bincount(best.predictions.labels).max() / len(best.correct))
+    if low <= guess:
         return (
-            f"{best.model} is the most accurate, beyond chance against every other model "
-            f"({test}, largest p = {largest:.2g}): {score} in {duration(best.seconds)}."
+            f"Use none of them yet: {best.model} comes first with {score}, and {n} do not tell "
+            f"that from always naming the most frequent class, which is right for {guess:.1%}."
         )
-    cheapest = min([best, *(r for r in rows if r.model in rivals)], key=lambda row: row.seconds)
+    mine = [pair for pair in pairs if pair.one == best.model]
+    if not mine:
+        return f"{best.model} is the only model: {score} in {duration(best.seconds)}."
+    rivals = {pair.other: pair.corrected for pair in mine if pair.corrected > LEVEL}
+    if not rivals:
+        largest = max(pair.corrected for pair in mine)
+        return (
+            f"Use {best.model}: it is the most accurate, beyond chance against every other model "
+            f"({TEST}, largest p = {largest:.2g}), with {score} in {duration(best.seconds)}."
+        )
+    equals = [best, *(row for row in rows if row.model in rivals)]
+    limit = WORTH * min(row.seconds for row in equals)
+    chosen = next(row for row in equals if row.seconds <= limit)
+    if chosen is best:
+        return (
+            f"No clear winner, use {best.model}: it comes first with {score} in "
+            f"{duration(best.seconds)}, {n} do not tell it from {listing(list(rivals))} ({TEST}, "
+            f"smallest p = {min(rivals.values()):.2g}), and none of them costs less than half."
+        )
     return (
-        f"No clear winner: {best.model} comes first with {score}, but {len(best.correct):,} test "
-        f"photos do not tell it from {listing(list(rivals))} ({test}, smallest p = "
-        f"{min(rivals.values()):.2g}); the cheapest of them is {cheapest.model}, "
-        f"{cheapest.accuracy:.1%} in {duration(cheapest.seconds)}."
+        f"No clear winner, use {chosen.model}: accuracy {chosen.accuracy:.1%} in "
+        f"{duration(chosen.seconds)}; {best.model} comes first with {score}, but took "
+        f"{duration(best.seconds)}, and {n} do not tell the two apart ({TEST}, "
+        f"p = {rivals[chosen.model]:.2g})."
     )
 
 
@@ -190,6 +260,54 @@ def most_confused(confusion: NDArray[np.int64], *, limit: int = 10) -> list[tupl
     order = np.argsort(-wrong, axis=None, kind="stable")[:limit]
     found = [(int(i) // len(wrong), int(i) % len(wrong), int(wrong.flat[i])) for i in order]
     return [entry for entry in found if entry[2]]
+
+
+def recalls(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Return the recall of each class by each model, of shape (k, models); NaN without photos."""
+    with np.errstate(invalid="ignore"):
+        return np.stack(
+            [row.confusion.diagonal() / row.confusion.sum(axis=1) for row in rows], axis=1
+        )
+
+
+def mistakes(row: Row, features: "Features", *, limit: int) -> list[Mistake]:
+    """Return the mistakes of which a model was most sure, the surest first."""
+    wrong = np.flatnonzero(~row.correct)
+    return _listed(row, features, wrong, row.confidence)[:limit]
+
+
+def agreed(rows: Sequence[Row], features: "Features") -> list[Mistake]:
+    """Return the test photos that all models, two at least, give one other class than the label.
+
+    The surest first, by the mean probability of all models.
+    """
+    first = rows[0]
+    named = np.stack([row.predicted for row in rows])
+    same = (named == named[0]).all(axis=0) & ~first.correct
+    sure = np.mean([row.confidence for row in rows], axis=0)
+    return _listed(first, features, np.flatnonzero(same), sure) if len(rows) > 1 else []
+
+
+def repeats_of(runs: Path, features: "Features") -> tuple[Repeats, list[str]]:
+    """Read what was measured over random splits, and say in a sentence each what is left out."""
+    found, refused = Repeats(), []
+    for path in sorted([*runs.glob("learning-curve.json"), *runs.glob("protocol-*.json")]):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["data_digest"] != features.data_digest:
+                refused.append(f"{path.name}: made from other photos or splits; run it again")
+            elif path.name == "learning-curve.json":
+                found.curve.update({int(size): by for size, by in record["summary"].items()})
+            else:
+                asked = record["options"]
+                title = (
+                    f"{asked['train']} photos a class to train, at most {asked['test']} to test, "
+                    f"{len(next(iter(record['repeats'].values())))} random splits"
+                )
+                found.protocols[title] = record["summary"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            refused.append(f"{path.name}: not such a record ({error}); run it again")
+    return found, refused
 
 
 def duration(seconds: float) -> str:
@@ -235,12 +353,37 @@ def _row(folder: Path, features: "Features") -> Row:
         raise _damaged(result, str(error)) from error
     if not same:
         raise _damaged(result, "its metrics do not follow from its predictions")
-    predicted = predictions.probabilities.argmax(axis=1)
-    confusion = np.zeros((k, k), dtype=np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-    correct = predicted == labels
-    bounds = interval(int(correct.sum()), len(correct))
-    return Row(folder.name, result, bounds, seconds, correct, confusion, _history(folder))
+    correct = int((predictions.probabilities.argmax(axis=1) == labels).sum())
+    return Row(
+        folder.name,
+        result,
+        predictions,
+        interval(correct, len(labels)),
+        seconds,
+        _speed(result, features, len(labels)),
+        results.model_bytes(folder),
+        _history(folder),
+    )
+
+
+def _speed(result: results.Result, features: "Features", photos: int) -> float | None:
+    a_photo = result.seconds.get("predict", 0.0) / photos
+    if not a_photo:
+        return None
+    if result.stage == "head":
+        a_photo += result.seconds.get("features", 0.0) / len(set(features.digests))
+    return 1 / a_photo
+
+
+def _listed(
+    row: Row, features: "Features", places: NDArray[np.intp], sure: NDArray[np.float64]
+) -> list[Mistake]:
+    test = np.flatnonzero(features.splits == "test")
+    labels = row.predictions.labels
+    return [
+        Mistake(int(test[i]), int(labels[i]), int(row.predicted[i]), float(sure[i]))
+        for i in places[np.argsort(-sure[places], kind="stable")]
+    ]
 
 
 def _damaged(result: results.Result, reason: str) -> InputError:
@@ -258,13 +401,13 @@ def _history(folder: Path) -> dict[str, list[Any]]:
 
 
 def _pairs(rows: Sequence[Row]) -> list[Pair]:
-    best, *others = rows
+    both = list(combinations(rows, 2))
     counts = [
-        (int((best.correct & ~row.correct).sum()), int((row.correct & ~best.correct).sum()))
-        for row in others
+        (int((one.correct & ~other.correct).sum()), int((other.correct & ~one.correct).sum()))
+        for one, other in both
     ]
-    p = [mcnemar(*count) for count in counts]
+    p = [mcnemar(*counted) for counted in counts]
     return [
-        Pair(row.model, *count, value, corrected)
-        for row, count, value, corrected in zip(others, counts, p, holm(p), strict=True)
+        Pair(one.model, other.model, *counted, value, corrected)
+        for (one, other), counted, value, corrected in zip(both, counts, p, holm(p), strict=True)
     ]

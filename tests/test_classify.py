@@ -12,7 +12,7 @@ import skops.io
 
 from classify import results
 from classify.heads import HEADS, TRUSTED
-from extract import store
+from extract import engines, store
 from extract.console import InputError
 from extract.recipe import TAPS
 from tests.conftest import CHECKOUT
@@ -50,6 +50,7 @@ def test_a_result_is_whole_and_its_head_gives_its_predictions(trained: Path, nam
     assert result.metrics == results.metrics(predictions)
     assert result.metrics["accuracy"] > 0.8
     assert set(result.seconds) == {"features", "tune", "fit", "predict"}
+    assert result.machine == engines.machine()
     assert result.hyperparameters in [
         {key: value for key, value in candidate.items() if key not in ("score", "log_loss")}
         for candidate in result.tried

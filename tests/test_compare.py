@@ -1,9 +1,11 @@
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,14 +13,16 @@ from numpy.typing import NDArray
 from classify import results
 from extract.console import InputError
 from finetune.compare import (
+    agreed,
     compare,
     duration,
-    holm,
-    interval,
     listing,
-    mcnemar,
+    mistakes,
     most_confused,
+    recalls,
+    repeats_of,
 )
+from finetune.significance import interval, mcnemar
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Features:
     labels: NDArray[np.int64]
     splits: NDArray[np.str_]
     paths: list[str]
+    digests: list[str]
     data: str = "chess"
     data_digest: str = "d" * 64
     recipe_digest: str = "e" * 64
@@ -44,7 +49,8 @@ def features(class_names: Sequence[str], *, test: int = 20, **changes: Any) -> A
     labels = np.repeat(np.arange(test) % k, 3)
     splits = np.array(["train", "test", "val"] * test)
     paths = [f"{i:05d} ü.jpg" for i in range(3 * test)]
-    return Features(list(class_names), labels, splits, paths, **changes)
+    digests = [hashlib.sha256(path.encode()).hexdigest() for path in paths]
+    return Features(list(class_names), labels, splits, paths, digests, **changes)
 
 
 def save(
@@ -86,30 +92,6 @@ def edit(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes))
 
 
-def test_wilson_interval_by_hand() -> None:
-    z = 1.959963984540054
-    for correct, n in ((8, 10), (0, 10), (10, 10), (1, 1)):
-        p = correct / n
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-        assert interval(correct, n) == pytest.approx((middle - half, middle + half), abs=1e-12)
-    assert interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-
-
-def test_mcnemar_by_hand() -> None:
-    assert mcnemar(0, 0) == 1
-    assert mcnemar(3, 3) == 1
-    assert mcnemar(6, 0) == pytest.approx(2 / 2**6)
-    assert mcnemar(1, 7) == mcnemar(7, 1) == pytest.approx(2 * (1 + 8) / 2**8)
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert holm([0.9, 0.8]) == [1, 1]
-    assert holm([0.02]) == [0.02]
-    assert holm([]) == []
-
-
 def test_figures_follow_from_the_predictions(tmp_path: Path) -> None:
     of = features(["a", "b"])
     found = compare(of, [save(tmp_path, of, "svm", [0, 1, 2])])
@@ -139,30 +121,65 @@ def test_pairs_count_the_photos_that_only_one_names_rightly(tmp_path: Path) -> N
     of = features(["a", "b"])
     folders = [save(tmp_path, of, "x", [0]), save(tmp_path, of, "y", [1, 2, 3, 4, 5, 6, 7])]
     (pair,) = compare(of, folders).pairs
-    assert (pair.other, pair.best_only, pair.other_only) == ("y", 7, 1)
+    assert (pair.one, pair.other, pair.one_only, pair.other_only) == ("x", "y", 7, 1)
     assert pair.p == pair.corrected == mcnemar(7, 1)
+
+
+def test_every_two_models_are_a_pair_and_all_are_corrected_for(tmp_path: Path) -> None:
+    of = features(["a", "b"])
+    folders = [save(tmp_path, of, name, range(n)) for name, n in (("x", 0), ("y", 6), ("z", 7))]
+    pairs = compare(of, folders).pairs
+    assert [(pair.one, pair.other) for pair in pairs] == [("x", "y"), ("x", "z"), ("y", "z")]
+    assert [pair.p for pair in pairs] == [mcnemar(6, 0), mcnemar(7, 0), mcnemar(1, 0)]
+    assert pairs[1].corrected == 3 * pairs[1].p
 
 
 def test_verdict_with_a_winner(tmp_path: Path) -> None:
     of = features(["a", "b"])
     folders = [save(tmp_path, of, "x", []), save(tmp_path, of, "y", range(9))]
     said = compare(of, folders).verdict
-    assert said.startswith("x is the most accurate, beyond chance")
+    assert said.startswith("Use x: it is the most accurate, beyond chance")
     assert "largest p = 0.0039" in said
     assert "accuracy 100.0% (95% interval 83.9% to 100.0%) in 1 min 4 s" in said
 
 
-def test_verdict_without_a_winner_names_the_cheapest_of_the_rivals_only(tmp_path: Path) -> None:
+def test_verdict_without_a_winner_takes_the_first_of_those_at_no_more_than_twice_the_least(
+    tmp_path: Path,
+) -> None:
     of = features(["a", "b"])
     folders = [
-        save(tmp_path, of, "x", []),
-        save(tmp_path, of, "y", [1], seconds={"features": 10.0, "fit": 2.0}),
-        save(tmp_path, of, "z", range(15), seconds={"fit": 0.1}),
+        save(tmp_path, of, "x", [], seconds={"fit": 25.0}),
+        save(tmp_path, of, "y", [1], seconds={"features": 10.0, "fit": 8.0}),
+        save(tmp_path, of, "z", [1, 2], seconds={"fit": 12.0}),
+        save(tmp_path, of, "worse", range(15), seconds={"fit": 0.1}),
     ]
     said = compare(of, folders).verdict
-    assert said.startswith("No clear winner: x comes first")
+    assert said.startswith("No clear winner, use y: accuracy 95.0% in 18 s; x comes first with")
+    assert "but took 25 s, and 20 test photos do not tell the two apart" in said
+    assert said.endswith("p = 1).")
+
+
+def test_verdict_without_a_winner_takes_the_best_where_none_is_much_cheaper(
+    tmp_path: Path,
+) -> None:
+    of = features(["a", "b"])
+    folders = [
+        save(tmp_path, of, "x", [], seconds={"fit": 20.0}),
+        save(tmp_path, of, "y", [1], seconds={"fit": 10.0}),
+        save(tmp_path, of, "worse", range(15), seconds={"fit": 0.1}),
+    ]
+    said = compare(of, folders).verdict
+    assert said.startswith("No clear winner, use x: it comes first with accuracy 100.0%")
     assert "20 test photos do not tell it from y (" in said
-    assert said.endswith("the cheapest of them is y, 95.0% in 12 s.")
+    assert said.endswith("none of them costs less than half.")
+
+
+def test_no_model_is_recommended_that_guessing_may_equal(tmp_path: Path) -> None:
+    of = features(["a", "b"])
+    found = compare(of, [save(tmp_path, of, name, range(6)) for name in ("x", "y")])
+    assert found.verdict.startswith("Use none of them yet: x comes first with accuracy 70.0%")
+    assert "20 test photos do not tell that from always naming the most frequent" in found.verdict
+    assert found.verdict.endswith("which is right for 50.0%.")
 
 
 def test_one_win_in_many_comparisons_is_not_called_beyond_chance(tmp_path: Path) -> None:
@@ -170,7 +187,7 @@ def test_one_win_in_many_comparisons_is_not_called_beyond_chance(tmp_path: Path)
     folders = [save(tmp_path, of, "x", [])]
     folders += [save(tmp_path, of, f"y{i}", range(6)) for i in range(4)]
     found = compare(of, folders)
-    assert all(pair.p < 0.05 < pair.corrected for pair in found.pairs)
+    assert all(pair.p < 0.05 < pair.corrected for pair in found.pairs if pair.one == "x")
     assert found.verdict.startswith("No clear winner")
 
 
@@ -283,6 +300,87 @@ def test_class_never_predicted_and_thirty_classes(tmp_path: Path) -> None:
     assert row.confusion.sum() == 60
     assert most_confused(row.confusion) == [(3, 4, 2), (5, 6, 1)]
     assert most_confused(row.confusion, limit=1) == [(3, 4, 2)]
+
+
+def test_speed_counts_the_pass_of_a_head_and_the_photos_of_a_network(tmp_path: Path) -> None:
+    of = features(["a", "b"])
+    of.digests[3] = of.digests[0]
+    took = {"features": 59.0, "fit": 9.0, "predict": 10.0}
+    head = save(tmp_path, of, "svm", [], seconds=took)
+    network = save(tmp_path, of, "finetuned", [1], stage="network", seconds=took)
+    unknown = save(tmp_path, of, "mlp", [1, 2], seconds={"features": 59.0})
+    speeds = [row.speed for row in compare(of, [head, network, unknown]).rows]
+    # 59 distinct photos took a second each, and 20 test photos half of one.
+    assert speeds == [1 / 1.5, 2.0, None]
+
+
+def test_size_is_that_of_the_model_file(tmp_path: Path) -> None:
+    of = features(["a", "b"])
+    folders = [save(tmp_path, of, name, []) for name in ("svm", "baseline", "gone")]
+    (folders[0] / "head.skops").write_bytes(bytes(300))
+    (folders[1] / "model.keras").write_bytes(bytes(5000))
+    sizes = {row.model: row.size for row in compare(of, folders).rows}
+    assert sizes == {"svm": 300, "baseline": 5000, "gone": None}
+
+
+def test_mistakes_are_told_the_surest_first(tmp_path: Path) -> None:
+    of = features(["a", "b", "c"])
+    folder = save(tmp_path, of, "svm", [4, 7, 9])
+    with h5py.File(folder / "predictions.h5", "r+") as file:
+        file["probability"][7] = [0.02, 0.01, 0.97]
+    edit(folder, metrics=results.metrics(results.load_predictions(folder)))
+    (row,) = compare(of, [folder]).rows
+    told = mistakes(row, of, limit=2)
+    assert [(one.photo, one.label, one.said) for one in told] == [(22, 1, 2), (13, 1, 2)]
+    assert [one.probability for one in told] == pytest.approx([0.97, 0.9])
+    assert len(mistakes(row, of, limit=9)) == 3
+
+
+def test_agreed_are_those_that_all_models_call_the_same(tmp_path: Path) -> None:
+    of = features(["a", "b", "c"])
+    folders = [save(tmp_path, of, "x", [2, 5, 6]), save(tmp_path, of, "y", [5, 6, 8])]
+    z = save(tmp_path, of, "z", [5, 6])
+    with h5py.File(z / "predictions.h5", "r+") as file:
+        # Of class c, which the others call a, this one is named b.
+        file["probability"][5] = [0.1, 0.8, 0.1]
+    edit(z, metrics=results.metrics(results.load_predictions(z)))
+    rows = compare(of, [*folders, z]).rows
+    (one,) = agreed(rows, of)
+    assert (of.paths[one.photo], one.label, one.said) == ("00019 ü.jpg", 0, 1)
+    assert one.probability == pytest.approx(0.9)
+    assert len(agreed(rows[:1], of)) == 0
+
+
+def test_recall_of_each_class(tmp_path: Path) -> None:
+    of = features(["a", "b", "c"], test=2)
+    rows = compare(of, [save(tmp_path, of, "x", [1]), save(tmp_path, of, "y", [])]).rows
+    assert np.array_equal(recalls(rows), [[1, 1], [1, 0], [np.nan, np.nan]], equal_nan=True)
+
+
+def test_repeats_are_read_and_others_refused(tmp_path: Path) -> None:
+    of = features(["a", "b"])
+    figures = {"svm": {"accuracy": {"mean": 0.5, "sd": 0.1, "half_width": 0.2}}}
+    made = {"data_digest": of.data_digest, "options": {"train": 30, "test": 50, "seed": 0}}
+    curve = made | {"summary": {"1": figures, "10": figures}}
+    protocol = made | {"summary": figures, "repeats": {"svm": [{}, {}]}}
+    for name, record in {
+        "learning-curve": curve,
+        "protocol-per-class-30-50": protocol,
+        "protocol-per-class-5-5": protocol | {"data_digest": "0"},
+        "protocol-per-class-6-6": made,
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    (tmp_path / "protocol-cut.json").write_text("{")
+    found, refused = repeats_of(tmp_path, of)
+    assert found.curve == {1: figures, 10: figures}
+    asked = "30 photos a class to train, at most 50 to test, 2 random splits"
+    assert found.protocols == {asked: figures}
+    assert [sentence.split(":")[0] for sentence in refused] == [
+        "protocol-cut.json",
+        "protocol-per-class-5-5.json",
+        "protocol-per-class-6-6.json",
+    ]
+    assert repeats_of(tmp_path / "none", of)[0].curve == {}
 
 
 def test_words() -> None:

@@ -295,3 +295,10 @@ def test_an_engine_asked_for_and_not_installed_is_an_input_error(
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=f"--engine {name}: {package} is not installed"):
         choose(name, vgg16, noise(1), folder=tmp_path)
+
+
+@pytest.mark.parametrize(("gpu", "told"), [(True, "2 cores, NVIDIA GPU"), (False, "2 cores")])
+def test_machine_names_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool, told: str) -> None:
+    monkeypatch.setattr(engines, "processor", lambda: "2 cores")
+    monkeypatch.setattr(engines, "has_gpu", lambda: gpu)
+    assert engines.machine() == told

@@ -1,21 +1,25 @@
 """The commands that train networks and compare: what they need, say, refuse and leave alone."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from classify import results
-from extract import features, store
+from extract import engines, features, store
 from tests.conftest import CHECKOUT, write_photos
 
 
-def finetune(*arguments: object) -> subprocess.CompletedProcess[str]:
+def finetune(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "finetune", *map(str, arguments)]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    given = os.environ | environment
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=given)
 
 
 def make_features(out: Path, weights: Path, *, sizes: tuple[int, ...]) -> None:
@@ -61,6 +65,7 @@ def test_a_network_leaves_a_whole_result(made: Path, name: str, phases: set[str]
     cached = {"features", "activations"} if name == "finetuned" else set()
     assert set(result.seconds) == {*cached, "fit", "predict"}
     assert min(result.seconds.values()) > 0
+    assert result.machine == engines.machine()
 
 
 def test_nothing_is_trained_again_when_nothing_changed(made: Path, vgg16_weights: Path) -> None:
@@ -130,6 +135,30 @@ def test_compare_writes_the_report_and_prints_the_table(made: Path) -> None:
         "compare.json",
         "compare.svg",
     }
+
+
+def test_compare_puts_several_data_sets_side_by_side_and_opens_the_page(
+    made: Path, tmp_path: Path
+) -> None:
+    for folder in ("features", "runs"):
+        shutil.copytree(made / folder, tmp_path / folder, ignore=shutil.ignore_patterns("cache"))
+    shutil.copytree(tmp_path / "runs/pets", tmp_path / "runs/zoo")
+    shutil.copy(tmp_path / "features/pets.h5", tmp_path / "features/zoo.h5")
+    with h5py.File(tmp_path / "features/zoo.h5", "r+") as file:
+        file.attrs["data"] = "zoo"
+    shown = tmp_path / "shown"
+    opener = tmp_path / "opener"
+    opener.write_text(f'#!/bin/sh\necho "$1" >> {shown}\n')
+    opener.chmod(0o755)
+    done = finetune(
+        *("compare", "pets", "zoo", "pets", "--open", "--out", tmp_path), BROWSER=str(opener)
+    )
+    assert done.returncode == 0, done.stderr
+    page = tmp_path / "reports/pets+zoo/index.html"
+    assert done.stdout.splitlines()[-1] == f"all of them: {page}"
+    assert shown.read_text().split() == [page.as_uri()]
+    for name in ("pets", "zoo", "pets+zoo"):
+        assert (tmp_path / "reports" / name / "compare.json").exists()
 
 
 def test_compare_refuses_a_result_of_other_data_by_name(made: Path) -> None:

@@ -516,3 +516,30 @@ def test_fewer_than_two_classes_is_an_input_error(classes: dict[str, int], tmp_p
             (root / name / f"{i}.png").write_bytes(saved(PHOTO, "PNG"))
     with pytest.raises(InputError, match="two are needed"):
         scan(root)
+
+
+@pytest.mark.parametrize(("size", "expected"), [((400, 100), (64, 16)), ((30, 40), (30, 40))])
+def test_thumbnail_keeps_proportions_and_is_never_larger(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    data = images.thumbnail(saved(plain((200, 30, 60), size=size), "PNG"), size=64)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.format, image.size) == ("WEBP", expected)
+        assert np.abs(np.asarray(image, int) - (200, 30, 60)).max() < 8
+
+
+def test_thumbnail_is_upright_over_white_and_without_what_the_file_tells_beside_it() -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    turned[0x010F] = "a camera"
+    data = images.thumbnail(saved(plain("red", size=(60, 20)), "JPEG", exif=turned), size=64)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (20, 60)
+        assert not dict(image.getexif())
+    clear = images.thumbnail(saved(plain((0, 0, 0, 0), "RGBA"), "PNG"), size=64)
+    assert decode(clear, size=8).min() > 250
+
+
+def test_thumbnail_of_no_picture_gives_the_reason() -> None:
+    with pytest.raises(Unreadable, match="not an image"):
+        images.thumbnail(b"text", size=64)

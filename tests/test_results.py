@@ -138,3 +138,39 @@ def test_probabilities_that_labels_are_drawn_with_have_almost_no_calibration_err
     random = np.random.default_rng(0)
     sure = random.uniform(0.5, 1.0, 20_000)
     assert results.calibration_error(sure, random.random(20_000) < sure) < 0.02
+
+
+def test_bins_of_reliability_by_hand() -> None:
+    sure = np.array([0.9, 0.9, 0.5, 1.0])
+    photos, mean, accuracy = results.reliability(sure, np.array([True, False, True, True]))
+    assert photos.tolist() == [0] * 7 + [1] + [0] * 5 + [2, 1]
+    assert (mean[13], accuracy[13]) == (pytest.approx(0.9), 0.5)
+    assert np.isnan(mean[photos == 0]).all()
+    assert np.isnan(accuracy[photos == 0]).all()
+
+
+def test_losses_make_the_log_loss() -> None:
+    assert results.losses(FOUR).tolist() == pytest.approx(
+        [-math.log(p) for p in (0.8, 0.6, 0.3, 0.9)], rel=1e-6
+    )
+
+
+def test_a_record_of_before_the_machine_was_kept_is_read(tmp_path: Path) -> None:
+    results.save(
+        tmp_path, replace(RECORD, machine="2 cores"), FOUR, write_model=lambda folder: None
+    )
+    path = tmp_path / "result.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert results.load(tmp_path).machine == record.pop("machine") == "2 cores"
+    path.write_text(json.dumps(record))
+    assert results.load(tmp_path).machine == ""
+    del record["seed"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="seed"):
+        results.load(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "size"), [("head.skops", 5), ("model.keras", 7), ("else", None)])
+def test_size_of_the_model(tmp_path: Path, name: str, size: int | None) -> None:
+    (tmp_path / name).write_bytes(bytes(size or 3))
+    assert results.model_bytes(tmp_path) == size

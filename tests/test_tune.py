@@ -193,3 +193,37 @@ def test_the_simplest_candidate_wins_that_is_worse_by_chance_alone() -> None:
     assert tune.simplest([best, hardly], even) == 0
     # The photo on which it is no worse counts for more.
     assert tune.simplest([clearly, best], np.array([30.0, 1.0, 1.0, 1.0])) == 0
+
+
+ONE = {"block5_avg": TAPS["block5_avg"]}
+
+
+@pytest.mark.parametrize(("name", "value"), [("svm", {"alpha": 0.3}), ("logistic", {"C": 100.0})])
+def test_out_of_fold_probabilities_are_of_photos_that_were_not_fitted(
+    name: str, value: dict[str, float]
+) -> None:
+    # Labels are drawn at random: only a head that has seen a photo could know its label.
+    random = np.random.default_rng(0)
+    X = random.gamma(1.0, 1.0, (200, TAPS["block5_avg"])).astype(np.float32)
+    X = np.repeat(X, 2, axis=0)
+    labels = np.repeat(random.integers(2, size=200), 2)
+    digests = [str(row // 2) for row in range(400)]
+    chosen = {"taps": ["block5_avg"], "root": True, **value}
+    found = tune.out_of_fold(name, chosen, X, labels, digests, taps=ONE, seed=0)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    assert np.mean(found.argmax(axis=1) == labels) < 0.6
+    # Were copies not kept together, nearly every label would be known.
+    apart = [str(row) for row in range(400)]
+    leaky = tune.out_of_fold(name, chosen, X, labels, apart, taps=ONE, seed=0)
+    assert np.mean(leaky.argmax(axis=1) == labels) > 0.7
+
+
+def test_out_of_fold_of_a_class_with_one_photo_knows_nothing_of_it() -> None:
+    random = np.random.default_rng(0)
+    X = random.random((41, TAPS["block5_avg"])).astype(np.float32)
+    labels = np.array([0, 1] * 20 + [2])
+    chosen = {"taps": ["block5_avg"], "root": False, "alpha": 0.3}
+    digests = [str(row) for row in range(41)]
+    found = tune.out_of_fold("svm", chosen, X, labels, digests, taps=ONE, seed=0)
+    assert found[40, 2] == 0
+    assert np.isfinite(found).all()

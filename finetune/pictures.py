@@ -1,0 +1,36 @@
+"""Thumbnails of photos, as data URIs that a page holds within itself."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from extract import images
+
+if TYPE_CHECKING:
+    from extract.store import Features
+
+SIDE = 144
+"""Pixels of the longer side: two for each that the page shows, for dense screens."""
+
+
+def thumbnails(features: "Features") -> Callable[[int], str | None]:
+    """Return what gives the photo of a row as a data URI, each read once.
+
+    It gives None where the photo is not there any more, or not the one that the features are of.
+    """
+
+    @cache
+    def thumbnail(photo: int) -> str | None:
+        try:
+            data = Path(features.attributes["root"], features.paths[photo]).read_bytes()
+            if hashlib.sha256(data).hexdigest() != features.digests[photo]:
+                return None
+            webp = images.thumbnail(data, size=SIDE)
+        except (OSError, KeyError, ValueError, images.Unreadable):
+            return None
+        return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
+
+    return thumbnail
