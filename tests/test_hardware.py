@@ -78,7 +78,7 @@ def start(out: Path, *, devices: int = 1, config: object = None) -> subprocess.P
 
 def ended(process: subprocess.Popen[str], out: Path) -> dict[str, np.ndarray]:
     try:
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 0, said[-3000:]
