@@ -3,9 +3,9 @@
 The same candidates, the same folds, the same hold-out scores: our search, which rotates each view
 of the rows once to their span and follows the path of each head's parameter, against scikit-learn's
 `GridSearchCV` over pipelines that know nothing of this. Both have as many processes as there are
-processors, with one thread of linear algebra each; with ``--plain`` GridSearchCV runs as it comes, in
-one process that takes all threads. The two alternate, head by head; seconds include the last fit on
-train and val. The data sets need features; a path of a features file will do.
+processors, with one thread of linear algebra each; with ``--plain`` GridSearchCV runs as it comes,
+in one process that takes all threads. The two alternate, head by head; seconds include the last fit
+on train and val. The data sets need features; a path of a features file will do.
 """
 
 import argparse
