@@ -107,6 +107,17 @@ def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
     return found
 
 
+def scan_flat(folder: Path) -> Scan:
+    """List the photos of a folder and of those in it, whatever these mean, by the rules of `scan`.
+
+    Their class names are empty.
+    """
+    found = Scan()
+    found.photos = sorted(Photo(path, "") for path in _to_try(folder, folder, set(), found))
+    found.skipped.sort()
+    return found
+
+
 def is_clutter(name: str) -> bool:
     """Say whether a file or folder of this name is the system's, not the user's."""
     return name.startswith(".") or name in CLUTTER
@@ -150,18 +161,25 @@ def _scan_classes(
             found.skipped.append((path, "class left out (--background keeps it)"))
             continue
         found.class_names.append(readable_name(name))
-        for file in _files(folder / name, {os.path.realpath(root), os.path.realpath(folder)}):
-            relative = _relative(file, root)
-            if is_clutter(file.name):
-                found.skipped.append((readable_name(relative), "hidden or system file"))
-            elif relative != readable_name(relative):
-                reason = "file or folder name is not UTF-8; rename it"
-                found.skipped.append((readable_name(relative), reason))
-            elif file.exists() and not file.is_file():
-                # Reading a named pipe would wait for ever.
-                found.skipped.append((relative, "not a regular file"))
-            else:
-                found.photos.append(Photo(relative, name, split))
+        above = {os.path.realpath(root), os.path.realpath(folder)}
+        for path in _to_try(root, folder / name, above, found):
+            found.photos.append(Photo(path, name, split))
+
+
+def _to_try(root: Path, folder: Path, above: set[str], found: Scan) -> Iterator[str]:
+    """Yield every file below a folder that may be a photo; skip the others with a reason."""
+    for file in _files(folder, above):
+        relative = _relative(file, root)
+        if is_clutter(file.name):
+            found.skipped.append((readable_name(relative), "hidden or system file"))
+        elif relative != readable_name(relative):
+            reason = "file or folder name is not UTF-8; rename it"
+            found.skipped.append((readable_name(relative), reason))
+        elif file.exists() and not file.is_file():
+            # Reading a named pipe would wait for ever.
+            found.skipped.append((relative, "not a regular file"))
+        else:
+            yield relative
 
 
 def _files(folder: Path, seen: set[str]) -> Iterator[Path]:

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -261,10 +261,22 @@ def join(folder: Path, paths: Sequence[Path], needed: Set[str]) -> list[Path]:
     return written
 
 
-def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
+def set_aside(damaged: Damaged) -> None:
+    """Rename a damaged shard, so that it is neither used nor lost, and say so."""
+    aside = damaged.shard.with_name(f"{damaged.shard.name}.damaged")
+    damaged.shard.rename(aside)
+    warn(f"{damaged}; set aside as {aside.name}, its images are computed anew")
+
+
+def index(
+    folder: Path,
+    recipe: dict[str, Any],
+    *,
+    on_damage: Callable[[Damaged], None] = set_aside,
+) -> dict[str, Place]:
     """Find every image in the shards of a recipe, reading their digests and not their taps.
 
-    A shard that is not whole is named and set aside.
+    A shard that is not whole is handed to `on_damage` and left out.
 
     Returns
     -------
@@ -280,17 +292,25 @@ def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
                 digests = _digests(file, recipe)
                 seconds = float(file.attrs["seconds"]) / len(digests)
         except Exception as error:
-            set_aside(Damaged(path, error))
+            on_damage(Damaged(path, error))
             continue
         places |= {digest: Place(path, row, seconds) for row, digest in enumerate(digests)}
     return places
 
 
-def set_aside(damaged: Damaged) -> None:
-    """Rename a damaged shard, so that it is neither used nor lost, and say so."""
-    aside = damaged.shard.with_name(f"{damaged.shard.name}.damaged")
-    damaged.shard.rename(aside)
-    warn(f"{damaged}; set aside as {aside.name}, its images are computed anew")
+def rows(shard: Path, wanted: Sequence[int], taps: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Read some rows of a shard, each guarded by its own checksum, by name of the tap.
+
+    Raises
+    ------
+    Damaged
+        If they cannot be read.
+    """
+    try:
+        with finishing(), h5py.File(shard, "r") as file:
+            return {tap: np.stack([file[f"taps/{tap}"][row] for row in wanted]) for tap in taps}
+    except Exception as error:
+        raise Damaged(shard, error) from error
 
 
 def sweep(folder: Path) -> None:
