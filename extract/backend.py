@@ -1,7 +1,10 @@
 """The one place where Keras is imported, with its environment set before TensorFlow reads it."""
 
+import json
 import os
+import textwrap
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 from numpy.typing import NDArray
+
+RUNS_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "function")
+"""Names in a saved network that stand for code outside Keras."""
 
 __all__ = ["compiled", "is_out_of_memory", "keras", "load"]
 
@@ -49,14 +55,34 @@ def load(path: Path) -> keras.Model:
     if not path.exists():
         raise InputError(f"{path}: not there; train the model again")
     try:
+        foreign = _foreign(path)
+        if foreign:
+            raise ValueError(f"it names {foreign}, which could run code")
         with warnings.catch_warnings():
             # Of an optimizer's state, which is not wanted.
             warnings.simplefilter("ignore")
             return keras.models.load_model(path, compile=False, safe_mode=True)
     # Keras raises many things on a damaged or foreign file.
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: not a network that can be used ({reason[0]})") from error
+        reason = textwrap.shorten(str(error), 200) or type(error).__name__
+        raise InputError(f"{path}: not a network that can be used ({reason})") from error
+
+
+def _foreign(path: Path) -> str:
+    """Return the first thing that a saved network names and that might run code, if any."""
+    with zipfile.ZipFile(path) as file:
+        waiting = [json.loads(file.read("config.json"))]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            # Of a reference to another tensor the module is not told, and nothing is imported.
+            module, name = item.get("module") or "keras", item.get("class_name")
+            if str(module).split(".")[0] != "keras" or name in RUNS_CODE:
+                return f"{module}.{name}"
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return ""
 
 
 def is_out_of_memory(error: Exception) -> bool:

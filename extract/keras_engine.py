@@ -45,7 +45,7 @@ def saved(path: Path, *, classes: int) -> tuple[int, Callable[[NDArray[np.uint8]
     """
     network = load(path)
     shape = getattr(network, "input_shape", None)
-    size = shape[1] if isinstance(shape, tuple) and len(shape) == 4 else None
+    size: int = shape[1] if isinstance(shape, tuple) and len(shape) == 4 else 0
     if shape != (None, size, size, 3) or network.output_shape != (None, classes):
         raise InputError(f"{path}: not the network of its result.json; train the model again")
     run = compiled(network)

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import atomic
+from extract import atomic, hdf5
 from extract.console import finishing, warn
 from extract.recipe import MAPS, TAPS, recipe_digest
 
@@ -200,7 +200,7 @@ def read(path: Path) -> Shard:
         If it is cut short, changed or not a shard.
     """
     try:
-        with finishing(), h5py.File(path, "r") as file:
+        with finishing(), hdf5.open_whole(path) as file:
             recipe = _recipe(file)
             shard = Shard(
                 _digests(file, recipe),
@@ -225,7 +225,7 @@ def digests_of(path: Path) -> list[str]:
         If it is no shard.
     """
     try:
-        with finishing(), h5py.File(path, "r") as file:
+        with finishing(), hdf5.open_whole(path) as file:
             return _digests(file, _recipe(file))
     except Exception as error:
         raise Damaged(path, error) from error
@@ -286,7 +286,7 @@ def index(
     places: dict[str, Place] = {}
     for path in files(folder):
         try:
-            with finishing(), h5py.File(path, "r") as file:
+            with finishing(), hdf5.open_whole(path) as file:
                 if _text(file, "recipe_digest") != recipe_digest(recipe):
                     raise ValueError("made by another recipe")
                 digests = _digests(file, recipe)
@@ -307,7 +307,7 @@ def rows(shard: Path, wanted: Sequence[int], taps: Iterable[str]) -> dict[str, N
         If they cannot be read.
     """
     try:
-        with finishing(), h5py.File(shard, "r") as file:
+        with finishing(), hdf5.open_whole(shard) as file:
             return {tap: np.stack([file[f"taps/{tap}"][row] for row in wanted]) for tap in taps}
     except Exception as error:
         raise Damaged(shard, error) from error
@@ -339,7 +339,7 @@ def _together(one: Shard, other: Shard) -> Shard:
 
 
 def _recipe_of(path: Path) -> dict[str, Any]:
-    with finishing(), h5py.File(path, "r") as file:
+    with finishing(), hdf5.open_whole(path) as file:
         return _recipe(file)
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import sklearn.base
 import skops.io
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 from classify import __main__ as command
 from classify import predict, results
@@ -217,26 +219,33 @@ def test_what_cannot_be_predicted_is_said_in_a_line(
 # Files that were not made here
 
 
-class _Evil:
-    """What a pickle would run when it is read."""
+def _naming_os_system(house: Path, path: Path, step: int) -> None:
+    """Write a real head of which one step claims to be os.system."""
+    with zipfile.ZipFile(house / "runs/pets/svm/head.skops") as file:
+        files = {name: file.read(name) for name in file.namelist()}
+    schema = json.loads(files["schema.json"])
+    steps = schema["content"]["content"]["steps"]["content"]
+    steps[step]["content"][1] |= {"__module__": "os", "__class__": "system"}
+    files["schema.json"] = json.dumps(schema).encode()
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
 
-    def __init__(self, marker: Path) -> None:
-        self.command = f"touch {marker}"
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (self.command,)
-
-
-def test_a_head_that_names_os_system_is_refused_and_runs_nothing(tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
-    skops.io.dump(make_pipeline(_Evil(marker)), tmp_path / "head.skops")
-    with pytest.raises(InputError, match=r"head\.skops: not a head.*system") as told:
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_head_that_names_os_system_is_refused_and_runs_nothing(
+    house: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[object] = []
+    _naming_os_system(house, tmp_path / "head.skops", step)
+    monkeypatch.setattr(os, "system", ran.append)
+    with pytest.raises(InputError, match=r"head\.skops: not a head.*'os\.system'") as told:
         predict.load_head(tmp_path)
     assert len(str(told.value).splitlines()) == 1
-    assert not marker.exists()
-    # It would have run where all types are trusted.
-    types = skops.io.get_untrusted_types(file=tmp_path / "head.skops")
-    assert any("system" in name for name in types)
+    skops.io.dump(make_pipeline(FunctionTransformer(shutil.rmtree)), tmp_path / "head.skops")
+    with pytest.raises(InputError, match=r"head\.skops: not a head.*'shutil\.rmtree'"):
+        predict.load_head(tmp_path)
+    assert ran == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x80\x04\x95 a pickle"])
