@@ -229,7 +229,7 @@ def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
         With the reason, if the bytes give no picture.
     """
     with _opened(data, size) as rgb:
-        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+        return square(rgb, size=size)
 
 
 def thumbnail(data: bytes, *, size: int) -> bytes:
@@ -275,6 +275,11 @@ def _opened(data: bytes, size: int) -> Iterator[Image.Image]:
     # struct.error, IndexError, zlib.error and more.
     except Exception as error:
         raise Unreadable(f"damaged image: {error}") from error
+
+
+def square(rgb: Image.Image, *, size: int = SIZE) -> NDArray[np.uint8]:
+    """Squash an RGB image to a square: shape (size, size, 3), uint8."""
+    return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

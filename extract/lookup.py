@@ -3,18 +3,20 @@
 What trains and publishes goes through `extract.features`; this is for using a model afterwards.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import engines, shards, weights
+from extract import engines, lock, pipeline, shards, weights
 from extract.console import InputError, warn
 from extract.engines import Engine, Taps
 from extract.pipeline import BATCH_SIZE, Read
 from extract.recipe import TAPS, recipe, recipe_digest
-from extract.shards import Place
+from extract.shards import Place, Writer
 
 
 class Lookup:
@@ -23,8 +25,8 @@ class Lookup:
     Parameters
     ----------
     cache : Path
-        Folder of the weights and of each recipe's shards. No photo is added to it, and it is not
-        locked: looking up waits for nobody.
+        Folder of the weights and of each recipe's shards. It is locked only where photos are to be
+        added to it: looking up waits for nobody.
     weights_file : Path or None
         VGG16's weights, if not the usual ones.
     engine : str
@@ -42,12 +44,13 @@ class Lookup:
         self, cache: Path, *, weights_file: Path | None = None, engine: str = "auto"
     ) -> None:
         self.weights = weights.load(weights_file, cache=cache)
-        the_recipe = recipe(self.weights.digest)
-        self.recipe_digest = recipe_digest(the_recipe)
+        self.recipe = recipe(self.weights.digest)
+        self.recipe_digest = recipe_digest(self.recipe)
         self.folder = cache / self.recipe_digest
         self.wanted = engine
         self.engine: Engine | None = None
-        self.known: dict[str, Place] = shards.index(self.folder, the_recipe, on_damage=_left)
+        self.writer: Writer | None = None
+        self.known: dict[str, Place] = shards.index(self.folder, self.recipe, on_damage=_left)
 
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
         """Return every tap of photos of shape (n, 224, 224, 3), uint8 RGB, whatever is known."""
@@ -83,9 +86,12 @@ class Lookup:
         new = [row for row, item in enumerate(items) if item.photo is not None]
         if new:
             pixels = np.stack([item.photo for item in items if item.photo is not None])
-            for tap, values in self.compute(pixels).items():
-                if tap in found:
-                    found[tap][new] = values
+            computed = self.compute(pixels)
+            for tap, values in found.items():
+                values[new] = computed[tap]
+            if self.writer and self.engine:
+                digests = [items[row].digest for row in new]
+                self.writer.add(digests, computed, engine=self.engine.name)
         places = {
             row: self.known[item.digest] for row, item in enumerate(items) if item.photo is None
         }
@@ -99,6 +105,51 @@ class Lookup:
             for tap, values in kept.items():
                 found[tap][rows] = values
         return found
+
+    def of_files(self, paths: Sequence[str], taps: Sequence[str], *, keep: bool) -> Taps:
+        """Return taps of files, a row each in their order.
+
+        Parameters
+        ----------
+        paths : sequence of str, length n
+        taps : sequence of str
+        keep : bool
+            Whether what is computed is added to the cache, which is locked meanwhile.
+
+        Returns
+        -------
+        dict of tap to ndarray of shape (n, values), float32
+
+        Raises
+        ------
+        ValueError
+            If a file gives no picture.
+        """
+        found = {tap: np.empty((len(paths), TAPS[tap]), np.float32) for tap in taps}
+        with self._kept() if keep else nullcontext():
+            files = pipeline.read_ahead(Path(), paths, known=self.known)
+            with closing(files):
+                for start in range(0, len(paths), BATCH_SIZE):
+                    batch = list(islice(files, BATCH_SIZE))
+                    for item in batch:
+                        if item.reason:
+                            raise ValueError(f"{item.path}: {item.reason}")
+                    for tap, values in self.taps(batch, taps).items():
+                        found[tap][start : start + len(batch)] = values
+        return found
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Add what is computed in the block to the cache."""
+        with lock.held(self.folder.parent / "lock"):
+            # Others may have added and removed some meanwhile.
+            self.known = shards.index(self.folder, self.recipe)
+            try:
+                with Writer(self.folder, self.recipe) as self.writer:
+                    yield
+            finally:
+                self.writer = None
+            self.known = shards.index(self.folder, self.recipe)
 
 
 def _left(damaged: shards.Damaged) -> None:
