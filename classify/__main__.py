@@ -4,7 +4,8 @@ Chooses, fits and tests each head on the cached features of a data set and leave
 ``runs/<data>/<head>/``. With --protocol or --learning-curve the heads are measured over many random
 splits instead, and the figures are left in ``runs/<data>/``.
 
-``python -m classify predict runs/chess/svm PHOTO`` uses what was trained, networks too.
+``python -m classify predict runs/chess/svm PHOTO`` uses what was trained, networks too, and
+``python -m classify serve runs/chess/svm`` opens a page to try it on.
 """
 
 import argparse
@@ -12,8 +13,9 @@ import json
 import os
 import sys
 import time
+import webbrowser
 from collections.abc import Sequence
-from contextlib import closing, redirect_stdout
+from contextlib import closing, redirect_stdout, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -31,27 +33,66 @@ from classify.results import Predictions, Result
 from extract import atomic, console, images, pipeline, shards, store
 from extract.console import InputError, say, warn
 from extract.engines import ENGINES, machine
+from extract.lookup import Lookup
 from extract.provenance import now, versions
 from extract.store import Features
 
 
 def main() -> None:
     """Read the command line and do what it says."""
-    # A data set that is called like the command is given as ./predict.
-    if sys.argv[1:2] == ["predict"]:
-        _predict(sys.argv[2:])
-    else:
+    # A data set that is called like a command is given as ./predict.
+    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if command is None:
         _train(sys.argv[1:])
+    else:
+        command(sys.argv[2:])
 
 
 def _predict(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m classify predict", description="Say what is on new photos."
     )
-    parser.add_argument("run", type=Path, help="runs/<data>/<model>, a head or a network")
+    _add_model(parser)
     parser.add_argument("photos", nargs="+", help="photos, folders, or - for standard input")
-    console.add_out(parser, "features/")
     parser.add_argument("--top", type=console.at_least(1), default=5, help="classes of each photo")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="write one JSON object")
+    how.add_argument("--csv", action="store_true", help="write CSV")
+    predict_photos(parser.parse_args(arguments))
+
+
+def _serve(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m classify serve", description="Open a page to try a model on."
+    )
+    _add_model(parser)
+    # Other commands do without it.
+    from classify import serve
+
+    parser.add_argument("--host", default=serve.HOST, help="this machine only: %(default)s")
+    parser.add_argument("--port", type=int, default=serve.PORT, help="(default %(default)s)")
+    options = parser.parse_args(arguments)
+    cache = shards.cache_of(options.out)
+    model = predict.load(
+        options.run, cache=cache, weights_file=options.weights, engine=options.engine
+    )
+    lookup = model.lookup or Lookup(cache, weights_file=options.weights, engine=options.engine)
+    training = serve.neighbours(store.file_of(model.result.data, options.out))
+    app = serve.application(model, lookup, training, unsure=options.unsure, host=options.host)
+    server = serve.server(app, host=options.host, port=options.port)
+    url = f"http://{options.host}:{server.port}"
+    photos = console.count(len(training.paths), "training photo")
+    say(f"{options.run}: {url}, compared with {photos}; Ctrl-C ends it")
+    if sys.stdout.isatty():
+        webbrowser.open(url)
+    with suppress(console.Stopped):
+        server.serve_forever()
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options that say which model is used, and how."""
+    parser.add_argument("run", type=Path, help="runs/<data>/<model>, a head or a network")
+    console.add_out(parser, "features/")
     parser.add_argument(
         "--unsure",
         type=float,
@@ -60,10 +101,6 @@ def _predict(arguments: list[str]) -> None:
     )
     parser.add_argument("--weights", type=Path, help="VGG16's weights, if not the usual ones")
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="write one JSON object")
-    how.add_argument("--csv", action="store_true", help="write CSV")
-    predict_photos(parser.parse_args(arguments))
 
 
 def predict_photos(options: argparse.Namespace) -> None:
@@ -370,6 +407,8 @@ def _test(head: Pipeline, features: Features, taps: Sequence[str]) -> Prediction
 def _write(head: Pipeline, folder: Path) -> None:
     atomic.write_bytes(folder / "head.skops", skops.io.dumps(head))
 
+
+COMMANDS = {"predict": _predict, "serve": _serve}
 
 if __name__ == "__main__":
     console.run(main)

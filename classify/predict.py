@@ -23,6 +23,7 @@ from classify import results
 from classify.heads import TRUSTED
 from classify.results import Result
 from extract.console import InputError, warn
+from extract.engines import Taps
 from extract.lookup import Lookup
 from extract.pipeline import BATCH_SIZE, Read
 from extract.recipe import SIZE
@@ -47,12 +48,18 @@ class Model(NamedTuple):
         Digests of photos that it needs no pixels of.
     probabilities : callable
         Readable photos, read with `size` and `known`, to an array of shape (n, classes), float32.
+    lookup : Lookup or None
+        What gives a head its taps.
+    head : Pipeline or None
+        None of a network.
     """
 
     result: Result
     size: int
     known: Container[str]
     probabilities: Callable[[Sequence[Read]], Probabilities]
+    lookup: Lookup | None = None
+    head: Pipeline | None = None
 
 
 class Answer(NamedTuple):
@@ -109,7 +116,11 @@ def load(
             f"{run}: trained on features of recipe {result.recipe_digest[:12]}, and this version "
             f"with these weights makes {lookup.recipe_digest[:12]}; run make features heads"
         )
-    return Model(result, SIZE, lookup.known, lambda items: _by_head(head, lookup, items))
+
+    def probabilities(items: Sequence[Read]) -> Probabilities:
+        return of_taps(head, lookup.taps(items, _places(head)))
+
+    return Model(result, SIZE, lookup.known, probabilities, lookup, head)
 
 
 def load_head(run: Path) -> Pipeline:
@@ -165,6 +176,17 @@ def answers(
             yield item if item.reason else _answer(model, item, next(found), unsure)
 
 
+def of_taps(head: Pipeline, taps: Taps) -> Probabilities:
+    """Return what a head says of photos whose taps are given: shape (n, classes), float32."""
+    places = _places(head)
+    rows = len(next(iter(taps.values())))
+    X = np.zeros((rows, head.n_features_in_), np.float32)
+    for tap, columns in places.items():
+        X[:, columns] = taps[tap]
+    found: Probabilities = head.predict_proba(X).astype(np.float32)
+    return found
+
+
 def lines(found: Sequence[Answer], *, top: int) -> list[str]:
     """Write answers for people: a line a photo, the likeliest classes first."""
     return [
@@ -211,14 +233,9 @@ def _pixels(items: Sequence[Read]) -> NDArray[np.uint8]:
     return np.stack([item.photo for item in items if item.photo is not None])
 
 
-def _by_head(head: Pipeline, lookup: Lookup, items: Sequence[Read]) -> Probabilities:
-    # A head knows where it looks for its taps, and looks at no other column.
-    places = {tap: columns for tap, _, columns in head[0].transformers_ if tap != "remainder"}
-    X = np.zeros((len(items), head.n_features_in_), np.float32)
-    for tap, values in lookup.taps(items, places).items():
-        X[:, places[tap]] = values
-    found: Probabilities = head.predict_proba(X).astype(np.float32)
-    return found
+def _places(head: Pipeline) -> dict[str, slice]:
+    """Return where a head looks for its taps; it looks at no other column."""
+    return {tap: columns for tap, _, columns in head[0].transformers_ if tap != "remainder"}
 
 
 def _answer(model: Model, item: Read, probabilities: Probabilities, unsure: float) -> Answer:

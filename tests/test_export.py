@@ -81,9 +81,7 @@ def test_a_folded_head_gives_the_same_probabilities(
         taps = ["block5_avg", "block4_max"]
         X = opened.read(taps, "train", "val")
         chosen = {"taps": taps, "root": True, "alpha": 0.1, "C": 10.0, "epochs": 5}
-        scores = np.empty((0, classes), np.float32)
-        weights = np.ones(len(labels))
-        fitted, _ = tune._fit(name, chosen, X, labels, weights, scores, labels[:0], 0)
+        fitted, _ = tune._fit(name, chosen, 0.5, X, labels, np.ones(len(labels)), taps, 0)
     folded = fold.fold(fitted)
     assert (folded.taps, folded.root) == (taps, True)
     parts = np.split(X, [512], axis=1)
