@@ -14,29 +14,16 @@ import pytest
 from PIL import Image
 from sklearn.pipeline import Pipeline
 
-from classify import __main__ as command
 from classify import fold, predict, results, tune
 from classify.heads import HEADS
-from extract import features, graph, images, store
+from extract import graph, images, store
 from extract.backend import keras
 from extract.console import InputError
 from finetune import export
 from tests import synthetic
-from tests.conftest import CHECKOUT, picture, write_photos
+from tests.conftest import CHECKOUT
 
 SHAPES = [(30, 40), (500, 300), (552, 388), (553, 388), (224, 224), (1, 1), (2, 900), (300, 225)]
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
-    """Features of 2 x 6 photos by random weights, and two heads."""
-    out = tmp_path_factory.mktemp("house")
-    root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
-    picture(9, size=(300, 700)).save(root / "cats/tall.png")
-    features.make(str(root), out=out, seed=0, weights_file=vgg16_weights, engine="keras")
-    with store.open(out / "features/pets.h5") as opened:
-        command.train_heads(opened, ["logistic", "mlp"], out=out, seed=0, balanced=False)
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -26,31 +26,26 @@ from classify import __main__ as command
 from classify import predict, results
 from classify.heads import HEADS
 from classify.predict import Answer, Model
-from extract import engines, features, pipeline, shards, store
+from extract import engines, pipeline, shards
 from extract.backend import keras
 from extract.console import InputError
 from tests.conftest import CHECKOUT, write_photos
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
-    """Features of 2 x 6 photos by random weights, heads, and a small network."""
-    out = tmp_path_factory.mktemp("house")
-    root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
-    features.make(str(root), out=out, seed=0, weights_file=vgg16_weights, engine="keras")
-    with store.open(out / "features/pets.h5") as opened:
-        command.train_heads(opened, list(HEADS), out=out, seed=0, balanced=False)
-    heads = out / "runs/pets/svm"
+def network(house: Path) -> Path:
+    """Return the result of a small network beside the heads."""
     photo = keras.Input((32, 32, 3))
     pixels = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(photo))
     network = keras.Model(photo, keras.layers.Dense(2, activation="softmax")(pixels))
+    heads = house / "runs/pets/svm"
     results.save(
-        out / "runs/pets/network",
-        replace(results.load(heads), model="network", stage="network"),
+        house / "runs/pets/tiny",
+        replace(results.load(heads), model="tiny", stage="network"),
         results.load_predictions(heads),
         write_model=lambda folder: network.save(folder / "model.keras"),
     )
-    return out
+    return house / "runs/pets/tiny"
 
 
 @pytest.fixture
@@ -119,14 +114,14 @@ def test_seen_and_new_photos_may_be_mixed(load: Callable[..., Model], house: Pat
 
 
 def test_a_network_is_given_the_photo_at_its_own_size(
-    load: Callable[..., Model], house: Path
+    load: Callable[..., Model], house: Path, network: Path
 ) -> None:
-    model = load("network")
+    model = load("tiny")
     assert model.size == 32
     paths = results.load_predictions(house / "runs/pets/svm").paths
-    network = keras.models.load_model(house / "runs/pets/network/model.keras")
+    trained = keras.models.load_model(network / "model.keras")
     photos = np.stack([pipeline.read(house / "pets", path, size=32).photo for path in paths])
-    wanted = network.predict(photos, verbose=0)
+    wanted = trained.predict(photos, verbose=0)
     np.testing.assert_allclose(probabilities(model, house / "pets", paths), wanted, atol=1e-5)
 
 
