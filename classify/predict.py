@@ -26,7 +26,7 @@ from extract.console import InputError, warn
 from extract.engines import Taps
 from extract.lookup import Lookup
 from extract.pipeline import BATCH_SIZE, Read
-from extract.recipe import SIZE
+from extract.recipe import SIZE, plain
 
 UNSURE = 0.6
 """A photo whose likeliest class is less probable than this is called unsure: with two classes one
@@ -111,7 +111,13 @@ def load(
         return Model(result, size, (), lambda items: forward(_pixels(items)))
     head = load_head(run)
     lookup = Lookup(cache, weights_file=weights_file, engine=engine)
-    if lookup.recipe_digest != result.recipe_digest:
+    others = sorted(tap for tap in _places(head) if tap != plain(tap))
+    if others:
+        raise InputError(
+            f"{run}: looks at photos of other sizes, too ({', '.join(others)}), and new photos are "
+            f"shown at {SIZE} alone; train it on features of that size"
+        )
+    if result.recipe_digest not in lookup.recipe_digests():
         raise InputError(
             f"{run}: trained on features of recipe {result.recipe_digest[:12]}, and this version "
             f"with these weights makes {lookup.recipe_digest[:12]}; run make features heads"

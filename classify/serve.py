@@ -4,7 +4,6 @@ Photos that are dropped on it never leave this machine. Beside the probabilities
 training photos whose features are the most alike.
 """
 
-import io
 import socket
 import threading
 from pathlib import Path
@@ -126,13 +125,9 @@ def application(
             flask.abort(404, "no such photo")
         try:
             data = (training.root / training.paths[row]).read_bytes()
-            image = images.upright(data, size=THUMBNAIL)
+            return Response(images.thumbnail(data, size=THUMBNAIL), mimetype="image/webp")
         except (OSError, images.Unreadable):
             flask.abort(404, "the photo is no longer there")
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=85)
-        return Response(file.getvalue(), mimetype="image/jpeg")
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Any:

@@ -5,7 +5,7 @@ What trains and publishes goes through `extract.features`; this is for using a m
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from itertools import islice
+from itertools import chain, combinations, islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from extract import engines, lock, pipeline, shards, weights
 from extract.console import InputError, warn
 from extract.engines import Engine, Taps
 from extract.pipeline import BATCH_SIZE, Read
-from extract.recipe import TAPS, recipe, recipe_digest
+from extract.recipe import SIZES, TAPS, joint_digest, recipe, recipe_digest
 from extract.shards import Place, Writer
 
 
@@ -51,6 +51,15 @@ class Lookup:
         self.engine: Engine | None = None
         self.writer: Writer | None = None
         self.known: dict[str, Place] = shards.index(self.folder, self.recipe, on_damage=_left)
+
+    def recipe_digests(self) -> set[str]:
+        """Return the digests of features that have these taps, alone or beside those of others.
+
+        A features file with photos of several sizes, here up to three, has one digest for all.
+        """
+        of_size = {size: recipe(self.weights.digest, size=size) for size in SIZES[1:]}
+        more = chain.from_iterable(combinations(of_size, n) for n in range(3))
+        return {joint_digest([self.recipe, *(of_size[s] for s in sizes)]) for sizes in more}
 
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
         """Return every tap of photos of shape (n, 224, 224, 3), uint8 RGB, whatever is known."""

@@ -19,6 +19,7 @@ from classify.heads import HEADS
 from extract import graph, images, store
 from extract.backend import keras
 from extract.console import InputError
+from extract.recipe import TAPS
 from finetune import export
 from tests import synthetic
 from tests.conftest import CHECKOUT
@@ -68,7 +69,9 @@ def test_a_folded_head_gives_the_same_probabilities(
         taps = ["block5_avg", "block4_max"]
         X = opened.read(taps, "train", "val")
         chosen = {"taps": taps, "root": True, "alpha": 0.1, "C": 10.0, "epochs": 5}
-        fitted, _ = tune._fit(name, chosen, 0.5, X, labels, np.ones(len(labels)), taps, 0)
+        widths = {tap: TAPS[tap] for tap in taps}
+        weights = np.ones(len(labels))
+        fitted, _ = tune._fit(name, chosen, 0.5, X, labels, weights, widths, 0)
     folded = fold.fold(fitted)
     assert (folded.taps, folded.root) == (taps, True)
     parts = np.split(X, [512], axis=1)

@@ -29,6 +29,7 @@ from classify.predict import Answer, Model
 from extract import engines, pipeline, shards
 from extract.backend import keras
 from extract.console import InputError
+from extract.recipe import joint_digest, named, recipe
 from tests.conftest import CHECKOUT, write_photos
 
 
@@ -136,6 +137,27 @@ def test_a_head_refuses_features_of_another_recipe_by_name(
     ) as told:
         load("older")
     assert load("svm").result.recipe_digest[:12] in str(told.value)
+
+
+def test_sizes_that_a_head_does_not_look_at_do_not_matter(
+    load: Callable[..., Model], house: Path
+) -> None:
+    head = load("svm")
+    assert head.lookup
+    the_recipe, digest = head.lookup.recipe, head.lookup.weights.digest
+    both = joint_digest([the_recipe, recipe(digest, size=320)])
+    shutil.copytree(house / "runs/pets/svm", house / "runs/pets/both", dirs_exist_ok=True)
+    record = house / "runs/pets/both/result.json"
+    record.write_text(record.read_text().replace(head.result.recipe_digest, both))
+    assert load("both").known == head.known
+    fitted = predict.load_head(house / "runs/pets/both")
+    taps = fitted[0].transformers_
+    fitted[0].transformers_ = [(named(tap, 320), *rest) for tap, *rest in taps]
+    skops.io.dump(fitted, house / "runs/pets/both/head.skops")
+    with pytest.raises(
+        InputError, match=r"both: looks at photos of other sizes, too \(block.*_320"
+    ):
+        load("both")
 
 
 def test_the_likeliest_class_comes_first_and_a_low_one_is_unsure() -> None:

@@ -98,7 +98,7 @@ def test_a_training_photo_is_most_like_itself(client: FlaskClient, tmp_path: Pat
     assert (first["path"], first["name"]) == ("dogs/001.png", "dogs")
     assert first["cosine"] == pytest.approx(1, abs=1e-3)
     thumbnail = client.get(f"/training/{first['photo']}")
-    assert thumbnail.mimetype == "image/jpeg"
+    assert thumbnail.mimetype == "image/webp"
     shown = np.asarray(Image.open(io.BytesIO(thumbnail.data)), np.float32)
     wanted = np.asarray(picture(10_001), np.float32)
     assert abs(shown.mean(axis=(0, 1)) - wanted.mean(axis=(0, 1))).max() < 5
