@@ -4,15 +4,18 @@ DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder of
 SEED ?= 0#           of the split and of everything random in training
 SIZES ?= 224#        of the squares VGG16 is shown of each photo: 224, or with others "224 320"
 OUT ?= .#            where features/, runs/ and reports/ go
+MODEL ?= svm#        what predict and serve use: svm, logistic, mlp, baseline or finetuned
+IMAGES ?= .#         what predict looks at: a photo or a folder
 PYTHON ?= python3#   the Python that .venv is made with, 3.11.4 or newer, up to 3.13
 
 TF := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 INSTALLED := .venv/installed-$(TF)
 RUN := .venv/bin/python -m
 WHERE = --out "$(OUT)" --seed $(SEED)
+RUNS = $(OUT)/runs/$$(basename "$(DATA)")
 
 .NOTPARALLEL:
-.PHONY: all features heads finetune compare test check bench lock clean distclean help
+.PHONY: all features heads finetune compare predict serve test check bench lock clean distclean help
 
 all: features heads finetune compare  ## everything below up to compare, in order (the default)
 
@@ -27,6 +30,12 @@ finetune: features  ## photos -> OUT/runs/DATA/{baseline,finetuned}
 
 compare: $(INSTALLED)  ## all results -> OUT/reports/DATA/{index.html,compare.md,compare.json}
 	@$(RUN) finetune compare "$(DATA)" --out "$(OUT)"
+
+predict: $(INSTALLED)  ## what MODEL says of IMAGES, a photo or a folder
+	@$(RUN) classify predict "$(RUNS)/$(MODEL)" "$(IMAGES)" --out "$(OUT)"
+
+serve: $(INSTALLED)  ## a page on this machine to try MODEL on
+	@$(RUN) classify serve "$(RUNS)/$(MODEL)" --out "$(OUT)"
 
 test: $(INSTALLED)  ## run the tests
 	$(RUN) pytest

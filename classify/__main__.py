@@ -3,13 +3,21 @@
 Chooses, fits and tests each head on the cached features of a data set and leaves a result in
 ``runs/<data>/<head>/``. With --protocol or --learning-curve the heads are measured over many random
 splits instead, and the figures are left in ``runs/<data>/``.
+
+``python -m classify predict runs/chess/svm PHOTO`` uses what was trained, networks too, and
+``python -m classify serve runs/chess/svm`` opens a page to try it on.
 """
 
 import argparse
 import json
+import os
+import sys
 import time
+import webbrowser
 from collections.abc import Sequence
+from contextlib import closing, redirect_stdout, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +25,171 @@ import numpy as np
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from classify import heads, large, protocol, results, tune
+from classify import heads, large, predict, protocol, results, tune
 from classify.heads import HEADS
+from classify.predict import Answer, Model
 from classify.protocol import Figures
 from classify.results import Predictions, Result
-from extract import atomic, console, store
-from extract.console import InputError, say
-from extract.engines import machine
+from extract import atomic, console, images, pipeline, shards, store
+from extract.console import InputError, say, warn
+from extract.engines import ENGINES, machine
+from extract.lookup import Lookup
 from extract.provenance import now, versions
 from extract.store import Features
 
 
 def main() -> None:
-    """Read the command line and train the heads."""
+    """Read the command line and do what it says."""
+    # A data set that is called like a command is given as ./predict.
+    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if command is None:
+        _train(sys.argv[1:])
+    else:
+        command(sys.argv[2:])
+
+
+def _predict(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m classify predict", description="Say what is on new photos."
+    )
+    _add_model(parser)
+    parser.add_argument("photos", nargs="+", help="photos, folders, or - for standard input")
+    parser.add_argument("--top", type=console.at_least(1), default=5, help="classes of each photo")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="write one JSON object")
+    how.add_argument("--csv", action="store_true", help="write CSV")
+    predict_photos(parser.parse_args(arguments))
+
+
+def _serve(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m classify serve", description="Open a page to try a model on."
+    )
+    _add_model(parser)
+    # Other commands do without it.
+    from classify import serve
+
+    parser.add_argument("--host", default=serve.HOST, help="this machine only: %(default)s")
+    parser.add_argument("--port", type=int, default=serve.PORT, help="(default %(default)s)")
+    options = parser.parse_args(arguments)
+    cache = shards.cache_of(options.out)
+    model = predict.load(
+        options.run, cache=cache, weights_file=options.weights, engine=options.engine
+    )
+    lookup = model.lookup or Lookup(cache, weights_file=options.weights, engine=options.engine)
+    training = serve.neighbours(store.file_of(model.result.data, options.out))
+    app = serve.application(model, lookup, training, unsure=options.unsure, host=options.host)
+    server = serve.server(app, host=options.host, port=options.port)
+    url = f"http://{options.host}:{server.port}"
+    photos = console.count(len(training.paths), "training photo")
+    say(f"{options.run}: {url}, compared with {photos}; Ctrl-C ends it")
+    if sys.stdout.isatty():
+        webbrowser.open(url)
+    with suppress(console.Stopped):
+        server.serve_forever()
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options that say which model is used, and how."""
+    parser.add_argument("run", type=Path, help="runs/<data>/<model>, a head or a network")
+    console.add_out(parser, "features/")
+    parser.add_argument(
+        "--unsure",
+        type=float,
+        default=predict.UNSURE,
+        help="probability below which a photo is called unsure (default %(default)s)",
+    )
+    parser.add_argument("--weights", type=Path, help="VGG16's weights, if not the usual ones")
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
+
+
+def predict_photos(options: argparse.Namespace) -> None:
+    """Print what a model says of photos; all else that there is to say goes to standard error.
+
+    Raises
+    ------
+    InputError
+        If there is no such model or photo, or none can be read.
+    """
+    paths, skipped = _listed(options.photos)
+    found: list[Answer] = []
+    with redirect_stdout(sys.stderr):
+        cache = shards.cache_of(options.out)
+        model = predict.load(
+            options.run, cache=cache, weights_file=options.weights, engine=options.engine
+        )
+        try:
+            _answer(model, paths, options, found, skipped)
+        except console.Stopped:
+            _print(found, skipped, model.result, options)
+            raise
+    for path, reason in skipped:
+        warn(f"skipped: {path}: {reason}")
+    if not found:
+        raise InputError(f"{options.photos[0]}: no photo there that can be read")
+    _print(found, skipped, model.result, options)
+    unsure = sum(not answer.sure for answer in found)
+    warn(
+        f"{model.result.model} of {model.result.data}: {console.count(len(found), 'photo')}, "
+        f"{unsure:,} unsure (below {options.unsure:.0%}), {len(skipped):,} skipped"
+    )
+
+
+def _listed(given: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the photos that arguments name, and what lies in folders and is none."""
+    paths: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    for name in given:
+        if name != "-" and not os.path.exists(name):
+            raise InputError(f"{name}: no such file or folder")
+        if os.path.isdir(name):
+            inside = images.scan_flat(Path(name))
+            paths += [str(Path(name, photo.path)) for photo in inside.photos]
+            skipped += [(str(Path(name, path)), reason) for path, reason in inside.skipped]
+        else:
+            paths.append(name)
+    return paths, skipped
+
+
+def _answer(
+    model: Model,
+    paths: Sequence[str],
+    options: argparse.Namespace,
+    found: list[Answer],
+    skipped: list[tuple[str, str]],
+) -> None:
+    files = [path for path in paths if path != "-"]
+    how: dict[str, Any] = {"size": model.size, "known": model.known}
+    given = [pipeline.decoded("-", sys.stdin.buffer.read(), **how)] if "-" in paths else []
+    with (
+        console.progress("predict", len(files) + len(given), unit="photos") as advance,
+        closing(pipeline.read_ahead(Path(), files, **how)) as read,
+    ):
+        for answer in predict.answers(model, chain(given, read), unsure=options.unsure):
+            path = images.readable_name(answer.path)
+            if isinstance(answer, Answer):
+                found.append(answer._replace(path=path))
+            else:
+                skipped.append((path, answer.reason))
+            advance(1)
+
+
+def _print(
+    found: Sequence[Answer],
+    skipped: Sequence[tuple[str, str]],
+    result: Result,
+    options: argparse.Namespace,
+) -> None:
+    if options.json:
+        sys.stdout.write(predict.as_json(found, skipped, result, top=options.top))
+    elif options.csv:
+        sys.stdout.write(predict.as_csv(found, top=options.top))
+    else:
+        for line in predict.lines(found, top=options.top):
+            say(line)
+
+
+def _train(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m classify", description=__doc__)
     parser.add_argument("data", help="a data set that has features, or a features file (.h5)")
     console.add_out(parser, "runs/")
@@ -49,7 +209,7 @@ def main() -> None:
     parser.add_argument("--train", type=positive, default=30, help="photos a class (--protocol)")
     parser.add_argument("--test", type=positive, default=50, help="at most, a class (--protocol)")
     parser.add_argument("--repeats", type=positive, default=10, help="of each random split")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with store.open(store.file_of(options.data, options.out)) as features:
         if options.protocol:
             measure_per_class(features, options)
@@ -247,6 +407,8 @@ def _test(head: Pipeline, features: Features, taps: Sequence[str]) -> Prediction
 def _write(head: Pipeline, folder: Path) -> None:
     atomic.write_bytes(folder / "head.skops", skops.io.dumps(head))
 
+
+COMMANDS = {"predict": _predict, "serve": _serve}
 
 if __name__ == "__main__":
     console.run(main)

@@ -21,7 +21,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from extract import atomic
+from extract import atomic, hdf5
 from extract.console import InputError
 
 SCHEMA = 1
@@ -254,13 +254,13 @@ def load_predictions(folder: Path) -> Predictions:
     """
     path = folder / "predictions.h5"
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.open_whole(path) as file:
             return Predictions(
                 paths=file["path"].asstr()[:].tolist(),
                 labels=file["label"][:],
                 probabilities=file["probability"][:],
             )
-    except (OSError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: not a file of predictions ({error}); train it again") from error
 
 

@@ -12,12 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from extract import console, engines, lock, pipeline, shards
+from extract import console, engines, hdf5, lock, pipeline, shards
 from extract.console import InputError, count, say
 from extract.engines import Engine, Taps, Unusable
 from extract.recipe import MAPS, recipe
@@ -76,7 +75,7 @@ class Activations:
         self.layer = layer
         self.places = places
         self.seconds = sum(place.seconds for place in places.values())
-        self.files = {shard: h5py.File(shard, "r") for shard in _shards(places.values())}
+        self.files = {shard: hdf5.open_whole(shard) for shard in _shards(places.values())}
 
     def read(self, digest: str) -> NDArray[np.float16]:
         """Return the activations of one photo: (height, width, channels), float16.

@@ -1,8 +1,15 @@
 """The one place where Keras is imported, with its environment set before TensorFlow reads it."""
 
+import json
 import os
-from collections.abc import Callable, Mapping
+import textwrap
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from extract.console import InputError
 
 # TensorFlow leaves oneDNN off on some processors.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -12,9 +19,12 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["compiled", "is_out_of_memory", "keras"]
+RUNS_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "function")
+"""Names in a saved network that stand for code outside Keras."""
 
-Run = Callable[[NDArray[np.uint8]], Mapping[str, Any]]
+__all__ = ["compiled", "is_out_of_memory", "keras", "load"]
+
+Run = Callable[[NDArray[np.uint8]], Any]
 
 
 def compiled(network: keras.Model) -> Run:
@@ -27,11 +37,52 @@ def compiled(network: keras.Model) -> Run:
         return run
     import tensorflow as tf
 
-    batch = tf.TensorSpec(network.input.shape, tf.uint8)
+    batch = tf.TensorSpec(network.input_shape, tf.uint8)
     traced: Run = tf.function(
         lambda photos: network(photos, training=False), input_signature=[batch], autograph=False
     )
     return traced
+
+
+def load(path: Path) -> keras.Model:
+    """Read a network from a ``.keras`` file, running no code that it brings along.
+
+    Raises
+    ------
+    InputError
+        If it is not there, damaged, or would run code.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: not there; train the model again")
+    try:
+        foreign = _foreign(path)
+        if foreign:
+            raise ValueError(f"it names {foreign}, which could run code")
+        with warnings.catch_warnings():
+            # Of an optimizer's state, which is not wanted.
+            warnings.simplefilter("ignore")
+            return keras.models.load_model(path, compile=False, safe_mode=True)
+    # Keras raises many things on a damaged or foreign file.
+    except Exception as error:
+        reason = textwrap.shorten(str(error), 200) or type(error).__name__
+        raise InputError(f"{path}: not a network that can be used ({reason})") from error
+
+
+def _foreign(path: Path) -> str:
+    """Return the first thing that a saved network names and that might run code, if any."""
+    with zipfile.ZipFile(path) as file:
+        waiting = [json.loads(file.read("config.json"))]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            # Of a reference to another tensor the module is not told, and nothing is imported.
+            module, name = item.get("module") or "keras", item.get("class_name")
+            if str(module).split(".")[0] != "keras" or name in RUNS_CODE:
+                return f"{module}.{name}"
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return ""
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -12,17 +12,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 import joblib
 import numpy as np
+from joblib.externals import loky
 from numpy.typing import NDArray
 
 from extract import atomic
@@ -219,9 +218,10 @@ def _checks(
 def _reference(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
     """Return what Keras makes of photos, in a process that takes its gigabyte away with it."""
     ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    context = get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=ignore) as process:
-        return process.submit(_computed_by_keras, weights, photos).result()
+    # Unlike multiprocessing's, joblib's processes do not run the user's script once more.
+    with loky.ProcessPoolExecutor(1, initializer=ignore) as process:
+        taps: Taps = process.submit(_computed_by_keras, weights, photos).result()
+        return taps
 
 
 def _computed_by_keras(weights: Weights, photos: NDArray[np.uint8]) -> Taps:

@@ -4,7 +4,6 @@ import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,6 +106,17 @@ def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
     return found
 
 
+def scan_flat(folder: Path) -> Scan:
+    """List the photos of a folder and of those in it, whatever these mean, by the rules of `scan`.
+
+    Their class names are empty.
+    """
+    found = Scan()
+    found.photos = sorted(Photo(path, "") for path in _to_try(folder, folder, set(), found))
+    found.skipped.sort()
+    return found
+
+
 def is_clutter(name: str) -> bool:
     """Say whether a file or folder of this name is the system's, not the user's."""
     return name.startswith(".") or name in CLUTTER
@@ -150,18 +160,25 @@ def _scan_classes(
             found.skipped.append((path, "class left out (--background keeps it)"))
             continue
         found.class_names.append(readable_name(name))
-        for file in _files(folder / name, {os.path.realpath(root), os.path.realpath(folder)}):
-            relative = _relative(file, root)
-            if is_clutter(file.name):
-                found.skipped.append((readable_name(relative), "hidden or system file"))
-            elif relative != readable_name(relative):
-                reason = "file or folder name is not UTF-8; rename it"
-                found.skipped.append((readable_name(relative), reason))
-            elif file.exists() and not file.is_file():
-                # Reading a named pipe would wait for ever.
-                found.skipped.append((relative, "not a regular file"))
-            else:
-                found.photos.append(Photo(relative, name, split))
+        above = {os.path.realpath(root), os.path.realpath(folder)}
+        for path in _to_try(root, folder / name, above, found):
+            found.photos.append(Photo(path, name, split))
+
+
+def _to_try(root: Path, folder: Path, above: set[str], found: Scan) -> Iterator[str]:
+    """Yield every file below a folder that may be a photo; skip the others with a reason."""
+    for file in _files(folder, above):
+        relative = _relative(file, root)
+        if is_clutter(file.name):
+            found.skipped.append((readable_name(relative), "hidden or system file"))
+        elif relative != readable_name(relative):
+            reason = "file or folder name is not UTF-8; rename it"
+            found.skipped.append((readable_name(relative), reason))
+        elif file.exists() and not file.is_file():
+            # Reading a named pipe would wait for ever.
+            found.skipped.append((relative, "not a regular file"))
+        else:
+            yield relative
 
 
 def _files(folder: Path, seen: set[str]) -> Iterator[Path]:
@@ -186,9 +203,22 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
     """Turn the bytes of an image file into a square RGB array.
 
+    The photo is squashed to a square and not cropped, so that nothing of the object is lost. For
+    all else see `upright`.
+
+    Returns
+    -------
+    ndarray of shape (size, size, 3), uint8
+        RGB, 0..255.
+    """
+    return square(upright(data, size=size), size=size)
+
+
+def upright(data: bytes, *, size: int = SIZE) -> Image.Image:
+    """Turn the bytes of an image file into an RGB image, in the shape that it has.
+
     The EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits,
-    an animation gives its first frame. The photo is squashed to a square and not cropped, so that
-    nothing of the object is lost.
+    an animation gives its first frame.
 
     A large JPEG is decoded at a fraction of its size, which its format makes cheap. On the 133
     large ones of `chess` this changed a photo by 0.75 levels of 255 on average at most.
@@ -198,26 +228,35 @@ def decode(data: bytes, *, size: int = SIZE) -> NDArray[np.uint8]:
     data : bytes
         The whole file, in any format that Pillow reads.
     size : int
-        Side of the result in pixels.
-
-    Returns
-    -------
-    ndarray of shape (size, size, 3), uint8
-        RGB, 0..255.
+        Side in pixels that it is to be squashed to.
 
     Raises
     ------
     Unreadable
         With the reason, if the bytes give no picture.
     """
-    with _opened(data, size) as rgb:
-        return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+    if not data:
+        raise Unreadable("empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft(None, (DRAFT * size, DRAFT * size))
+            return _rgb(ImageOps.exif_transpose(image))
+    except Unreadable:
+        raise
+    except UnidentifiedImageError as error:
+        raise Unreadable("not an image file that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        raise Unreadable("more pixels than is safe to decode") from error
+    # Pillow's readers raise whatever a damaged file leads them to: OSError, SyntaxError,
+    # struct.error, IndexError, zlib.error and more.
+    except Exception as error:
+        raise Unreadable(f"damaged image: {error}") from error
 
 
 def thumbnail(data: bytes, *, size: int) -> bytes:
     """Turn the bytes of an image file into a small WebP file, for a person to look at.
 
-    The picture is converted as `decode` does it, but keeps its proportions.
+    The picture is converted as by `upright` and keeps its proportions.
 
     Parameters
     ----------
@@ -231,32 +270,16 @@ def thumbnail(data: bytes, *, size: int) -> bytes:
     Unreadable
         With the reason, if the bytes give no picture.
     """
-    with _opened(data, size) as rgb:
-        rgb.thumbnail((size, size))
-        file = io.BytesIO()
-        rgb.save(file, "WEBP", quality=QUALITY)
+    rgb = upright(data, size=size)
+    rgb.thumbnail((size, size))
+    file = io.BytesIO()
+    rgb.save(file, "WEBP", quality=QUALITY)
     return file.getvalue()
 
 
-@contextmanager
-def _opened(data: bytes, size: int) -> Iterator[Image.Image]:
-    """Give the block an RGB picture upright, at least as large as it needs; tell what is wrong."""
-    if not data:
-        raise Unreadable("empty file")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft(None, (DRAFT * size, DRAFT * size))
-            yield _rgb(ImageOps.exif_transpose(image))
-    except Unreadable:
-        raise
-    except UnidentifiedImageError as error:
-        raise Unreadable("not an image file that Pillow can read") from error
-    except Image.DecompressionBombError as error:
-        raise Unreadable("more pixels than is safe to decode") from error
-    # Pillow's readers raise whatever a damaged file leads them to: OSError, SyntaxError,
-    # struct.error, IndexError, zlib.error and more.
-    except Exception as error:
-        raise Unreadable(f"damaged image: {error}") from error
+def square(rgb: Image.Image, *, size: int = SIZE) -> NDArray[np.uint8]:
+    """Squash an RGB image to a square: shape (size, size, 3), uint8."""
+    return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -41,7 +41,7 @@ class Read(NamedTuple):
         Empty where the file could not be read at all.
     photo : ndarray of shape (size, size, 3), uint8, or None
     reason : str
-        Why there is no photo.
+        Why there is no photo; empty where it is known without.
     seconds : tuple of two floats
         Of reading with hashing, and of decoding.
     """
@@ -73,28 +73,38 @@ class Computed(NamedTuple):
 Batch = tuple[list[Read], NDArray[np.uint8]]
 
 
-def read(root: Path, path: str, *, size: int = SIZE) -> Read:
-    """Read, hash and decode one file."""
+def read(root: Path, path: str, *, size: int = SIZE, known: Container[str] = ()) -> Read:
+    """Read and hash one file, and decode it unless its digest is `known`."""
     started = time.perf_counter()
     try:
         data = (root / path).read_bytes()
     except OSError as error:
         return Read(path, "", None, f"cannot be read: {error.strerror}")
+    reading = time.perf_counter() - started
+    item = decoded(path, data, size=size, known=known)
+    return item._replace(seconds=(reading + item.seconds[0], item.seconds[1]))
+
+
+def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] = ()) -> Read:
+    """Hash the bytes of a file, and decode them unless their digest is `known`."""
+    started = time.perf_counter()
     digest = hashlib.sha256(data).hexdigest()
-    known = time.perf_counter()
+    between = time.perf_counter()
     photo, reason = None, ""
-    try:
-        photo = images.decode(data, size=size)
-    except images.Unreadable as unreadable:
-        reason = str(unreadable)
-    return Read(path, digest, photo, reason, (known - started, time.perf_counter() - known))
+    if digest not in known:
+        try:
+            photo = images.decode(data, size=size)
+        except images.Unreadable as unreadable:
+            reason = str(unreadable)
+    return Read(path, digest, photo, reason, (between - started, time.perf_counter() - between))
 
 
 def read_ahead(
-    root: Path, paths: Iterable[str], *, size: int = SIZE
+    root: Path, paths: Iterable[str], *, size: int = SIZE, known: Container[str] = ()
 ) -> Generator[Read, None, None]:
-    """Yield every file in order, decoding the next ones in threads meanwhile."""
-    return _ahead(partial(read, root, size=size), paths, workers=READERS, limit=READ_AHEAD)
+    """Yield every file in order as `read` gives it, the next ones in threads meanwhile."""
+    function = partial(read, root, size=size, known=known)
+    return _ahead(function, paths, workers=READERS, limit=READ_AHEAD)
 
 
 def compute(

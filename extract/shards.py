@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import atomic
+from extract import atomic, hdf5
 from extract.console import finishing, warn
 from extract.recipe import MAPS, TAPS, recipe_digest
 
@@ -200,7 +200,7 @@ def read(path: Path) -> Shard:
         If it is cut short, changed or not a shard.
     """
     try:
-        with finishing(), h5py.File(path, "r") as file:
+        with finishing(), hdf5.open_whole(path) as file:
             recipe = _recipe(file)
             shard = Shard(
                 _digests(file, recipe),
@@ -225,7 +225,7 @@ def digests_of(path: Path) -> list[str]:
         If it is no shard.
     """
     try:
-        with finishing(), h5py.File(path, "r") as file:
+        with finishing(), hdf5.open_whole(path) as file:
             return _digests(file, _recipe(file))
     except Exception as error:
         raise Damaged(path, error) from error
@@ -261,10 +261,22 @@ def join(folder: Path, paths: Sequence[Path], needed: Set[str]) -> list[Path]:
     return written
 
 
-def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
+def set_aside(damaged: Damaged) -> None:
+    """Rename a damaged shard, so that it is neither used nor lost, and say so."""
+    aside = damaged.shard.with_name(f"{damaged.shard.name}.damaged")
+    damaged.shard.rename(aside)
+    warn(f"{damaged}; set aside as {aside.name}, its images are computed anew")
+
+
+def index(
+    folder: Path,
+    recipe: dict[str, Any],
+    *,
+    on_damage: Callable[[Damaged], None] = set_aside,
+) -> dict[str, Place]:
     """Find every image in the shards of a recipe, reading their digests and not their taps.
 
-    A shard that is not whole is named and set aside.
+    A shard that is not whole is handed to `on_damage` and left out.
 
     Returns
     -------
@@ -274,23 +286,31 @@ def index(folder: Path, recipe: dict[str, Any]) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for path in files(folder):
         try:
-            with finishing(), h5py.File(path, "r") as file:
+            with finishing(), hdf5.open_whole(path) as file:
                 if _text(file, "recipe_digest") != recipe_digest(recipe):
                     raise ValueError("made by another recipe")
                 digests = _digests(file, recipe)
                 seconds = float(file.attrs["seconds"]) / len(digests)
         except Exception as error:
-            set_aside(Damaged(path, error))
+            on_damage(Damaged(path, error))
             continue
         places |= {digest: Place(path, row, seconds) for row, digest in enumerate(digests)}
     return places
 
 
-def set_aside(damaged: Damaged) -> None:
-    """Rename a damaged shard, so that it is neither used nor lost, and say so."""
-    aside = damaged.shard.with_name(f"{damaged.shard.name}.damaged")
-    damaged.shard.rename(aside)
-    warn(f"{damaged}; set aside as {aside.name}, its images are computed anew")
+def rows(shard: Path, wanted: Sequence[int], taps: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Read some rows of a shard, each guarded by its own checksum, by name of the tap.
+
+    Raises
+    ------
+    Damaged
+        If they cannot be read.
+    """
+    try:
+        with finishing(), hdf5.open_whole(shard) as file:
+            return {tap: np.stack([file[f"taps/{tap}"][row] for row in wanted]) for tap in taps}
+    except Exception as error:
+        raise Damaged(shard, error) from error
 
 
 def sweep(folder: Path) -> None:
@@ -319,7 +339,7 @@ def _together(one: Shard, other: Shard) -> Shard:
 
 
 def _recipe_of(path: Path) -> dict[str, Any]:
-    with finishing(), h5py.File(path, "r") as file:
+    with finishing(), hdf5.open_whole(path) as file:
         return _recipe(file)
 
 

@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import atomic, duplicates, shards
+from extract import atomic, duplicates, hdf5, shards
 from extract.console import InputError, finishing
 from extract.recipe import DTYPE, SIZE, SIZES, TAPS, named
 from extract.shards import Place
@@ -386,9 +386,11 @@ def open(path: Path) -> Features:
 
 def _open(path: Path) -> Features:
     try:
-        file = h5py.File(path, "r")
+        file = hdf5.open_whole(path)
     except OSError as error:
         raise InputError(f"{path}: damaged or not HDF5; {MOVE_AWAY}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a features file ({error})") from error
     try:
         if file.attrs.get("schema") != SCHEMA:
             schema = file.attrs.get("schema", "none")

@@ -2,7 +2,8 @@
 
 ``python -m finetune train chess`` trains the baseline from scratch and fine-tunes VGG16;
 ``python -m finetune compare chess`` compares every result with every other;
-``python -m finetune compare chess cats_vs_dogs`` does so for each, and puts them side by side.
+``python -m finetune compare chess cats_vs_dogs`` does so for each, and puts them side by side;
+``python -m finetune export runs/chess/svm --to onnx`` writes a model as one file for use elsewhere.
 """
 
 import argparse
@@ -87,8 +88,32 @@ def main() -> None:
     console.add_out(comparing, "reports/")
     comparing.add_argument("--open", action="store_true", help="show the page in the browser")
     comparing.set_defaults(command=_compare)
+    exporting = commands.add_parser("export", help="write a model as one file, photo in")
+    exporting.add_argument("run", type=Path, help="runs/<data>/<model>")
+    exporting.add_argument("--to", choices=("keras", "onnx", "litert"), required=True)
+    console.add_out(exporting, "features/")
+    exporting.add_argument("--weights", type=Path, help="VGG16's weights, if not the usual ones")
+    exporting.add_argument(
+        "--photos", type=Path, help="folder of photos to compare on (default: the test photos)"
+    )
+    exporting.set_defaults(command=_export)
     options = parser.parse_args()
     options.command(options)
+
+
+def _export(options: argparse.Namespace) -> None:
+    # Importing Keras takes seconds.
+    from finetune import export
+
+    path, difference = export.export(
+        options.run,
+        to=options.to,
+        out=options.out,
+        weights_file=options.weights,
+        photos=options.photos,
+    )
+    megabytes = path.stat().st_size / 1e6
+    say(f"{path}: written, {megabytes:.0f} MB, within {difference:.0e} of the original")
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import atomic
+from extract import atomic, hdf5
 from extract.console import finishing
 
 Arrays = list[NDArray[Any]]
@@ -50,7 +50,7 @@ def write(path: Path, state: State, *, of: dict[str, Any]) -> None:
 def read(path: Path, *, of: dict[str, Any]) -> State | None:
     """Return what was kept of the training that `of` describes; None if there is none."""
     try:
-        with finishing(), h5py.File(path, "r") as file:
+        with finishing(), hdf5.open_whole(path) as file:
             kept_of, history = json.loads(file["about"][()].tobytes())
             if kept_of != json.loads(json.dumps(of)):
                 return None

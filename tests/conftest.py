@@ -105,6 +105,22 @@ def write_keras_file(
             file[bias.format(layer=layer)] = arrays[2 * index + 1]
 
 
+@pytest.fixture(scope="session")
+def house(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
+    """Features of 13 photos of cats and dogs by random weights, and all heads trained on them."""
+    from classify.__main__ import train_heads
+    from classify.heads import HEADS
+    from extract import features, store
+
+    out = tmp_path_factory.mktemp("house")
+    root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
+    picture(9, size=(300, 700)).save(root / "cats/tall.png")
+    features.make(str(root), out=out, seed=0, weights_file=vgg16_weights, engine="keras")
+    with store.open(out / "features/pets.h5") as opened:
+        train_heads(opened, list(HEADS), out=out, seed=0, balanced=False)
+    return out
+
+
 class Site(ThreadingHTTPServer):
     """A web site on 127.0.0.1.
 

@@ -123,6 +123,19 @@ def test_safe_calls_are_let_be() -> None:
     assert not unsafe(ast.parse(source))
 
 
+def test_every_hdf5_file_that_is_read_is_whole() -> None:
+    # What weights reads, it reads without what leads to other files.
+    allowed = {"extract/hdf5.py", "extract/weights.py"}
+    readers = set()
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and dotted(node.func) == "h5py.File":
+                mode = node.args[1].value if isinstance(node.args[-1], ast.Constant) else "r"
+                if mode != "w":
+                    readers.add(path.relative_to(CHECKOUT).as_posix())
+    assert readers == allowed
+
+
 def test_no_module_is_called_utils() -> None:
     assert not [path for path in SOURCES if "util" in path.stem or "helper" in path.stem]
 

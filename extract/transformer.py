@@ -1,0 +1,175 @@
+"""VGG16 as a step of a scikit-learn pipeline: photos in, taps out.
+
+::
+
+    from extract import VGG16Features
+
+    model = make_pipeline(VGG16Features(), LogisticRegression())
+    model.fit(paths, names).predict(["new.jpg"])
+"""
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pooch
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+
+from extract import images
+from extract.engines import ENGINES
+from extract.lookup import Lookup
+from extract.recipe import TAPS
+
+OF_THE_USER = "onepass"
+"""Where weights are kept in the user's own cache folder, if there is no other cache."""
+
+
+class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Pooled activations of a frozen VGG16, by the rules and engines of ``make features``.
+
+    Nothing is learned: `fit` only looks at what it is given. Parts of a pipeline that are fitted
+    again and again, as in a grid search, compute a photo once where there is a `cache`.
+
+    Its tags say that it takes no rows of numbers, and `check_estimator` then checks nothing; with
+    rows put into pictures, which only a test does, all its checks pass.
+
+    Parameters
+    ----------
+    taps : sequence of str
+        Of `extract.recipe.TAPS`, side by side in this order.
+    cache : str, Path or None
+        Folder that keeps the taps of every file, ``features/cache`` to share it with the commands.
+        None computes them each time. Arrays are computed each time.
+    weights : str, Path or None
+        File of VGG16's weights, if not the usual ones.
+    engine : str
+        What runs VGG16, see `extract.engines.choose`.
+
+    Examples
+    --------
+    >>> VGG16Features().get_feature_names_out()[[0, -1]]
+    array(['block5_avg_0', 'block5_avg_511'], dtype=object)
+    """
+
+    def __init__(
+        self,
+        taps: Sequence[str] = ("block5_avg",),
+        *,
+        cache: str | Path | None = None,
+        weights: str | Path | None = None,
+        engine: str = "auto",
+    ) -> None:
+        self.taps = taps
+        self.cache = cache
+        self.weights = weights
+        self.engine = engine
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Check the parameters and that X, see `transform`, is photos; learn nothing."""
+        self._check()
+        _photos(X)
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Return the taps of photos.
+
+        Parameters
+        ----------
+        X : sequence of n paths, or of n arrays of shape (height, width, 3), uint8 RGB
+            The paths of files in any format that Pillow reads; a column of them will do, too.
+
+        Returns
+        -------
+        ndarray of shape (n, values), float32
+            Not negative and not normalised.
+
+        Raises
+        ------
+        ValueError
+            If X is something else, or a file gives no picture.
+        InputError
+            If VGG16's weights are not to be had.
+        """
+        self._check()
+        photos = _photos(X)
+        cache = Path(self.cache or pooch.os_cache(OF_THE_USER))
+        weights = Path(self.weights) if self.weights else None
+        # What is found out about the engines is no output of a pipeline.
+        with redirect_stdout(sys.stderr):
+            lookup = _lookup(cache, weights, self.engine)
+            if isinstance(photos[0], str):
+                found = lookup.of_files(photos, self.taps, keep=self.cache is not None)
+            else:
+                squares = [images.square(Image.fromarray(photo)) for photo in photos]
+                found = lookup.compute(np.stack(squares))
+        return np.hstack([found[tap] for tap in self.taps])
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Return the name of every column: its tap and its place in it."""
+        self._check()
+        names = [f"{tap}_{place}" for tap in self.taps for place in range(TAPS[tap])]
+        return np.array(names, dtype=object)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.string = True
+        tags.input_tags.three_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _check(self) -> None:
+        unknown = [tap for tap in self.taps if tap not in TAPS]
+        if isinstance(self.taps, str) or unknown or not len(self.taps):
+            raise ValueError(f"taps must be some of {', '.join(TAPS)}, and is {self.taps!r}")
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {', '.join(ENGINES)}, and is {self.engine!r}")
+
+
+@lru_cache(maxsize=1)
+def _lookup(cache: Path, weights_file: Path | None, engine: str) -> Lookup:
+    """Keep the network of the last call: a pipeline transforms in many."""
+    return Lookup(cache, weights_file=weights_file, engine=engine)
+
+
+def _photos(X: Any) -> list[str] | list[NDArray[np.uint8]]:
+    """Return paths or arrays, whatever kind of sequence they came in.
+
+    Raises
+    ------
+    ValueError
+        If it is neither, mixed or empty.
+    """
+    if isinstance(X, str | Path):
+        raise ValueError(f"X must be a sequence of photos, and is one path: {X}")
+    if not isinstance(X, Sequence):
+        # Of arrays, and of the columns of pandas and polars.
+        X = np.asarray(X)
+        if X.ndim == 2 and X.shape[1] == 1:
+            X = X[:, 0]
+        if X.ndim == 0:
+            raise ValueError(f"X must be a sequence of photos, and is a {type(X.item()).__name__}")
+    if not len(X):
+        raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required: no photo")
+    if all(isinstance(photo, str | Path) for photo in X):
+        return [str(photo) for photo in X]
+    for place, photo in enumerate(X):
+        is_array = isinstance(photo, np.ndarray) and photo.dtype == np.uint8
+        if not is_array or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
+            kind = f"{photo.dtype} of shape {photo.shape}" if hasattr(photo, "dtype") else ""
+            raise ValueError(
+                "X must hold paths, or uint8 RGB arrays of shape (height, width, 3); number "
+                f"{place} is a {type(photo).__name__} {kind}".strip()
+            )
+    return list(X)
