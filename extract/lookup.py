@@ -65,7 +65,7 @@ class Lookup:
         """Return every tap of photos of shape (n, 224, 224, 3), uint8 RGB, whatever is known."""
         if self.engine is None:
             # Engines are timed on these, once on each machine: one photo alone would not tell.
-            enough = np.resize(photos, (max(len(photos), BATCH_SIZE), *photos.shape[1:]))
+            enough = np.resize(photos[:BATCH_SIZE], (BATCH_SIZE, *photos.shape[1:]))
             self.engine = engines.choose(self.wanted, self.weights, enough, folder=self.folder)
         batches = [
             photos[start : start + BATCH_SIZE] for start in range(0, len(photos), BATCH_SIZE)
