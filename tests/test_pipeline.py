@@ -250,7 +250,7 @@ def test_order_is_kept_while_photos_take_different_times(
     random = np.random.default_rng(0)
     waits = random.random(250) / 500
 
-    def slow(root: Path, path: str, *, size: int) -> pipeline.Read:
+    def slow(root: Path, path: str, **how: object) -> pipeline.Read:
         time.sleep(waits[int(path)])
         return pipeline.Read(path, path, None, "")
 
@@ -274,7 +274,7 @@ def test_no_more_is_read_ahead_than_memory_allows(
 ) -> None:
     started: list[str] = []
 
-    def noting(root: Path, path: str, *, size: int) -> pipeline.Read:
+    def noting(root: Path, path: str, **how: object) -> pipeline.Read:
         started.append(path)
         return pipeline.Read(path, path, None, "")
 
