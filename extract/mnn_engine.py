@@ -1,5 +1,6 @@
 """VGG16 by MNN: Winograd convolutions on the CPU, converted once from an ONNX graph."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -96,6 +97,8 @@ def _silence() -> Iterator[None]:
     try:
         yield
     finally:
+        # What a library has not written yet it would write when the process ends.
+        ctypes.CDLL(None).fflush(None)
         for descriptor, saved in zip((1, 2), kept, strict=True):
             os.dup2(saved, descriptor)
             os.close(saved)

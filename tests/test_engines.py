@@ -1,7 +1,10 @@
 """Engines: the same numbers whatever the batch, and the reference whenever there is doubt."""
 
 import json
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,7 +27,7 @@ from extract.engines import (
 )
 from extract.recipe import TAPS
 from extract.weights import Weights
-from tests.conftest import Arrays
+from tests.conftest import CHECKOUT, Arrays
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +305,22 @@ def test_machine_names_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool, told:
     monkeypatch.setattr(engines, "processor", lambda: "2 cores")
     monkeypatch.setattr(engines, "has_gpu", lambda: gpu)
     assert engines.machine() == told
+
+
+BUILDS = """
+import sys
+from pathlib import Path
+from extract import engines, weights
+engines.build("mnn", weights.load(Path(sys.argv[1]), cache=Path(sys.argv[2])), Path(sys.argv[2]))
+"""
+
+
+def test_mnn_prints_nothing_not_even_when_the_process_ends(
+    vgg16_weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("MNN")
+    command = [sys.executable, "-c", BUILDS, str(vgg16_weights), str(tmp_path)]
+    # It keeps the C library from buffering, too.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
