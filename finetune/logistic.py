@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 from classify import tune
 from extract.backend import keras
@@ -68,7 +69,8 @@ def solve(
     """
     how = "balanced" if balanced else None
     model = LogisticRegression(C=strength, max_iter=MAX_ITER, class_weight=how)
-    with warnings.catch_warnings():
+    # On matrices this small threads of the linear algebra wait longer than they work.
+    with threadpool_limits(1), warnings.catch_warnings():
         # Where it is hardly regularised the minimum may be far, and val does not choose it.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(inputs, labels)
