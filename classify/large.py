@@ -45,11 +45,11 @@ def read(features: Features, taps: Collection[str], *splits: str) -> Matrix:
 
 
 def columns(X: Matrix, places: Sequence[slice]) -> Matrix:
-    """Return some columns of a matrix side by side, or the matrix itself where they are all."""
-    width = sum(place.stop - place.start for place in places)
-    if width == X.shape[1]:
+    """Return some columns of a matrix side by side, or the matrix itself where that is the same."""
+    ends = [0, *(place.stop for place in places)]
+    if ends[-1] == X.shape[1] and [place.start for place in places] == ends[:-1]:
         return X
-    found = matrix((len(X), width))
+    found = matrix((len(X), sum(place.stop - place.start for place in places)))
     for start in range(0, len(X), BLOCK):
         block = slice(start, start + BLOCK)
         np.concatenate([X[block, place] for place in places], axis=1, out=found[block])

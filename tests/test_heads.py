@@ -141,6 +141,8 @@ def test_selected_taps_lie_side_by_side_in_the_order_asked(monkeypatch: pytest.M
     monkeypatch.setattr(large, "BLOCK", 3)
     X, _ = rows(7)
     assert select(X, OWN, among=OWN) is X
+    turned = select(X, ["block5_avg3x3", "block5_avg"], among=OWN)
+    np.testing.assert_array_equal(turned, np.hstack([X[:, 512:], X[:, :512]]))
     np.testing.assert_array_equal(select(X, ["block5_avg3x3"], among=OWN), X[:, 512:])
     wide = np.hstack([X, X[:, :512] + 1])
     found = select(wide, ["block5_max", "block5_avg"], among=OWN | {"block5_max": 512})
