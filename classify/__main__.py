@@ -72,11 +72,8 @@ def _serve(arguments: list[str]) -> None:
     parser.add_argument("--host", default=serve.HOST, help="this machine only: %(default)s")
     parser.add_argument("--port", type=int, default=serve.PORT, help="(default %(default)s)")
     options = parser.parse_args(arguments)
-    cache = shards.cache_of(options.out)
-    model = predict.load(
-        options.run, cache=cache, weights_file=options.weights, engine=options.engine
-    )
-    lookup = model.lookup or Lookup(cache, weights_file=options.weights, engine=options.engine)
+    model = predict.load(options.run, **_vgg16(options))
+    lookup = model.lookup or Lookup(**_vgg16(options))
     training = serve.neighbours(store.file_of(model.result.data, options.out))
     app = serve.application(model, lookup, training, unsure=options.unsure, host=options.host)
     server = serve.server(app, host=options.host, port=options.port)
@@ -103,6 +100,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
 
 
+def _vgg16(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options of `_add_model` say of VGG16, as `Lookup` takes it."""
+    return {
+        "cache": shards.cache_of(options.out),
+        "weights_file": options.weights,
+        "engine": options.engine,
+    }
+
+
 def predict_photos(options: argparse.Namespace) -> None:
     """Print what a model says of photos; all else that there is to say goes to standard error.
 
@@ -114,10 +120,7 @@ def predict_photos(options: argparse.Namespace) -> None:
     paths, skipped = _listed(options.photos)
     found: list[Answer] = []
     with redirect_stdout(sys.stderr):
-        cache = shards.cache_of(options.out)
-        model = predict.load(
-            options.run, cache=cache, weights_file=options.weights, engine=options.engine
-        )
+        model = predict.load(options.run, **_vgg16(options))
         try:
             _answer(model, paths, options, found, skipped)
         except console.Stopped:
@@ -239,8 +242,9 @@ def train_heads(
     rows = features.rows("train", "val")
     labels = features.labels[rows]
     the_spaces = tune.spaces(names, labels, features.taps)
-    sets = [own for space in the_spaces.values() for own, _ in space.views]
-    taps = {tap: width for tap, width in features.taps.items() if any(tap in own for own in sets)}
+    taps = heads.among(
+        features.taps, [own for space in the_spaces.values() for own, _ in space.views]
+    )
     X = large.read(features, taps, "train", "val")
     the_folds = tune.folds(
         labels,

@@ -8,6 +8,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from classify.heads import places
+
 Matrix = NDArray[np.float32]
 
 
@@ -39,7 +41,6 @@ def fold(head: Pipeline) -> Folded:
         Fitted, see `classify.tune`.
     """
     per_tap, centre, classifier = head[0], head[1], head[2]
-    parts = [part for part in per_tap.transformers_ if part[0] != "remainder"]
     if isinstance(classifier, MLPClassifier):
         layers = list(zip(classifier.coefs_, classifier.intercepts_, strict=True))
     else:
@@ -51,7 +52,7 @@ def fold(head: Pipeline) -> Folded:
         # Of two classes only the second has a score, and the logistic function is a softmax with 0.
         layers[-1] = np.hstack([np.zeros_like(kernel), kernel]), np.append(0, bias)
     return Folded(
-        [tap for tap, _, _ in parts],
-        isinstance(parts[0][1][0], FunctionTransformer),
+        list(places(head)),
+        isinstance(per_tap.transformers_[0][1][0], FunctionTransformer),
         [(kernel.astype(np.float32), bias.astype(np.float32)) for kernel, bias in layers],
     )

@@ -293,9 +293,14 @@ def tap_sets(
 
 
 def tried(taps: Mapping[str, int]) -> dict[str, int]:
-    """Return those of the taps that are in any set, in their order."""
-    sets = tap_sets(taps)
-    return {tap: width for tap, width in taps.items() if any(tap in own for own in sets)}
+    """Return those of the taps that are tried where these taps are there, in their order."""
+    return among(taps, tap_sets(taps))
+
+
+def among(taps: Mapping[str, int], sets: Iterable[tuple[str, ...]]) -> dict[str, int]:
+    """Return those of the taps that are in any of the sets, in their order."""
+    wanted = {tap for own in sets for tap in own}
+    return {tap: width for tap, width in taps.items() if tap in wanted}
 
 
 def space(name: str, *, rows: int, classes: int, taps: Mapping[str, int]) -> Space:
@@ -367,6 +372,11 @@ def columns(taps: Mapping[str, int]) -> dict[str, slice]:
     """Return where each tap lies in a matrix of `taps`, of these widths, side by side."""
     ends = np.cumsum(list(taps.values())).tolist()
     return {tap: slice(end - taps[tap], end) for tap, end in zip(taps, ends, strict=True)}
+
+
+def places(head: Pipeline) -> dict[str, slice]:
+    """Return where a fitted head looks for its taps; it looks at no other column."""
+    return {tap: columns for tap, _, columns in head[0].transformers_ if tap != "remainder"}
 
 
 def on_columns(classifier: ClassifierMixin, basis: Matrix | None, *, scale: float) -> None:

@@ -20,7 +20,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import Pipeline
 
 from classify import results
-from classify.heads import TRUSTED
+from classify.heads import TRUSTED, places
 from classify.results import Result
 from extract.console import InputError, warn
 from extract.engines import Taps
@@ -111,7 +111,7 @@ def load(
         return Model(result, size, (), lambda items: forward(_pixels(items)))
     head = load_head(run)
     lookup = Lookup(cache, weights_file=weights_file, engine=engine)
-    others = sorted(tap for tap in _places(head) if tap != plain(tap))
+    others = sorted(tap for tap in places(head) if tap != plain(tap))
     if others:
         raise InputError(
             f"{run}: looks at photos of other sizes, too ({', '.join(others)}), and new photos are "
@@ -124,7 +124,7 @@ def load(
         )
 
     def probabilities(items: Sequence[Read]) -> Probabilities:
-        return of_taps(head, lookup.taps(items, _places(head)))
+        return of_taps(head, lookup.taps(items, places(head)))
 
     return Model(result, SIZE, lookup.known, probabilities, lookup, head)
 
@@ -184,10 +184,9 @@ def answers(
 
 def of_taps(head: Pipeline, taps: Taps) -> Probabilities:
     """Return what a head says of photos whose taps are given: shape (n, classes), float32."""
-    places = _places(head)
     rows = len(next(iter(taps.values())))
     X = np.zeros((rows, head.n_features_in_), np.float32)
-    for tap, columns in places.items():
+    for tap, columns in places(head).items():
         X[:, columns] = taps[tap]
     found: Probabilities = head.predict_proba(X).astype(np.float32)
     return found
@@ -237,11 +236,6 @@ def as_json(
 
 def _pixels(items: Sequence[Read]) -> NDArray[np.uint8]:
     return np.stack([item.photo for item in items if item.photo is not None])
-
-
-def _places(head: Pipeline) -> dict[str, slice]:
-    """Return where a head looks for its taps; it looks at no other column."""
-    return {tap: columns for tap, _, columns in head[0].transformers_ if tap != "remainder"}
 
 
 def _answer(model: Model, item: Read, probabilities: Probabilities, unsure: float) -> Answer:

@@ -242,10 +242,7 @@ def _try(
     with threadpool_limits(1):
         for fitted, out in the_folds:
             started = time.perf_counter()
-            A = prepare.fit_transform(X[fitted])
-            Z, unseen = span.rotate(A, prepare.transform(X[out]))
-            scale = _scale(Z)
-            Z, unseen = Z * scale, unseen * scale
+            Z, unseen = _in_span(prepare, X, fitted, out)
             shared = time.perf_counter() - started
             present = np.unique(labels[fitted])
             for name in names:
@@ -267,6 +264,15 @@ def _try(
         ]
         answer[name] = _Tried(right, calibrations, seconds[name])
     return answer
+
+
+def _in_span(
+    prepare: Pipeline, X: Matrix, fitted: NDArray[np.intp], out: NDArray[np.intp]
+) -> tuple[Matrix, Matrix]:
+    """Prepare some rows, and others as these teach; in the span of the first, at one scale."""
+    Z, unseen = span.rotate(prepare.fit_transform(X[fitted]), prepare.transform(X[out]))
+    scale = _scale(Z)
+    return Z * scale, unseen * scale
 
 
 def _widened(scores: Matrix, present: Labels, classes: int) -> Matrix:
@@ -436,11 +442,7 @@ def _unseen(
     prepare = heads.preparation(taps, root=chosen["root"])
     value = tuple(chosen[parameter] for parameter in HEADS[name].parameters)
     with threadpool_limits(1):
-        A = prepare.fit_transform(X[fitted])
-        Z, unseen = span.rotate(A, prepare.transform(X[out]))
-        scale = _scale(Z)
+        Z, unseen = _in_span(prepare, X, fitted, out)
         weights = np.ones(len(fitted))
-        (scores,) = HEADS[name].path(
-            Z * scale, labels[fitted], weights, unseen * scale, [value], seed
-        )
+        (scores,) = HEADS[name].path(Z, labels[fitted], weights, unseen, [value], seed)
     return _widened(scores, np.unique(labels[fitted]), classes)

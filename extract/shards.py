@@ -8,7 +8,8 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -199,21 +200,17 @@ def read(path: Path) -> Shard:
     Damaged
         If it is cut short, changed or not a shard.
     """
-    try:
-        with finishing(), hdf5.open_whole(path) as file:
-            recipe = _recipe(file)
-            shard = Shard(
-                _digests(file, recipe),
-                {tap: file[f"taps/{tap}"][:] for tap in shapes(recipe)},
-                _text(file, "engine"),
-                float(file.attrs["seconds"]),
-            )
-            if _content_digest(shard, recipe) != _text(file, "content_digest"):
-                raise ValueError("its content is not what was written")
-            return shard
-    # HDF5 raises many things on a damaged or foreign file.
-    except Exception as error:
-        raise Damaged(path, error) from error
+    with _opened(path) as file:
+        recipe = _recipe(file)
+        shard = Shard(
+            _digests(file, recipe),
+            {tap: file[f"taps/{tap}"][:] for tap in shapes(recipe)},
+            _text(file, "engine"),
+            float(file.attrs["seconds"]),
+        )
+        if _content_digest(shard, recipe) != _text(file, "content_digest"):
+            raise ValueError("its content is not what was written")
+        return shard
 
 
 def digests_of(path: Path) -> list[str]:
@@ -224,11 +221,8 @@ def digests_of(path: Path) -> list[str]:
     Damaged
         If it is no shard.
     """
-    try:
-        with finishing(), hdf5.open_whole(path) as file:
-            return _digests(file, _recipe(file))
-    except Exception as error:
-        raise Damaged(path, error) from error
+    with _opened(path) as file:
+        return _digests(file, _recipe(file))
 
 
 def join(folder: Path, paths: Sequence[Path], needed: Set[str]) -> list[Path]:
@@ -286,13 +280,13 @@ def index(
     places: dict[str, Place] = {}
     for path in files(folder):
         try:
-            with finishing(), hdf5.open_whole(path) as file:
+            with _opened(path) as file:
                 if _text(file, "recipe_digest") != recipe_digest(recipe):
                     raise ValueError("made by another recipe")
                 digests = _digests(file, recipe)
                 seconds = float(file.attrs["seconds"]) / len(digests)
-        except Exception as error:
-            on_damage(Damaged(path, error))
+        except Damaged as damaged:
+            on_damage(damaged)
             continue
         places |= {digest: Place(path, row, seconds) for row, digest in enumerate(digests)}
     return places
@@ -306,11 +300,8 @@ def rows(shard: Path, wanted: Sequence[int], taps: Iterable[str]) -> dict[str, N
     Damaged
         If they cannot be read.
     """
-    try:
-        with finishing(), hdf5.open_whole(shard) as file:
-            return {tap: np.stack([file[f"taps/{tap}"][row] for row in wanted]) for tap in taps}
-    except Exception as error:
-        raise Damaged(shard, error) from error
+    with _opened(shard) as file:
+        return {tap: np.stack([file[f"taps/{tap}"][row] for row in wanted]) for tap in taps}
 
 
 def sweep(folder: Path) -> None:
@@ -338,8 +329,19 @@ def _together(one: Shard, other: Shard) -> Shard:
     )
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open a shard; whatever goes wrong while it is read means that it is damaged."""
+    try:
+        with finishing(), hdf5.open_whole(path) as file:
+            yield file
+    # HDF5 raises many things on a damaged or foreign file.
+    except Exception as error:
+        raise Damaged(path, error) from error
+
+
 def _recipe_of(path: Path) -> dict[str, Any]:
-    with finishing(), hdf5.open_whole(path) as file:
+    with _opened(path) as file:
         return _recipe(file)
 
 

@@ -17,7 +17,6 @@ from finetune import charts, page, tables
 from finetune.compare import Comparison, Mistake, Row, agreed, duration, mistakes, recalls
 
 SCHEMA = 2
-LISTED = 200
 
 
 def write(comparison: Comparison, folder: Path) -> list[Path]:
@@ -114,9 +113,9 @@ def markdown(comparison: Comparison) -> str:
     ):
         if lines:
             parts.append(f"### {title} ({len(lines):,})")
-            parts.append("\n".join(f"- {plain(line)}" for line in lines[:LISTED]))
-        if len(lines) > LISTED:
-            parts.append(f"... and {len(lines) - LISTED:,} more, in `compare.json`.")
+            parts.append("\n".join(f"- {plain(line)}" for line in lines[: page.LISTED]))
+        if len(lines) > page.LISTED:
+            parts.append(f"... and {len(lines) - page.LISTED:,} more, in `compare.json`.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -319,6 +319,11 @@ def _compile(network: keras.Model, how: Schedule, steps: int, *, on: Hardware = 
     network.optimizer.build(network.trainable_variables)
 
 
+def _learned(network: keras.Model) -> int:
+    """Count the numbers that were trained."""
+    return sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
+
+
 def _variables(network: keras.Model) -> list[Any]:
     """Return all that changes in training: weights, random generators, optimizer."""
     return [*network.variables, *network.optimizer.variables]
@@ -364,9 +369,8 @@ def train_baseline(
         on=on,
     )
     seconds = {"fit": float(sum(history["seconds"]))}
-    parameters = sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
     schedules = {"scratch": how._asdict()}
-    return Trained(on.plain(network, build), history, schedules, seconds, parameters)
+    return Trained(on.plain(network, build), history, schedules, seconds, _learned(network))
 
 
 def train_finetuned(
@@ -450,7 +454,7 @@ def train_finetuned(
         history,
         {"top": chosen, start: how._asdict()},
         seconds,
-        sum(int(np.prod(weight.shape)) for weight in network.trainable_weights),
+        _learned(network),
     )
 
 
