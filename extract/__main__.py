@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from extract import console, datasets, features, upkeep
+from extract import cluster, console, datasets, features, upkeep
 from extract.engines import ENGINES
 from extract.recipe import SIZE, SIZES
 
@@ -49,6 +49,7 @@ def _features(arguments: list[str]) -> None:
         "--allow-conflicts", action="store_true", help="accept the same photo in two classes"
     )
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
+    cluster.add_on(parser, "where VGG16 runs")
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -70,6 +71,7 @@ def _features(arguments: list[str]) -> None:
         allow_conflicts=options.allow_conflicts,
         engine=options.engine,
         sizes=options.sizes,
+        on=options.on,
     )
 
 

@@ -18,6 +18,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -122,13 +123,14 @@ class Speed(ProgressColumn):
 
 
 @contextmanager
-def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[..., None]]:
     """Show a bar with speed and time left while the block runs; nothing when not on a terminal.
 
     Yields
     ------
     advance : callable
-        Call it with the number of things just done.
+        Call it with the number of things just done, and with the name of who did them where there
+        are several: each has a line below the bar.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -144,7 +146,16 @@ def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[[i
     )
     with bar:
         task = bar.add_task(description, total=total)
-        yield lambda n: bar.advance(task, n)
+        lines: dict[str, TaskID] = {}
+
+        def advance(n: int, name: str = "") -> None:
+            bar.advance(task, n)
+            if name:
+                if name not in lines:
+                    lines[name] = bar.add_task(f"  {name}", total=None)
+                bar.advance(lines[name], n)
+
+        yield advance
 
 
 def run(main: Callable[[], None]) -> NoReturn:

@@ -3,13 +3,15 @@
 import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract import (
     console,
+    crew,
     datasets,
     digests,
     duplicates,
@@ -24,11 +26,14 @@ from extract import (
 )
 from extract.console import InputError, count, say, warn
 from extract.images import Photo, Scan
+from extract.pipeline import Computed
 from extract.provenance import now, versions
 from extract.recipe import SIZE, SIZES, joint_digest, named, recipe
 from extract.shards import Place
 from extract.store import Pair, Row
 from extract.weights import Weights
+
+Compute = Callable[..., Computed]
 
 SHOWN = 10
 """Skipped files and near-duplicates are named on the screen up to this many."""
@@ -87,6 +92,7 @@ def make(
     allow_conflicts: bool = False,
     engine: str = "auto",
     sizes: Collection[int] = (SIZE,),
+    on: str | None = None,
 ) -> None:
     """Bring ``features/<data>.h5`` up to date with the photos, saying what is done.
 
@@ -113,6 +119,8 @@ def make(
     sizes : collection of int
         In pixels, of the squares that VGG16 is shown of each photo: some of
         `extract.recipe.SIZES`, 224 among them.
+    on : str or None
+        The cluster that computes, see `extract.cluster.connected`; this process if None.
 
     Raises
     ------
@@ -134,11 +142,14 @@ def make(
         for the_recipe in recipes.values():
             _make_ready(shards.folder_of(out, the_recipe))
         index = cache / "digests.sqlite"
+        compute = partial(
+            partial(crew.compute, on=on) if on else _compute, weights=vgg16, engine=engine
+        )
         seen = Seen(digests.of_files(root, _paths(found), index=index, rehash=rehash))
         # A class that is too small is refused before hours of computing and not after.
         splits.members(found.class_names, *_columns(found.photos, seen))
         while True:
-            _see_all(seen, root, _paths(found), vgg16, recipes, out, engine)
+            _see_all(seen, root, _paths(found), recipes, out, compute)
             digests.correct(root, seen.digests, index=index)
             if strict and seen.unreadable:
                 raise _unreadable(seen.unreadable)
@@ -201,15 +212,14 @@ def _see_all(
     seen: Seen,
     root: Path,
     paths: Sequence[str],
-    vgg16: Weights,
     recipes: Mapping[int, dict[str, Any]],
     out: Path,
-    engine: str,
+    compute: Compute,
 ) -> None:
     """Have every photo's features of every size in the cache."""
     while True:
         for the_recipe in recipes.values():
-            _see(seen, root, paths, vgg16, the_recipe, out, engine)
+            _see(seen, root, paths, the_recipe, out, compute)
         # A photo that changed between two passes is news to the first of them.
         if not any(_pending(paths, seen, size) for size in recipes):
             return
@@ -219,10 +229,9 @@ def _see(
     seen: Seen,
     root: Path,
     paths: Sequence[str],
-    vgg16: Weights,
     the_recipe: dict[str, Any],
     out: Path,
-    engine: str,
+    compute: Compute,
 ) -> None:
     """Have every photo's features of one size in the cache, computing those that are not there."""
     size, folder = the_recipe["size"], shards.folder_of(out, the_recipe)
@@ -230,38 +239,50 @@ def _see(
     seen.places[size] = shards.index(folder, the_recipe)
     reused = len(seen.places[size].keys() & set(seen.digests.values()))
     started = time.monotonic()
-    computed = 0
-    spent = dict.fromkeys(pipeline.STAGES, 0.0)
+    computed = Computed.nothing()
     # A photo that changes while it is read has another digest than its copies: look again.
     while pending := _pending(paths, seen, size):
-        writer = shards.Writer(folder, the_recipe)
         try:
-            with console.progress(name, len(pending), unit="photos") as advance, writer:
-                done = pipeline.compute(
-                    root,
-                    pending,
-                    build_engine=lambda photos: engines.choose(
-                        engine, vgg16, photos, folder=folder
-                    ),
-                    writer=writer,
-                    advance=advance,
-                    size=size,
-                )
+            with console.progress(name, len(pending), unit="photos") as advance:
+                done = compute(root, pending, recipe=the_recipe, folder=folder, advance=advance)
         except console.Stopped:
-            warn(f"{name}: {writer.written:,} of {count(len(pending), 'image')} computed and kept")
+            kept = len(shards.index(folder, the_recipe)) - len(seen.places[size])
+            warn(f"{name}: {kept:,} of {count(len(pending), 'image')} computed and kept")
             raise
-        computed += len(done.digests)
-        spent = {stage: spent[stage] + seconds for stage, seconds in done.seconds.items()}
+        computed.add(done)
         seen.computed |= set(done.digests.values())
         seen.unreadable |= _with_copies(done.unreadable, seen.digests)
         seen.digests |= done.digests
         seen.places[size] = shards.index(folder, the_recipe)
-    if computed:
+    if computed.digests:
         seconds = time.monotonic() - started
-        speed = f"{seconds:.0f} s, {computed / seconds:.1f} photos/s"
-        say(f"{name}: {count(computed, 'image')} computed ({speed}), {reused:,} reused")
-        shares = ", ".join(f"{stage} {spent[stage] / seconds:.1%}" for stage in spent)
+        n = len(computed.digests)
+        speed = f"{seconds:.0f} s, {n / seconds:.1f} photos/s"
+        say(f"{name}: {count(n, 'image')} computed ({speed}), {reused:,} reused")
+        shares = ", ".join(f"{stage} {of / seconds:.1%}" for stage, of in computed.seconds.items())
         say(f"  share of the time, many at once: {shares}")
+
+
+def _compute(
+    root: Path,
+    paths: Sequence[str],
+    *,
+    weights: Weights,
+    engine: str,
+    recipe: dict[str, Any],
+    folder: Path,
+    advance: Callable[[int], None],
+) -> Computed:
+    """Compute photos in this process."""
+    with shards.Writer(folder, recipe) as writer:
+        return pipeline.compute(
+            root,
+            paths,
+            build_engine=lambda photos: engines.choose(engine, weights, photos, folder=folder),
+            writer=writer,
+            advance=advance,
+            size=recipe["size"],
+        )
 
 
 def _pending(paths: Sequence[str], seen: Seen, size: int) -> list[str]:

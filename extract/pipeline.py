@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,18 @@ class Computed(NamedTuple):
     digests: dict[str, str]
     unreadable: dict[str, str]
     seconds: dict[str, float]
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """Return what no files give, to be added to."""
+        return cls({}, {}, dict.fromkeys(STAGES, 0.0))
+
+    def add(self, other: Self) -> None:
+        """Take in what became of other files."""
+        self.digests.update(other.digests)
+        self.unreadable.update(other.unreadable)
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] += seconds
 
 
 Batch = tuple[list[Read], NDArray[np.uint8]]
@@ -137,7 +149,7 @@ def compute(
     batch_size : int
         Of photos of 224 x 224 pixels; see `at_once`.
     """
-    done = Computed({}, {}, dict.fromkeys(STAGES, 0.0))
+    done = Computed.nothing()
     photos_at_once = at_once(size, batch_size)
     engines: list[Engine] = []
 

@@ -1,0 +1,110 @@
+"""An engine on a machine of a cluster: reads photos, computes them, writes shards."""
+
+import os
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract import engines, lock, pipeline
+from extract.console import Stopped
+from extract.engines import Engine
+from extract.pipeline import Computed
+from extract.shards import Writer
+from extract.weights import Weights
+
+
+class Extractor:
+    """An engine on a machine of the cluster.
+
+    Parameters
+    ----------
+    weights : Weights
+    recipe : dict
+    folder : Path
+        Of the recipe's shards.
+    engine : str
+        See `extract.engines.choose`.
+    cores : int
+        That it may use.
+    """
+
+    def __init__(
+        self, weights: Weights, recipe: dict[str, Any], folder: Path, engine: str, cores: int
+    ) -> None:
+        # Whoever asks for the number of cores is answered by this.
+        os.environ["LOKY_MAX_CPU_COUNT"] = str(cores)
+        self.weights = weights
+        self.recipe = recipe
+        self.folder = folder
+        self.wanted = engine
+        self.engine: Engine | None = None
+        self.said = StringIO()
+        self.done = 0
+        self.stopped = False
+
+    def unsuited(self, root: Path, mark: Path, written: str) -> str:
+        """Return why this machine cannot take part, empty if it can.
+
+        Parameters
+        ----------
+        root : Path
+            Of the photos.
+        mark : Path
+            A file in the store.
+        written : str
+            What is in it.
+        """
+        if not root.is_dir():
+            return f"there is no folder {root}"
+        with suppress(OSError):
+            if mark.read_text(encoding="utf-8") == written:
+                return ""
+        return f"{mark.parent} is not the folder that it is here"
+
+    def compute(self, root: Path, paths: Sequence[str]) -> tuple[Computed, str]:
+        """Compute photos and write them as a shard; return also what engines were chosen and why.
+
+        Parameters
+        ----------
+        root : Path
+        paths : sequence of str
+            Relative to `root`.
+        """
+
+        def advance(n: int) -> None:
+            self.done += n
+            if self.stopped:
+                raise Stopped(0)
+
+        computed = Computed.nothing()
+        with suppress(Stopped), Writer(self.folder, self.recipe) as writer:
+            computed = pipeline.compute(
+                root,
+                paths,
+                build_engine=self._engine,
+                writer=writer,
+                advance=advance,
+                size=self.recipe["size"],
+            )
+        said, self.said = self.said.getvalue(), StringIO()
+        return computed, said
+
+    def count(self) -> int:
+        """Return how many photos it has done so far."""
+        return self.done
+
+    def stop(self) -> None:
+        """Have it write what it holds and compute no more."""
+        self.stopped = True
+
+    def _engine(self, photos: NDArray[np.uint8]) -> Engine:
+        if self.engine is None:
+            # Engines are timed once on a machine, and not two at the same time.
+            with redirect_stdout(self.said), lock.held(self.folder / "engines.lock"):
+                self.engine = engines.choose(self.wanted, self.weights, photos, folder=self.folder)
+        return self.engine
