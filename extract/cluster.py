@@ -2,6 +2,8 @@
 
 import argparse
 import logging
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,6 +14,8 @@ from extract.console import InputError
 
 PACKAGES = ("extract", "classify")
 """Of ours, that are sent to the other machines."""
+
+CONNECT_SECONDS = 5.0
 
 
 def add_on(parser: argparse.ArgumentParser, what: str) -> None:
@@ -38,12 +42,15 @@ def connected(on: str) -> Iterator[Any]:
     InputError
         If Ray is not installed or the cluster does not answer.
     """
-    if on != "ray" and not on.startswith("ray://"):
+    address = re.fullmatch(r"ray(?:://(.+):(\d+))?", on)
+    if not address:
         raise InputError(f"--on {on}: neither ray nor ray://HOST:PORT")
     if find_spec("ray") is None:
         raise InputError(f"--on {on}: Ray is not installed; pip install 'ray[client]'")
     import ray
 
+    if address[1]:
+        _knock(on, address[1], int(address[2]))
     packages = [str(Path(__file__).parent.parent / name) for name in PACKAGES]
     try:
         ray.init(
@@ -52,9 +59,17 @@ def connected(on: str) -> Iterator[Any]:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        raise InputError(f"--on {on}: no Ray there ({error})") from error
+    except (ConnectionError, RuntimeError) as error:
+        raise InputError(f"--on {on}: no Ray there ({error}); start it with ray start") from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(on: str, host: str, port: int) -> None:
+    """Make sure that somebody listens there: Ray itself waits half a minute."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--on {on}: nobody answers ({error}); start it with ray start") from error

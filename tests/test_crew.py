@@ -1,0 +1,248 @@
+"""Extraction on a cluster of three machines, all of them this one, with a stand-in for VGG16."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from extract import console, crew, engines, features, images, shards, store
+from extract.console import InputError
+from extract.crew import LOSSES, Piece, cut, halves, shares
+from extract.engines import Engine
+from extract.extractor import Extractor
+from extract.recipe import TAPS, recipe
+from extract.weights import Weights
+from tests.conftest import MakePhotos, picture
+from tests.stand_in import values
+
+ray = pytest.importorskip("ray")
+WEIGHTS = Weights([], "f" * 64, "stand-in")
+
+
+class Quick(Extractor):
+    """An extractor with a stand-in for VGG16 that does what files beside the photos say."""
+
+    def _engine(self, photos: NDArray[np.uint8]) -> Engine:
+        orders = self.folder.parent
+
+        def forward(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+            time.sleep(0.02)
+            if (orders / "slowly").exists():
+                time.sleep(0.3)
+            if (orders / "deadly").exists():
+                deadly = np.load(orders / "deadly")
+                if any(np.array_equal(photo, deadly) for photo in photos):
+                    os._exit(1)
+            return values(photos)
+
+        if (orders / "no engine").exists():
+            raise InputError("--engine mnn: MNN is not installed")
+        return Engine("stand-in", forward)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    for _ in range(2):
+        found.add_node(num_cpus=1)
+    yield found
+    found.shutdown()
+
+
+@pytest.fixture
+def on(machines: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what --on says to use the machines, with stand-ins for VGG16."""
+    monkeypatch.setenv("RAY_ADDRESS", machines.address)
+    monkeypatch.setattr(crew, "Extractor", Quick)
+    monkeypatch.setattr(features.weights, "load", lambda *a, **k: WEIGHTS)
+    monkeypatch.setattr(engines, "choose", lambda *a, **k: Engine("stand-in", values))
+    monkeypatch.setattr(crew, "WATCH_SECONDS", 0.05)
+    return "ray"
+
+
+def content(file: Path) -> dict[str, Any]:
+    """Return all that is in a features file but when and how long."""
+    with h5py.File(file) as opened:
+        found = {name: opened[name][:] for name in ("path", "digest", "label", "split")}
+        found |= {tap: opened[f"taps/{tap}"][:] for tap in TAPS}
+        found |= {name: opened[name][:] for name in ("skipped/path", "skipped/reason", "near/row")}
+        found |= {name: opened.attrs[name] for name in ("data_digest", "images_computed", "root")}
+    return found
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    theirs = content(other)
+    for name, ours in content(one).items():
+        np.testing.assert_array_equal(ours, theirs[name], err_msg=name)
+
+
+def made(root: Path, out: Path, on: str | None = None) -> Path:
+    features.make(str(root), out=out, seed=0, on=on)
+    return store.file_of(str(root), out)
+
+
+def computing(
+    root: Path, out: Path, *, on: str = "ray", advance: Any = lambda n, name: None
+) -> Any:
+    """Compute all photos of a folder on the cluster, without publishing."""
+    made_by = recipe(WEIGHTS.digest)
+    folder = shards.folder_of(out, made_by)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "lock").write_text("held")
+    return crew.compute(
+        root,
+        [photo.path for photo in images.scan(root).photos],
+        on=on,
+        weights=WEIGHTS,
+        recipe=made_by,
+        folder=folder,
+        engine="auto",
+        advance=advance,
+    )
+
+
+def test_a_cluster_publishes_what_one_machine_does(
+    on: str, photos: MakePhotos, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = photos({"cats": 40, "dogs": 41})
+    (root / "cats/broken.jpg").write_bytes((root / "cats/000.png").read_bytes()[:300])
+    (root / "dogs/none.jpg").write_bytes(b"")
+    here = made(root, tmp_path / "here")
+    told = capfd.readouterr().err
+    there = made(root, tmp_path / "there", on)
+    assert_equal(here, there)
+    out, err = capfd.readouterr()
+    assert err == told
+    assert "VGG16: 81 images computed" in out
+    extractors = next(line for line in out.splitlines() if line.startswith("photos/s: "))
+    assert extractors.count("-0 ") == 3
+    # Nothing is left to compute, and nobody is asked.
+    (root / "cats/broken.jpg").unlink()
+    (root / "dogs/none.jpg").unlink()
+    made(root, tmp_path / "there", "ray://nobody:1")
+    assert "VGG16: " not in capfd.readouterr().out
+
+
+def test_what_a_lost_machine_was_at_is_done_by_others(
+    on: str, machines: Any, photos: MakePhotos, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = photos({"cats": 150, "dogs": 150})
+    node = machines.add_node(num_cpus=1)
+    lost = []
+
+    def advance(n: int, name: str) -> None:
+        nonlocal node
+        if n > 0 and node and f"-{node.node_id[:4]}-" in name:
+            machines.remove_node(node, allow_graceful=False)
+            lost.append(name)
+            node = None
+
+    (tmp_path / "out/features/cache").mkdir(parents=True)
+    (tmp_path / "out/features/cache/slowly").touch()
+    done = computing(root, tmp_path / "out", advance=advance)
+    assert len(lost) == 1
+    assert len(done.digests) == 300
+    assert not done.unreadable
+    made_by = recipe(WEIGHTS.digest)
+    kept = shards.index(shards.folder_of(tmp_path / "out", made_by), made_by)
+    assert set(done.digests.values()) == kept.keys()
+    told = capfd.readouterr().err
+    assert f"lost: {lost[0]}" in told
+    assert "to be done by another" in told
+
+
+def test_a_photo_that_ends_every_process_is_skipped(
+    on: str, photos: MakePhotos, tmp_path: Path
+) -> None:
+    root = photos({"cats": 20, "dogs": 20})
+    orders = tmp_path / "out/features/cache"
+    orders.mkdir(parents=True)
+    np.save(orders / "deadly.npy", images.square(picture(7)))
+    (orders / "deadly.npy").rename(orders / "deadly")
+    done = computing(root, tmp_path / "out")
+    assert done.unreadable == {"cats/007.png": f"ended the process that read it, {LOSSES} times"}
+    assert len(done.digests) == 39
+
+
+def test_a_stop_keeps_what_was_computed(on: str, photos: MakePhotos, tmp_path: Path) -> None:
+    root = photos({"cats": 200, "dogs": 200})
+    orders = tmp_path / "out/features/cache"
+    orders.mkdir(parents=True)
+    (orders / "slowly").touch()
+    seen = 0
+
+    def advance(n: int, name: str) -> None:
+        nonlocal seen
+        seen += n
+        if seen >= 64:
+            raise console.Stopped(2)
+
+    with pytest.raises(console.Stopped):
+        computing(root, tmp_path / "out", advance=advance)
+    made_by = recipe(WEIGHTS.digest)
+    kept = shards.index(shards.folder_of(tmp_path / "out", made_by), made_by)
+    assert seen <= len(kept) < 400
+
+
+def test_what_is_wrong_on_a_machine_is_told(on: str, photos: MakePhotos, tmp_path: Path) -> None:
+    root = photos()
+    orders = tmp_path / "out/features/cache"
+    orders.mkdir(parents=True)
+    (orders / "no engine").touch()
+    with pytest.raises(InputError, match=r"-0: --engine mnn: MNN is not installed$"):
+        computing(root, tmp_path / "out")
+
+
+def test_a_machine_without_the_photos_or_the_store_is_unsuited(tmp_path: Path) -> None:
+    mark = tmp_path / "cache/lock"
+    extractor = Extractor(WEIGHTS, recipe("f" * 64), mark.parent / "recipe", "auto", 1)
+    assert (
+        extractor.unsuited(tmp_path / "none", mark, "held") == f"there is no folder {tmp_path}/none"
+    )
+    not_the_same = f"{mark.parent} is not the folder that it is here"
+    assert extractor.unsuited(tmp_path, mark, "held") == not_the_same
+    mark.parent.mkdir()
+    mark.write_text("by another")
+    assert extractor.unsuited(tmp_path, mark, "held") == not_the_same
+    mark.write_text("held")
+    assert extractor.unsuited(tmp_path, mark, "held") == ""
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({"CPU": 2.0}, [(2, 0)]),
+        ({"CPU": 8.0, "memory": 1e9}, [(8, 0)]),
+        ({"CPU": 12.0}, [(6, 0), (6, 0)]),
+        ({"CPU": 16.0, "GPU": 2.0}, [(8, 1), (8, 1)]),
+        ({"CPU": 1.0, "GPU": 2.0}, [(1, 1), (1, 1)]),
+        ({"memory": 1e9}, []),
+    ],
+)
+def test_an_extractor_has_a_gpu_or_some_cores(
+    resources: dict[str, float], expected: list[tuple[int, int]]
+) -> None:
+    assert [tuple(share) for share in shares(resources)] == expected
+
+
+def test_every_file_is_in_one_piece() -> None:
+    paths = [str(i) for i in range(10_000)]
+    for n in (1, 5, 23, 24, 10_000):
+        for extractors in (1, 3, 100):
+            pieces = cut(paths[:n], extractors)
+            assert [path for piece in pieces for path in piece.paths] == paths[:n]
+            assert max(len(piece.paths) for piece in pieces) <= shards.SHARD_IMAGES
+            assert len(pieces) >= min(n, extractors)
+    parts = halves(Piece(paths[:5], LOSSES))
+    assert [len(part.paths) for part in parts] == [2, 3]
+    assert [path for part in parts for path in part.paths] == paths[:5]
