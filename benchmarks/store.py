@@ -38,26 +38,26 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         folder = Path(temporary)
-        _write_photos(folder / "photos", options.photos)
+        write_photos(folder / "photos", options.photos)
         print(f"{options.photos:,} photos of 16 x 16 pixels, stand-in network")
         for name in ("first run", "unchanged run", "unchanged run, again"):
-            seconds, _ = _alone(_make, folder)
+            seconds, _ = alone(_make, folder)
             print(f"  {name}: {seconds:.2f} s")
         (folder / "photos/class 0/new.png").write_bytes(_png(-1))
-        seconds, _ = _alone(_make, folder)
+        seconds, _ = alone(_make, folder)
         print(f"  one photo more: {seconds:.2f} s")
     for rows in options.rows:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
             folder = Path(temporary)
             print(f"{rows:,} rows of random taps")
             for name, step in STEPS.items():
-                seconds, peak = _alone(step, folder, rows)
+                seconds, peak = alone(step, folder, rows)
                 print(f"  {name}: {seconds:.1f} s, {rows / seconds:,.0f} rows/s, peak {peak} MB")
             size, taps = (folder / "random.h5").stat().st_size / rows, 4 * sum(TAPS.values())
             print(f"  published: {size:,.0f} bytes a photo, of which taps {taps:,}")
 
 
-def _alone(function: Callable[..., None], *arguments: object) -> tuple[float, int]:
+def alone(function: Callable[..., None], *arguments: object) -> tuple[float, int]:
     """Run a function in a fresh process: its seconds without start-up, and peak memory in MB."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measured, (function, arguments))
@@ -78,7 +78,8 @@ def _png(seed: int) -> bytes:
     return image.getvalue()
 
 
-def _write_photos(root: Path, photos: int) -> None:
+def write_photos(root: Path, photos: int) -> None:
+    """Write tiny photos of noise, no two alike."""
     for label in range(CLASSES):
         (root / f"class {label}").mkdir(parents=True)
     for number in range(photos):
@@ -87,14 +88,15 @@ def _write_photos(root: Path, photos: int) -> None:
     time.sleep(3)
 
 
-def _random_taps(n: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+def random_taps(n: int, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return taps of n photos that do not exist."""
     return {tap: random.gamma(0.5, 1.0, (n, width)).astype("f4") for tap, width in TAPS.items()}
 
 
 def _make(folder: Path) -> None:
     random = np.random.default_rng(0)
     stand_in = SimpleNamespace(
-        name="stand-in", forward=lambda photos: _random_taps(len(photos), random)
+        name="stand-in", forward=lambda photos: random_taps(len(photos), random)
     )
     weights.load = lambda source, *, cache: STAND_IN  # type: ignore[assignment]
     engines.choose = lambda *wanted, folder: stand_in
@@ -112,7 +114,7 @@ def _write_shards(folder: Path, n: int) -> None:
     digests = [row.digest for row in _rows(n)]
     for start in range(0, n, shards.SHARD_IMAGES):
         some = digests[start : start + shards.SHARD_IMAGES]
-        shard = Shard(some, _random_taps(len(some), random), "stand-in", 1.0)
+        shard = Shard(some, random_taps(len(some), random), "stand-in", 1.0)
         shards.write(folder / "cache", shard, recipe("0" * 64))
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ def add_on(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--on",
         metavar="CLUSTER",
-        help=f"{what}: ray (the cluster of RAY_ADDRESS, or this machine) or ray://HOST:PORT",
+        help=f"{what}: ray, the cluster this machine is in, or ray://HOST:PORT",
     )
 
 
@@ -34,8 +35,8 @@ def connected(on: str) -> Iterator[Any]:
     Parameters
     ----------
     on : str
-        ``ray`` is the cluster that RAY_ADDRESS names or else this machine, ``ray://HOST:PORT`` the
-        cluster behind that address.
+        ``ray`` is the cluster that RAY_ADDRESS names, or the one this machine is in, or else this
+        machine alone; ``ray://HOST:PORT`` is the cluster behind that address.
 
     Raises
     ------
@@ -47,6 +48,8 @@ def connected(on: str) -> Iterator[Any]:
         raise InputError(f"--on {on}: neither ray nor ray://HOST:PORT")
     if find_spec("ray") is None:
         raise InputError(f"--on {on}: Ray is not installed; pip install 'ray[client]'")
+    # Of a lost machine Ray prints pages, whatever is asked of its logs; what matters, we say.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     import ray
 
     if address[1]:

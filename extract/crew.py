@@ -278,13 +278,17 @@ class _Crew:
         """See that others do what a lost extractor was at."""
         alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
         at_fault = member.machine in alive
-        warn(f"lost: {member.name} ({reason.splitlines()[0]})")
+        warn(f"lost: {member.name} ({reason.splitlines()[0].partition(', ')[0]})")
+        # It may be out of reach only, and would keep its cores.
+        self.ray.kill(member.actor)
         self._advance(member, member.finished)
         self.in_a_row[member.machine] += 1
         if at_fault and self.in_a_row[member.machine] == IN_A_ROW:
             self._leave_out(member, f"it lost {IN_A_ROW} extractors in a row")
         piece = member.piece
         if piece is None:
+            if at_fault:
+                self._leave_out(member, reason.splitlines()[-1])
             return
         piece.losses += at_fault
         if piece.losses < LOSSES:

@@ -1,0 +1,159 @@
+"""What a cluster costs, and what a million photos cost: ``.venv/bin/python -m benchmarks.scale``.
+
+``overhead DATA`` extracts a data set alternately as it is and with ``--on ray``, each time into an
+empty folder, in processes of their own, on this machine.
+
+``rows N ...`` puts N tiny photos through the real path on Ray, with a stand-in for VGG16 and narrow
+taps, and tells for each step seconds and this process's memory. Needs about 10 KB of disk a photo.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.store import STAND_IN, alone, random_taps, write_photos
+from extract import cluster, crew, digests, duplicates, features, images, shards, store
+from extract.engines import Engine
+from extract.extractor import Extractor
+from extract.recipe import TAPS
+
+ROWS = (10_000, 100_000)
+COMPARED = 100_000
+"""Rows up to which near-duplicates are looked for: its time grows with the square."""
+
+NARROW = {tap: 512 if tap == "block5_avg" else 8 for tap in TAPS}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    overhead = commands.add_parser("overhead")
+    overhead.add_argument("data", help="a data set whose features are below the checkout")
+    overhead.add_argument("--runs", type=int, default=3)
+    rows = commands.add_parser("rows")
+    rows.add_argument("rows", type=int, nargs="*", default=ROWS)
+    options = parser.parse_args()
+    # One of its own, whatever cluster this machine is in.
+    os.environ["RAY_ADDRESS"] = "local"
+    if options.command == "overhead":
+        _overhead(options.data, options.runs)
+    else:
+        for n in options.rows:
+            _rows(n)
+
+
+def _overhead(data: str, runs: int) -> None:
+    seconds: dict[str, list[float]] = {"here": [], "on ray": []}
+    for run in range(runs):
+        for name in ("here", "on ray") if run % 2 == 0 else ("on ray", "here"):
+            with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
+                _keep_what_is_known(Path(temporary))
+                started = time.perf_counter()
+                told = subprocess.run(
+                    [sys.executable, "-m", "extract", data, "--out", temporary]
+                    + (["--on", "ray"] if name == "on ray" else []),
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
+                seconds[name].append(time.perf_counter() - started)
+                print(f"{name}: {seconds[name][-1]:.1f} s; {_line(told, 'computed')}", flush=True)
+    here, there = (statistics.median(of) for of in seconds.values())
+    print(f"median: here {here:.1f} s, on ray {there:.1f} s, {there / here - 1:+.1%}")
+
+
+def _keep_what_is_known(out: Path) -> None:
+    """Give a store the weights and the engines of the checkout's, but no shard."""
+    cache = shards.cache_of(Path())
+    for path in cache.rglob("*"):
+        if path.suffix in (".json", ".mnn", ".param", ".bin") or path.name == "vgg16.h5":
+            target = out / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+
+
+def _line(told: str, word: str) -> str:
+    return next(line for line in told.splitlines() if word in line)
+
+
+class StandIn(Extractor):
+    """An extractor that does all but run the network."""
+
+    def _engine(self, photos: NDArray[np.uint8]) -> Engine:
+        TAPS.update(NARROW)
+        random = np.random.default_rng(0)
+        return Engine("stand-in", lambda photos: random_taps(len(photos), random))
+
+
+def _rows(n: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
+        folder = Path(temporary)
+        write_photos(folder / "photos", n)
+        print(
+            f"{n:,} photos of 16 x 16 pixels, stand-in network, {sum(NARROW.values())} values each"
+        )
+        for name in ("first run", "unchanged run", "published anew"):
+            if name == "published anew":
+                (folder / "features/photos.h5").unlink()
+            seconds, peak = alone(_make, folder)
+            print(f"  {name}: {seconds:.1f} s, peak {peak} MB")
+        shards_there = list((folder / "features/cache").glob("*/*.h5"))
+        size = (folder / "features/photos.h5").stat().st_size / n
+        print(f"  {len(shards_there):,} shards; published {size:,.0f} bytes a photo", flush=True)
+
+
+def _make(folder: Path) -> None:
+    """Run the real path, telling what each step of it takes."""
+    TAPS.update(NARROW)
+    features.weights.load = lambda source, *, cache: STAND_IN  # type: ignore[attr-defined]
+    features.say = features.warn = crew.say = lambda message: None  # type: ignore[assignment]
+    # Other processes know this module by its name, not as the one that was started.
+    crew.Extractor = import_module("benchmarks.scale").StandIn
+    cluster.PACKAGES += ("benchmarks",)
+    for module, name in (
+        (images, "scan"),
+        (digests, "of_files"),
+        (shards, "index"),
+        (crew, "compute"),
+        (features, "_plan"),
+        (store, "publish"),
+        (duplicates, "near"),
+    ):
+        setattr(module, name, _told(module.__name__, getattr(module, name)))
+    if sum(1 for _ in (folder / "photos").rglob("*.png")) > COMPARED:
+        duplicates.near = lambda *a, **k: []  # type: ignore[assignment]
+    features.make(str(folder / "photos"), out=folder, seed=0, on="ray")
+
+
+def _told(owner: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function tell how long it took and what memory the process holds after it."""
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        found = function(*arguments, **options)
+        seconds = time.perf_counter() - started
+        resident = int(re.findall(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[0])
+        print(
+            f"    {owner}.{function.__name__}: {seconds:.1f} s, {resident // 1024} MB", flush=True
+        )
+        return found
+
+    return timed
+
+
+if __name__ == "__main__":
+    main()
