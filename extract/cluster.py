@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -50,6 +51,7 @@ def connected(on: str) -> Iterator[Any]:
         raise InputError(f"--on {on}: Ray is not installed; pip install 'ray[client]'")
     # Of a lost machine Ray prints pages, whatever is asked of its logs; what matters, we say.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    warnings.filterwarnings("ignore", module="ray")
     import ray
 
     if address[1]:
@@ -63,7 +65,8 @@ def connected(on: str) -> Iterator[Any]:
             log_to_driver=False,
         )
     except (ConnectionError, RuntimeError) as error:
-        raise InputError(f"--on {on}: no Ray there ({error}); start it with ray start") from error
+        advice = "ray start begins one; where it asks for a token, RAY_AUTH_MODE=token sends it"
+        raise InputError(f"--on {on}: no Ray there ({error}); {advice}") from error
     try:
         yield ray
     finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from extract.cluster import connected
-from extract.console import InputError, count, say, warn
+from extract.console import InputError, count, finishing, say, warn
 from extract.extractor import Extractor
 from extract.pipeline import Computed
 from extract.shards import SHARD_IMAGES
@@ -32,9 +32,6 @@ LOSSES = 2
 
 IN_A_ROW = 2 * (LOSSES + math.ceil(math.log2(SHARD_IMAGES)))
 """Extractors that a machine may lose with nothing done between: twice what one photo costs it."""
-
-WATCH = "watch"
-"""What answers while a piece is computed."""
 
 WATCH_SECONDS = 0.5
 STOP_SECONDS = 30.0
@@ -94,11 +91,11 @@ def compute(
         If the cluster does not answer or no machine of it can take part.
     """
     folder = folder.absolute()
-    with connected(on) as ray:
+    with finishing() as check, connected(on) as ray:
         arguments = ray.put(weights), recipe, folder, engine
         crew = _Crew(ray, root, folder.parent / "lock", arguments, advance)
         try:
-            return crew.compute(paths)
+            return crew.compute(paths, check)
         finally:
             crew.stop()
 
@@ -171,7 +168,7 @@ class _Crew:
         self, ray: Any, root: Path, mark: Path, arguments: tuple[Any, ...], advance: Advance
     ) -> None:
         self.ray = ray
-        self.extractor = ray.remote(concurrency_groups={WATCH: 1})(Extractor)
+        self.extractor = ray.remote(Extractor)
         self.root = root
         self.mark = mark, mark.read_text(encoding="utf-8")
         self.arguments = arguments
@@ -183,11 +180,12 @@ class _Crew:
         self.done = Computed.nothing()
         self.said: set[str] = set()
 
-    def compute(self, paths: Sequence[str]) -> Computed:
-        """Have all files computed."""
+    def compute(self, paths: Sequence[str], check: Callable[[], None]) -> Computed:
+        """Have all files computed, calling `check` again and again."""
         self._recruit()
         self.pieces.extend(cut(paths, len(self.members)))
         while self.pieces or any(member.piece for member in self.members.values()):
+            check()
             self._recruit()
             self._give()
             asked = {m.answer: key for key, m in self.members.items() if not m.ready}
@@ -205,7 +203,7 @@ class _Crew:
         """Have everyone write what it holds."""
         working = [member for member in self.members.values() if member.piece]
         for member in working:
-            member.actor.stop.options(concurrency_group=WATCH).remote()
+            member.actor.stop.remote()
         if working:
             answers = [member.answer for member in working]
             self.ray.wait(answers, num_returns=len(answers), timeout=STOP_SECONDS)
@@ -229,10 +227,12 @@ class _Crew:
         actor = self.extractor.options(
             num_cpus=share.cores,
             num_gpus=share.gpus,
+            # One thread computes, the other answers meanwhile.
+            max_concurrency=2,
             scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False),
         ).remote(*self.arguments, share.cores)
         answer = actor.unsuited.remote(self.root, *self.mark)
-        return _Member(name, machine, actor, answer, _counting(actor))
+        return _Member(name, machine, actor, answer, actor.count.remote())
 
     def _give(self) -> None:
         """Give a piece to everyone who is ready for one."""
@@ -312,12 +312,8 @@ class _Crew:
             # Of one that is lost the next answer will tell.
             with suppress(self.ray.exceptions.RayError):
                 self._advance(member, max(member.counted, self.ray.get(reference)))
-                member.counting = _counting(member.actor)
+                member.counting = member.actor.count.remote()
 
     def _advance(self, member: _Member, photos: int) -> None:
         self.advance(photos - member.counted, member.name)
         member.counted = photos
-
-
-def _counting(actor: Any) -> Any:
-    return actor.count.options(concurrency_group=WATCH).remote()
