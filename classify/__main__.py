@@ -25,7 +25,7 @@ import numpy as np
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from classify import heads, large, predict, protocol, results, tune
+from classify import cluster, heads, large, predict, protocol, results, tune
 from classify.heads import HEADS
 from classify.predict import Answer, Model
 from classify.protocol import Figures
@@ -212,8 +212,12 @@ def _train(arguments: list[str]) -> None:
     parser.add_argument("--train", type=positive, default=30, help="photos a class (--protocol)")
     parser.add_argument("--test", type=positive, default=50, help="at most, a class (--protocol)")
     parser.add_argument("--repeats", type=positive, default=10, help="of each random split")
+    parser.add_argument(
+        "--on", metavar="RAY", help="ray, or ray://HOST:PORT of a cluster: search on all of it"
+    )
     options = parser.parse_args(arguments)
-    with store.open(store.file_of(options.data, options.out)) as features:
+    file = store.file_of(options.data, options.out)
+    with store.open(file) as features, cluster.parallel(options.on):
         if options.protocol:
             measure_per_class(features, options)
         elif options.learning_curve:

@@ -10,6 +10,7 @@ The plan, by size alone:
   smallest set is always tried.
 """
 
+import mmap
 import tempfile
 from collections.abc import Collection, Sequence
 
@@ -31,7 +32,9 @@ def matrix(shape: tuple[int, int]) -> Matrix:
     if shape[0] * shape[1] <= IN_MEMORY:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+        file.truncate(shape[0] * shape[1] * np.dtype(np.float32).itemsize)
+        # Not numpy's memmap: processes to which joblib hands that open the file by its name.
+        return np.frombuffer(mmap.mmap(file.fileno(), 0), np.float32).reshape(shape)
 
 
 def read(features: Features, taps: Collection[str], *splits: str) -> Matrix:

@@ -150,9 +150,11 @@ def tune(
     jobs = [
         delayed(_fit)(name, *plan, X, labels, weights, taps, seed) for name, plan in plans.items()
     ]
+    # So many views are tried at a time.
+    at_once = min(effective_n_jobs(PROCESSES), len(_views(the_spaces)))
     fitted = {}
     for name, (head, seconds) in zip(plans, Parallel(n_jobs=processes)(jobs), strict=True):
-        spent = sum(tried.seconds for tried in found[name].values()) / effective_n_jobs(PROCESSES)
+        spent = sum(tried.seconds for tried in found[name].values()) / at_once
         fitted[name] = Tuned(
             head,
             plans[name][0],

@@ -23,7 +23,7 @@ large.IN_MEMORY = 10_000
 random = np.random.default_rng(0)
 labels = np.arange(200_000) % 3
 X = large.matrix((200_000, 16))
-assert isinstance(X, np.memmap)
+assert not X.base.base is None
 X[:] = random.gamma(1.0, 1.0, X.shape)
 X[np.arange(200_000), labels] += 2
 is_val = np.arange(200_000) % 5 == 0
