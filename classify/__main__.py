@@ -25,12 +25,12 @@ import numpy as np
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from classify import cluster, heads, large, predict, protocol, results, tune
+from classify import heads, large, predict, protocol, results, tasks, tune
 from classify.heads import HEADS
 from classify.predict import Answer, Model
 from classify.protocol import Figures
 from classify.results import Predictions, Result
-from extract import atomic, console, images, pipeline, shards, store
+from extract import atomic, cluster, console, images, pipeline, shards, store
 from extract.console import InputError, say, warn
 from extract.engines import ENGINES, machine
 from extract.lookup import Lookup
@@ -212,12 +212,10 @@ def _train(arguments: list[str]) -> None:
     parser.add_argument("--train", type=positive, default=30, help="photos a class (--protocol)")
     parser.add_argument("--test", type=positive, default=50, help="at most, a class (--protocol)")
     parser.add_argument("--repeats", type=positive, default=10, help="of each random split")
-    parser.add_argument(
-        "--on", metavar="RAY", help="ray, or ray://HOST:PORT of a cluster: search on all of it"
-    )
+    cluster.add_on(parser, "search on all machines of a cluster")
     options = parser.parse_args(arguments)
     file = store.file_of(options.data, options.out)
-    with store.open(file) as features, cluster.parallel(options.on):
+    with store.open(file) as features, tasks.spread(options.on):
         if options.protocol:
             measure_per_class(features, options)
         elif options.learning_curve:

@@ -1,8 +1,8 @@
 """Where heads are searched: on this machine, or as tasks of Ray on all machines of a cluster.
 
-Ray's own backend for joblib (``ray.util.joblib``) is not used: it puts every argument into the object
-store once a task, starts a new pool of processes for every search, gives no answer before it has
-all, and starts no process again that was lost.
+Ray's own backend for joblib (``ray.util.joblib``) is not used. It keeps a copy of every argument
+for each task, makes a new pool of processes for each search, and neither gives an answer before it
+has all nor replaces a process that was lost.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ LARGE = 2**20
 
 
 @contextmanager
-def parallel(on: str | None) -> Iterator[None]:
+def spread(on: str | None) -> Iterator[None]:
     """Run what joblib runs in the block where `on` says.
 
     Parameters
