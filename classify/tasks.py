@@ -56,13 +56,13 @@ class Tasks(ParallelBackendBase):  # type: ignore[misc]
         import ray
 
         super().__init__(nesting_level=0)
-        self.ray = ray
+        self.ray: Any = ray
         self.run = ray.remote(_run)
         self.placed: dict[int, tuple[NDArray[Any], _Placed]] = {}
 
     def effective_n_jobs(self, n_jobs: int) -> int:
         """Return how many tasks run at a time; all processors of the cluster are -1."""
-        processors = int(self.ray.cluster_resources().get("CPU", 1))
+        processors = max(1, int(self.ray.cluster_resources().get("CPU", 0)))
         return min(n_jobs, processors) if n_jobs > 0 else processors
 
     def configure(self, n_jobs: int, parallel: Parallel, **options: Any) -> int:
