@@ -27,10 +27,13 @@ MEGABYTES = 60
 def machines() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
-    found = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-    )
-    found.add_node(num_cpus=1)
+    with pytest.MonkeyPatch.context() as patch:
+        # Or they would wait for all else that this machine has to do.
+        patch.setenv("RAY_worker_niceness", "0")
+        found = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+        found.add_node(num_cpus=1)
     yield found.address
     found.shutdown()
 
