@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -67,6 +68,21 @@ def photos(tmp_path: Path) -> MakePhotos:
         return write_photos(tmp_path / name, classes or {"cats": 6, "dogs": 6}, seed=seed)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Any]:
+    """Return a cluster of Ray with two machines of one processor, both of them this one."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Or they would wait for all else that this machine has to do.
+        patch.setenv("RAY_worker_niceness", "0")
+        head = {"num_cpus": 1, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster.add_node(num_cpus=1)
+        yield cluster
+    cluster.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 
 from classify import heads, large, results, tasks, tune
@@ -18,31 +19,15 @@ from extract.recipe import TAPS
 from tests.conftest import CHECKOUT
 from tests.synthetic import publish
 
-ray = pytest.importorskip("ray")
 TRIED = heads.tried(TAPS)
 MEGABYTES = 60
 
 
 @pytest.fixture(scope="module")
-def machines() -> Iterator[str]:
-    from ray.cluster_utils import Cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        # Or they would wait for all else that this machine has to do.
-        patch.setenv("RAY_worker_niceness", "0")
-        found = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-        )
-        found.add_node(num_cpus=1)
-    yield found.address
-    found.shutdown()
-
-
-@pytest.fixture(scope="module")
-def on_ray(machines: str) -> Iterator[None]:
+def on_ray(machines: Any) -> Iterator[None]:
     """Run all that joblib runs on the cluster."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", machines)
+        patch.setenv("RAY_ADDRESS", machines.address)
         with tasks.spread("ray"):
             yield
 
@@ -154,9 +139,9 @@ def classify(address: str, *arguments: object) -> subprocess.CompletedProcess[st
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=environment)
 
 
-def test_the_command_leaves_a_result(tmp_path: Path, machines: str) -> None:
+def test_the_command_leaves_a_result(tmp_path: Path, machines: Any) -> None:
     path = publish(tmp_path)
-    done = classify(machines, path, "--out", tmp_path, "--heads", "svm", "--on", "ray")
+    done = classify(machines.address, path, "--out", tmp_path, "--heads", "svm", "--on", "ray")
     assert (done.returncode, done.stderr) == (0, "")
     assert results.load(tmp_path / "runs/synthetic/svm").metrics["accuracy"] > 0.8
 
