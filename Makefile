@@ -15,7 +15,7 @@ WHERE = --out "$(OUT)" --seed $(SEED)
 RUNS = $(OUT)/runs/$$(basename "$(DATA)")
 
 .NOTPARALLEL:
-.PHONY: all features heads finetune compare predict serve test check bench lock clean distclean help
+.PHONY: all features heads finetune compare predict serve notebook test check bench lock clean distclean help
 
 all: features heads finetune compare  ## everything below up to compare, in order (the default)
 
@@ -36,6 +36,12 @@ predict: $(INSTALLED)  ## what MODEL says of IMAGES, a photo or a folder
 
 serve: $(INSTALLED)  ## a page on this machine to try MODEL on
 	@$(RUN) classify serve "$(RUNS)/$(MODEL)" --out "$(OUT)"
+
+notebook: $(INSTALLED)  ## run the tutorial in both languages, from nothing, and keep what it shows
+	for notebook in notebooks/*.ipynb; do \
+	  rm -rf notebooks/out; \
+	  .venv/bin/jupyter execute --inplace "$$notebook" || exit; \
+	done
 
 test: $(INSTALLED)  ## run the tests
 	$(RUN) pytest
@@ -58,7 +64,7 @@ clean:  ## remove results and reports, never features or the cache
 	rm -rf "$(OUT)/runs" "$(OUT)/reports"
 
 distclean: clean  ## remove also features, cache, .venv and fetched data; what you put in data/ stays
-	rm -rf "$(OUT)/features" .venv data/.downloads
+	rm -rf "$(OUT)/features" notebooks/out .venv data/.downloads
 	for record in data/*.fetched.json; do \
 	  [ ! -f "$$record" ] || rm -rf "$${record%.fetched.json}" "$$record"; \
 	done

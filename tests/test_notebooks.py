@@ -1,0 +1,80 @@
+"""The tutorial: both languages are one notebook, what is committed was run, and it still runs."""
+
+import re
+from pathlib import Path
+
+import h5py
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from extract import weights
+from tests.conftest import CHECKOUT, Arrays, write_keras_file, write_photos
+
+FOLDER = CHECKOUT / "notebooks"
+ENGLISH, PORTUGUESE = "transfer_learning.ipynb", "transfer_learning.pt-BR.ipynb"
+BYTES = 2_000_000
+
+
+def read(name: str) -> NotebookNode:
+    return nbformat.read(FOLDER / name, as_version=4)
+
+
+def outputs(notebook: NotebookNode) -> list[NotebookNode]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def pictures(notebook: NotebookNode) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+
+
+def printed(notebook: NotebookNode) -> str:
+    return "".join(output.get("text", "") for output in outputs(notebook))
+
+
+def test_both_languages_are_one_notebook() -> None:
+    english, portuguese = read(ENGLISH).cells, read(PORTUGUESE).cells
+    assert [cell.id for cell in english] == [cell.id for cell in portuguese]
+    for ours, theirs in zip(english, portuguese, strict=True):
+        assert ours.cell_type == theirs.cell_type
+        # Code is the same, and no text was left untranslated.
+        assert (ours.source == theirs.source) == (ours.cell_type == "code"), ours.id
+
+
+@pytest.mark.parametrize("name", [ENGLISH, PORTUGUESE])
+def test_what_is_committed_was_run_from_top_to_bottom(name: str) -> None:
+    notebook = read(name)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert {output.output_type for output in outputs(notebook)} <= {
+        "stream",
+        "display_data",
+        "execute_result",
+    }
+    assert not [output for output in outputs(notebook) if output.get("name") == "stderr"]
+    assert pictures(notebook) >= 12
+    assert (FOLDER / name).stat().st_size < BYTES
+    # Paths are relative, so that a reader's are the same.
+    assert not re.search(r"(?<!\S)/\w", printed(notebook))
+
+
+def test_a_shortened_notebook_runs(tmp_path: Path, vgg16_arrays: Arrays) -> None:
+    root = write_photos(tmp_path / "pets", {"cats": 10, "dogs": 10})
+    kept = tmp_path / "features/cache/vgg16.h5"
+    kept.parent.mkdir(parents=True)
+    write_keras_file(kept, vgg16_arrays, kernel="{layer}/kernel", bias="{layer}/bias")
+    with h5py.File(kept, "a") as file:
+        file.attrs["origin"], file.attrs["digest"] = "random", weights.digest(vgg16_arrays)
+    notebook = read(ENGLISH)
+    committed = pictures(notebook)
+    parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    parameters.source = f"DATA, EPOCHS, SEED, OUT = {str(root)!r}, 1, 0, Path({str(tmp_path)!r})"
+    # Raises what a cell raised.
+    NotebookClient(notebook, resources={"metadata": {"path": FOLDER}}).execute()
+    assert pictures(notebook) == committed
+    assert "pets: 20 files in 2 classes" in printed(notebook)
+    for model in ("logistic", "svm", "mlp", "baseline", "finetuned"):
+        assert (tmp_path / "runs/pets" / model / "result.json").exists()
+    assert (tmp_path / "reports/pets/index.html").exists()
