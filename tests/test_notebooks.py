@@ -26,7 +26,7 @@ def outputs(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def pictures(notebook: NotebookNode) -> int:
-    return sum("image/png" in output.get("data", {}) for output in outputs(notebook))
+    return sum("image/jpeg" in output.get("data", {}) for output in outputs(notebook))
 
 
 def printed(notebook: NotebookNode) -> str:
