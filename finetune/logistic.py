@@ -149,6 +149,8 @@ def fit(
 def _inputs(top: keras.Model, taps: Mapping[str, Matrix]) -> dict[str, Matrix]:
     """Return what the last layer of a top is given of each split."""
     before = keras.Model(top.input, top.layers[-1].input)
+    # To trace a graph takes longer than this.
+    before.compile(run_eagerly=True)
     return {split: before.predict(values, verbose=0) for split, values in taps.items()}
 
 

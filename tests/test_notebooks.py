@@ -61,7 +61,7 @@ def test_what_is_committed_was_run_from_top_to_bottom(name: str) -> None:
 
 
 def test_a_shortened_notebook_runs(tmp_path: Path, vgg16_arrays: Arrays) -> None:
-    root = write_photos(tmp_path / "pets", {"cats": 10, "dogs": 10})
+    root = write_photos(tmp_path / "pets", {"cats": 6, "dogs": 6})
     kept = tmp_path / "features/cache/vgg16.h5"
     kept.parent.mkdir(parents=True)
     write_keras_file(kept, vgg16_arrays, kernel="{layer}/kernel", bias="{layer}/bias")
@@ -74,7 +74,7 @@ def test_a_shortened_notebook_runs(tmp_path: Path, vgg16_arrays: Arrays) -> None
     # Raises what a cell raised.
     NotebookClient(notebook, resources={"metadata": {"path": FOLDER}}).execute()
     assert pictures(notebook) == committed
-    assert "pets: 20 files in 2 classes" in printed(notebook)
+    assert "pets: 12 files in 2 classes" in printed(notebook)
     for model in ("logistic", "svm", "mlp", "baseline", "finetuned"):
         assert (tmp_path / "runs/pets" / model / "result.json").exists()
     assert (tmp_path / "reports/pets/index.html").exists()
