@@ -18,9 +18,10 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 from classify import predict
 from classify.predict import Model
-from extract import images, pipeline, store
+from extract import images, pipeline, remote, store
 from extract.console import InputError
 from extract.lookup import Lookup
+from extract.remote import Location
 
 HOST = "127.0.0.1"
 PORT = 8765
@@ -43,14 +44,14 @@ class Neighbours(NamedTuple):
 
     Attributes
     ----------
-    root : Path
+    root : Path or UPath
     paths, names : list of str, length n
         Relative to the root, and the classes.
     vectors : ndarray of shape (n, d), float32
         Of norm 1.
     """
 
-    root: Path
+    root: Location
     paths: list[str]
     names: list[str]
     vectors: NDArray[np.float32]
@@ -67,7 +68,7 @@ def neighbours(path: Path) -> Neighbours:
     with store.open(path) as features:
         rows = features.rows("train")
         return Neighbours(
-            Path(str(features.attributes["root"])),
+            remote.location(str(features.attributes["root"])),
             [features.paths[row] for row in rows],
             [features.class_names[features.labels[row]] for row in rows],
             _unit(features.read([ALIKE], "train")),
@@ -124,9 +125,9 @@ def application(
         if row >= len(training.paths):
             flask.abort(404, "no such photo")
         try:
-            data = (training.root / training.paths[row]).read_bytes()
+            data = remote.read_bytes(training.root, training.paths[row])
             return Response(images.thumbnail(data, size=THUMBNAIL), mimetype="image/webp")
-        except (OSError, images.Unreadable):
+        except (OSError, InputError, images.Unreadable):
             flask.abort(404, "the photo is no longer there")
 
     @app.errorhandler(HTTPException)

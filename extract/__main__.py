@@ -1,7 +1,8 @@
 """Photos to features: ``python -m extract chess``.
 
 VGG16 looks at every distinct photo once; its pooled activations are published in
-``features/<data>.h5``, and a photo that was ever seen is not computed again. Beside it:
+``features/<data>.h5``, and a photo that was ever seen is not computed again. Photos may be behind a
+URL, ``s3://bucket/photos``, and what VGG16 saw be kept at another, ``--cache``. Beside it:
 ``python -m extract info FILE`` tells what is in a features file, ``python -m extract verify``
 checks the whole store, ``python -m extract gc`` removes from the cache what no features file needs.
 """
@@ -10,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from extract import cluster, console, datasets, features, upkeep
+from extract import cluster, console, datasets, features, remote, upkeep
 from extract.engines import ENGINES
 from extract.recipe import SIZE, SIZES
 
@@ -32,7 +33,7 @@ def _features(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = ", ".join(datasets.BUILT_IN)
-    parser.add_argument("data", help=f"{names}, or a folder with one sub-folder per class")
+    parser.add_argument("data", help=f"{names}, or a folder or URL with one sub-folder per class")
     console.add_out(parser, "features/")
     console.add_seed(parser, "the split")
     parser.add_argument("--weights", type=Path, help="VGG16's weights: Keras's file or ONNX")
@@ -59,6 +60,7 @@ def _features(arguments: list[str]) -> None:
         help=f"of the squares that VGG16 is shown of each photo: {SIZE}, which is the default, and "
         f"others that are multiples of 32 from {min(SIZES)} to {max(SIZES)}",
     )
+    _add_cache(parser, "where the features of every photo are kept, by default in features/cache")
     options = parser.parse_args(arguments)
     features.make(
         options.data,
@@ -72,6 +74,7 @@ def _features(arguments: list[str]) -> None:
         engine=options.engine,
         sizes=options.sizes,
         on=options.on,
+        cache=options.cache,
     )
 
 
@@ -90,7 +93,9 @@ def _verify(arguments: list[str]) -> None:
         "a damaged shard is set aside.",
     )
     console.add_out(parser, "features/")
-    upkeep.verify(parser.parse_args(arguments).out)
+    _add_cache(parser, "another cache to check")
+    options = parser.parse_args(arguments)
+    upkeep.verify(options.out, options.cache)
 
 
 def _gc(arguments: list[str]) -> None:
@@ -101,6 +106,12 @@ def _gc(arguments: list[str]) -> None:
     )
     console.add_out(parser, "features/")
     upkeep.collect(parser.parse_args(arguments).out)
+
+
+def _add_cache(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--cache", type=remote.location, metavar="FOLDER|URL", help=f"{what}; may be shared"
+    )
 
 
 COMMANDS = {"info": _info, "verify": _verify, "gc": _gc}

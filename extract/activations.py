@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from extract import console, engines, hdf5, lock, pipeline, shards
+from extract import console, engines, hdf5, lock, pipeline, remote, shards
 from extract.console import InputError, count, say
 from extract.engines import Engine, Taps, Unusable
 from extract.recipe import MAPS, recipe
+from extract.remote import Location
 from extract.shards import Place
 from extract.store import Features
 from extract.weights import Weights
@@ -156,7 +157,7 @@ def _compute(
     build: Any,
     described: str,
 ) -> None:
-    root = Path(str(features.attributes["root"]))
+    root = remote.location(str(features.attributes["root"]))
     with console.progress(described, len(pending), unit="photos") as advance, writer:
         done = pipeline.compute(root, pending, build_engine=build, writer=writer, advance=advance)
     known = dict(zip(features.paths, features.digests, strict=True))
@@ -206,7 +207,7 @@ def _ncnn(weights: Weights, layer: str) -> Engine | None:
         return None
 
 
-def _shards(places: Iterable[Place]) -> list[Path]:
+def _shards(places: Iterable[Place]) -> list[Location]:
     return sorted({place.shard for place in places})
 
 

@@ -18,6 +18,7 @@ from extract.cluster import connected
 from extract.console import InputError, count, finishing, say, warn
 from extract.extractor import Extractor
 from extract.pipeline import Computed
+from extract.remote import Location
 from extract.shards import SHARD_IMAGES
 from extract.weights import Weights
 
@@ -55,13 +56,14 @@ class Share(NamedTuple):
 
 
 def compute(
-    root: Path,
+    root: Location,
     paths: Sequence[str],
     *,
     on: str,
     weights: Weights,
     recipe: dict[str, Any],
-    folder: Path,
+    folder: Location,
+    own: Path,
     engine: str,
     advance: Advance,
 ) -> Computed:
@@ -71,15 +73,17 @@ def compute(
 
     Parameters
     ----------
-    root : Path
+    root : Path or UPath
     paths : sequence of str
         Files to try, relative to `root`.
     on : str
         See `extract.cluster.connected`.
     weights : Weights
     recipe : dict
-    folder : Path
+    folder : Path or UPath
         Of the recipe's shards.
+    own : Path
+        Of its engines, in the store that all machines see.
     engine : str
         See `extract.engines.choose`.
     advance : callable
@@ -90,10 +94,10 @@ def compute(
     InputError
         If the cluster does not answer or no machine of it can take part.
     """
-    folder = folder.absolute()
+    own = own.absolute()
     with finishing() as check, connected(on) as ray:
-        arguments = ray.put(weights), recipe, folder, engine
-        crew = _Crew(ray, root, folder.parent / "lock", arguments, advance)
+        arguments = ray.put(weights), recipe, folder.absolute(), own, engine
+        crew = _Crew(ray, root, own.parent / "lock", arguments, advance)
         try:
             return crew.compute(paths, check)
         finally:
@@ -165,7 +169,7 @@ class _Crew:
     """All extractors, and what is left for them to do."""
 
     def __init__(
-        self, ray: Any, root: Path, mark: Path, arguments: tuple[Any, ...], advance: Advance
+        self, ray: Any, root: Location, mark: Path, arguments: tuple[Any, ...], advance: Advance
     ) -> None:
         self.ray = ray
         self.extractor = ray.remote(Extractor)

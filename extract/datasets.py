@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 import pooch
 import requests
 
-from extract import atomic, images, wheels
+from extract import atomic, images, remote, wheels
 from extract.console import InputError, say
+from extract.remote import Location
 from extract.wheels import Wheel
 
 DATA_FOLDER = Path("data")
@@ -65,14 +66,14 @@ ARCHIVES = {
 BUILT_IN = ("chess", *ARCHIVES)
 
 
-def locate(data: str, *, folder: Path = DATA_FOLDER) -> Path:
+def locate(data: str, *, folder: Path = DATA_FOLDER) -> Location:
     """Return the folder that holds the class folders (or train, val, test) of `data`.
 
     Parameters
     ----------
     data : str
         A built-in name, first looked for as ``folder/name`` and fetched if it is not there, or the
-        path of a folder.
+        path or URL of a folder.
     folder : Path
         Where built-in data sets are kept.
 
@@ -81,6 +82,8 @@ def locate(data: str, *, folder: Path = DATA_FOLDER) -> Path:
     InputError
         If there is no such folder, or a built-in data set cannot be fetched.
     """
+    if remote.is_url(data):
+        return _unwrapped(remote.location(data))
     if data in BUILT_IN:
         root = folder / data
         if not root.exists():
@@ -91,23 +94,23 @@ def locate(data: str, *, folder: Path = DATA_FOLDER) -> Path:
         problem = "not a folder" if root.exists() else "no such folder"
         names = ", ".join(BUILT_IN)
         raise InputError(
-            f"{data}: {problem}; DATA is one of {names}, or the path of a folder with one "
+            f"{data}: {problem}; DATA is one of {names}, or the path or URL of a folder with one "
             "sub-folder per class"
         )
     return _unwrapped(Path(os.path.abspath(root)))
 
 
-def _unwrapped(root: Path) -> Path:
+def _unwrapped(root: Location) -> Location:
     """Step into folders that only wrap the class folders, as archives often do."""
     while True:
-        visible = [entry for entry in root.iterdir() if not images.is_clutter(entry.name)]
-        inner = [entry for entry in visible if entry.is_dir()]
-        if len(inner) != 1 or not any(entry.is_dir() for entry in inner[0].iterdir()):
+        visible = [name for name in remote.folders(root) if not images.is_clutter(name)]
+        if len(visible) != 1 or not remote.folders(root / visible[0]):
             return root
-        # A link to the folder it lies in would be stepped into for ever.
-        if root.resolve().is_relative_to(inner[0].resolve()):
+        inner = root / visible[0]
+        # A link to the folder it lies in would be stepped into for ever; a store has no links.
+        if isinstance(root, Path) and root.resolve().is_relative_to((root / visible[0]).resolve()):
             return root
-        root = inner[0]
+        root = inner
 
 
 def _fetch(name: str, root: Path) -> None:

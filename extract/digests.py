@@ -1,4 +1,8 @@
-"""The digest of every file, remembered by path, size, modification time and inode."""
+"""The digest of every file, remembered by path, size, modification time and inode.
+
+Of an object in a store a hash of its ETag, size and time takes their place. No ETag is taken for a
+digest: it is no SHA-256, and the same bytes uploaded otherwise have another.
+"""
 
 import hashlib
 import os
@@ -11,8 +15,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from extract import remote
 from extract.console import warn
-from extract.pipeline import READERS
+from extract.pipeline import readers
+from extract.remote import Location, Stamp
 
 FILES_AT_ONCE = 256  # between two writes of the index: what a kill may cost
 RACY_NS = 2_000_000_000  # within which a second write may keep the time stamp: FAT counts by 2 s
@@ -26,15 +32,15 @@ AND typeof(path) = 'blob' AND typeof(digest) = 'blob' AND length(digest) = 32"""
 FORGET = "DELETE FROM files WHERE root = ? AND path = ?"
 REMEMBER = "REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
-Stamp = list[int]
 Row = tuple[Any, ...]
 
 
 def of_files(
-    root: Path,
+    root: Location,
     paths: Sequence[str],
     *,
     index: Path,
+    stamps: Mapping[str, Stamp] | None = None,
     rehash: bool = False,
     advance: Callable[[int], None] = lambda done: None,
 ) -> dict[str, str]:
@@ -46,11 +52,13 @@ def of_files(
 
     Parameters
     ----------
-    root : Path
+    root : Path or UPath
     paths : sequence of str
         Relative to `root`.
     index : Path
         An SQLite file, made where there is none; safe to kill and to share between processes.
+    stamps : mapping of path to list of int, or None
+        As in `extract.images.Scan`: of objects in a store. Files are asked for theirs.
     rehash : bool
         Read every file, whatever the index says.
     advance : callable
@@ -60,26 +68,38 @@ def of_files(
     -------
     dict of path to digest, 64 hexadecimal digits
         In the order of `paths`; files that cannot be read are absent.
+
+    Raises
+    ------
+    InputError
+        If the store of a URL cannot be reached; what was hashed is remembered.
     """
     remembered = _Index(index, root)
     entries = remembered.recall()
-    stamps = {path: stamp for path in paths if (stamp := _stamp(os.path.join(root, path)))}
+    if stamps is None:
+        stamps = {path: stamp for path in paths if (stamp := _stamp(os.path.join(str(root), path)))}
     known = {} if rehash else entries
     found = {path: digest for path, (digest, *stamp) in known.items() if stamps.get(path) == stamp}
     remembered.forget(entries.keys() - found.keys())
-    unknown = [path for path in stamps if path not in found]
+    unknown = [path for path in paths if path in stamps and path not in found]
     advance(len(paths) - len(unknown))
-    with ThreadPoolExecutor(READERS) as pool:
+
+    def hash_file(path: str) -> tuple[str, Stamp]:
+        if isinstance(root, Path):
+            return _hash(os.path.join(root, path))
+        return _hash_object(root, path, stamps[path])
+
+    with ThreadPoolExecutor(readers(root)) as pool:
         for start in range(0, len(unknown), FILES_AT_ONCE):
             batch = unknown[start : start + FILES_AT_ONCE]
-            hashed = list(pool.map(lambda path: (path, *_hash(os.path.join(root, path))), batch))
+            hashed = list(pool.map(lambda path: (path, *hash_file(path)), batch))
             found |= {path: digest for path, digest, _ in hashed if digest}
             remembered.remember(hashed)
             advance(len(batch))
     return {path: found[path] for path in paths if path in found}
 
 
-def correct(root: Path, digests: Mapping[str, str], *, index: Path) -> None:
+def correct(root: Location, digests: Mapping[str, str], *, index: Path) -> None:
     """Forget the files whose bytes, when really read, had other digests than those remembered."""
     remembered = _Index(index, root)
     known = {path: digest for path, (digest, *_) in remembered.recall().items()}
@@ -111,12 +131,20 @@ def _hash(path: str) -> tuple[str, Stamp]:
     return digest, (after if after and after == before and after[1] < latest else [])
 
 
+def _hash_object(root: Location, path: str, stamp: Stamp) -> tuple[str, Stamp]:
+    """Do the same for an object; one that changed since it was listed gets another stamp then."""
+    try:
+        return hashlib.sha256(remote.read_bytes(root, path)).hexdigest(), stamp
+    except OSError:
+        return "", []
+
+
 class _Index:
     """What is remembered of one root. The first failure is a warning and ends the remembering."""
 
-    def __init__(self, file: Path, root: Path) -> None:
+    def __init__(self, file: Path, root: Location) -> None:
         self.file = file
-        self.root = os.fsencode(os.path.realpath(root))
+        self.root = os.fsencode(os.path.realpath(root) if isinstance(root, Path) else str(root))
         self.usable = True
 
     def recall(self) -> dict[str, tuple[Any, ...]]:

@@ -14,6 +14,7 @@ from extract import engines, lock, pipeline
 from extract.console import Stopped
 from extract.engines import Engine
 from extract.pipeline import Computed
+from extract.remote import Location
 from extract.shards import Writer
 from extract.weights import Weights
 
@@ -25,8 +26,10 @@ class Extractor:
     ----------
     weights : Weights
     recipe : dict
-    folder : Path
+    folder : Path or UPath
         Of the recipe's shards.
+    own : Path
+        Of its engines.
     engine : str
         See `extract.engines.choose`.
     cores : int
@@ -34,44 +37,51 @@ class Extractor:
     """
 
     def __init__(
-        self, weights: Weights, recipe: dict[str, Any], folder: Path, engine: str, cores: int
+        self,
+        weights: Weights,
+        recipe: dict[str, Any],
+        folder: Location,
+        own: Path,
+        engine: str,
+        cores: int,
     ) -> None:
         # Whoever asks for the number of cores is answered by this.
         os.environ["LOKY_MAX_CPU_COUNT"] = str(cores)
         self.weights = weights
         self.recipe = recipe
         self.folder = folder
+        self.own = own
         self.wanted = engine
         self.engine: Engine | None = None
         self.said = StringIO()
         self.done = 0
         self.stopped = False
 
-    def unsuited(self, root: Path, mark: Path, written: str) -> str:
+    def unsuited(self, root: Location, mark: Path, written: str) -> str:
         """Return why this machine cannot take part, empty if it can.
 
         Parameters
         ----------
-        root : Path
+        root : Path or UPath
             Of the photos.
         mark : Path
             A file in the store.
         written : str
             What is in it.
         """
-        if not root.is_dir():
+        if isinstance(root, Path) and not root.is_dir():
             return f"there is no folder {root}"
         with suppress(OSError):
             if mark.read_text(encoding="utf-8") == written:
                 return ""
         return f"{mark.parent} is not the folder that it is here"
 
-    def compute(self, root: Path, paths: Sequence[str]) -> tuple[Computed, str]:
+    def compute(self, root: Location, paths: Sequence[str]) -> tuple[Computed, str]:
         """Compute photos and write them as a shard; return also what engines were chosen and why.
 
         Parameters
         ----------
-        root : Path
+        root : Path or UPath
         paths : sequence of str
             Relative to `root`.
         """
@@ -105,6 +115,6 @@ class Extractor:
     def _engine(self, photos: NDArray[np.uint8]) -> Engine:
         if self.engine is None:
             # Engines are timed once on a machine, and not two at the same time.
-            with redirect_stdout(self.said), lock.held(self.folder / "engines.lock"):
-                self.engine = engines.choose(self.wanted, self.weights, photos, folder=self.folder)
+            with redirect_stdout(self.said), lock.held(self.own / "engines.lock"):
+                self.engine = engines.choose(self.wanted, self.weights, photos, folder=self.own)
         return self.engine

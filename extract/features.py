@@ -29,6 +29,7 @@ from extract.images import Photo, Scan
 from extract.pipeline import Computed
 from extract.provenance import now, versions
 from extract.recipe import SIZE, SIZES, joint_digest, named, recipe
+from extract.remote import Location
 from extract.shards import Place
 from extract.store import Pair, Row
 from extract.weights import Weights
@@ -93,13 +94,14 @@ def make(
     engine: str = "auto",
     sizes: Collection[int] = (SIZE,),
     on: str | None = None,
+    cache: Location | None = None,
 ) -> None:
     """Bring ``features/<data>.h5`` up to date with the photos, saying what is done.
 
     Parameters
     ----------
     data : str
-        A built-in name or the path of a folder.
+        A built-in name, or the path or URL of a folder.
     out : Path
         Where ``features/`` is.
     seed : int
@@ -121,6 +123,8 @@ def make(
         `extract.recipe.SIZES`, 224 among them.
     on : str or None
         The cluster that computes, see `extract.cluster.connected`; this process if None.
+    cache : Path, UPath or None
+        Where the shards of every recipe are, if not below `out`. Others may use it meanwhile.
 
     Raises
     ------
@@ -134,22 +138,22 @@ def make(
     found = images.scan(root, exclude=() if background else (datasets.BACKGROUND,))
     classes = count(len(found.class_names), "class", "classes")
     say(f"{store.name_of(data)}: {count(len(found.photos), 'file')} in {classes} at {root}")
-    cache = shards.cache_of(out)
-    with lock.held(cache / "lock"):
-        vgg16 = weights.load(weights_file, cache=cache)
+    own = shards.cache_of(out)
+    with lock.held(own / "lock"):
+        vgg16 = weights.load(weights_file, cache=own)
         say(f"weights: VGG16 {vgg16.digest[:12]} from {vgg16.origin}")
         recipes = {size: recipe(vgg16.digest, size=size) for size in sizes}
         for the_recipe in recipes.values():
-            _make_ready(shards.folder_of(out, the_recipe))
-        index = cache / "digests.sqlite"
+            _make_ready(shards.folder_of(out, the_recipe), cache)
+        index = own / "digests.sqlite"
         compute = partial(
             partial(crew.compute, on=on) if on else _compute, weights=vgg16, engine=engine
         )
-        seen = Seen(digests.of_files(root, _paths(found), index=index, rehash=rehash))
+        seen = Seen(_digests(root, found, index, rehash=rehash))
         # A class that is too small is refused before hours of computing and not after.
         splits.members(found.class_names, *_columns(found.photos, seen))
         while True:
-            _see_all(seen, root, _paths(found), recipes, out, compute)
+            _see_all(seen, root, _paths(found), recipes, out, cache or own, compute)
             digests.correct(root, seen.digests, index=index)
             if strict and seen.unreadable:
                 raise _unreadable(seen.unreadable)
@@ -199,27 +203,46 @@ def _paths(found: Scan) -> list[str]:
     return [photo.path for photo in found.photos]
 
 
-def _make_ready(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder}: no permission to write; choose another folder with --out")
+def _digests(root: Location, found: Scan, index: Path, *, rehash: bool) -> dict[str, str]:
+    of_files = partial(
+        digests.of_files, root, _paths(found), index=index, stamps=found.stamps, rehash=rehash
+    )
+    if found.stamps is None:
+        return of_files()
+    # A store gives photos more slowly than a disk: long enough to be watched.
+    with console.progress("digests", len(found.photos), unit="photos") as advance:
+        return of_files(advance=advance)
+
+
+def _make_ready(folder: Path, cache: Location | None) -> None:
+    """Have the folders to write to; what a killed run left is removed where nobody else writes."""
+    _make_writable(folder, "--out")
+    if isinstance(cache, Path):
+        _make_writable(cache / folder.name, "--cache")
     # Shards, fetched weights and features files.
     for place in (folder, folder.parent, folder.parent.parent):
         shards.sweep(place)
 
 
+def _make_writable(folder: Path, option: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder}: no permission to write; choose another folder with {option}")
+
+
 def _see_all(
     seen: Seen,
-    root: Path,
+    root: Location,
     paths: Sequence[str],
     recipes: Mapping[int, dict[str, Any]],
     out: Path,
+    cache: Location,
     compute: Compute,
 ) -> None:
     """Have every photo's features of every size in the cache."""
     while True:
         for the_recipe in recipes.values():
-            _see(seen, root, paths, the_recipe, out, compute)
+            _see(seen, root, paths, the_recipe, out, cache, compute)
         # A photo that changed between two passes is news to the first of them.
         if not any(_pending(paths, seen, size) for size in recipes):
             return
@@ -227,16 +250,19 @@ def _see_all(
 
 def _see(
     seen: Seen,
-    root: Path,
+    root: Location,
     paths: Sequence[str],
     the_recipe: dict[str, Any],
     out: Path,
+    cache: Location,
     compute: Compute,
 ) -> None:
     """Have every photo's features of one size in the cache, computing those that are not there."""
-    size, folder = the_recipe["size"], shards.folder_of(out, the_recipe)
+    size, own = the_recipe["size"], shards.folder_of(out, the_recipe)
+    folder = cache / own.name
+    index = partial(shards.index, folder, the_recipe, memory=own / "elsewhere.txt")
     name = "VGG16" if size == SIZE else f"VGG16 at {size} x {size}"
-    seen.places[size] = shards.index(folder, the_recipe)
+    seen.places[size] = index()
     reused = len(seen.places[size].keys() & set(seen.digests.values()))
     started = time.monotonic()
     computed = Computed.nothing()
@@ -244,16 +270,18 @@ def _see(
     while pending := _pending(paths, seen, size):
         try:
             with console.progress(name, len(pending), unit="photos") as advance:
-                done = compute(root, pending, recipe=the_recipe, folder=folder, advance=advance)
+                done = compute(
+                    root, pending, recipe=the_recipe, folder=folder, own=own, advance=advance
+                )
         except console.Stopped:
-            kept = len(shards.index(folder, the_recipe)) - len(seen.places[size])
+            kept = len(index()) - len(seen.places[size])
             warn(f"{name}: {kept:,} of {count(len(pending), 'image')} computed and kept")
             raise
         computed.add(done)
         seen.computed |= set(done.digests.values())
         seen.unreadable |= _with_copies(done.unreadable, seen.digests)
         seen.digests |= done.digests
-        seen.places[size] = shards.index(folder, the_recipe)
+        seen.places[size] = index()
     if computed.digests:
         seconds = time.monotonic() - started
         n = len(computed.digests)
@@ -264,13 +292,14 @@ def _see(
 
 
 def _compute(
-    root: Path,
+    root: Location,
     paths: Sequence[str],
     *,
     weights: Weights,
     engine: str,
     recipe: dict[str, Any],
-    folder: Path,
+    folder: Location,
+    own: Path,
     advance: Callable[[int], None],
 ) -> Computed:
     """Compute photos in this process."""
@@ -278,7 +307,7 @@ def _compute(
         return pipeline.compute(
             root,
             paths,
-            build_engine=lambda photos: engines.choose(engine, weights, photos, folder=folder),
+            build_engine=lambda photos: engines.choose(engine, weights, photos, folder=own),
             writer=writer,
             advance=advance,
             size=recipe["size"],
@@ -358,7 +387,7 @@ def _fixed(
     plan: Plan,
     class_names: Sequence[str],
     data: str,
-    root: Path,
+    root: Location,
     vgg16: Weights,
     recipes: Mapping[int, dict[str, Any]],
     seed: int,

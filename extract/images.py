@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from extract import remote
 from extract.console import InputError, count
 from extract.recipe import SIZE
+from extract.remote import Location
+
+Entry = os.DirEntry[str] | remote.Entry
+Scandir = Callable[[str], Iterable[Entry]]
+"""Lists a folder, named by its path relative to the root."""
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 CLUTTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
@@ -59,19 +65,22 @@ class Scan:
     skipped : list of (path, reason)
     class_names : list of str, sorted
         Of all class folders, with or without photos.
+    stamps : dict of path to list of int, or None
+        Of objects in a store, see `extract.remote.Listing`; None of files, which have theirs.
     """
 
     photos: list[Photo] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)
+    stamps: dict[str, remote.Stamp] | None = None
 
 
-def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
+def scan(root: Location, *, exclude: Sequence[str] = ()) -> Scan:
     """List the photos of a folder of class folders, or of one with train, val and test.
 
     Parameters
     ----------
-    root : Path
+    root : Path or UPath
         Holds one folder a class, or ``train/`` and at least one of ``val/``, ``validation/`` and
         ``test/`` that hold them. Folders inside a class folder belong to the class.
     exclude : sequence of str
@@ -82,19 +91,19 @@ def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
     InputError
         If there are fewer than two classes.
     """
-    found = Scan()
-    folders = _visible_folders(root, root, found)
+    found, scandir = _listed(root)
+    folders = _visible_folders("", scandir, found)
     given = {f: SPLIT_FOLDERS[f.lower()] for f in folders if f.lower() in SPLIT_FOLDERS}
     if "train" in given.values() and len(set(given.values())) > 1:
         for name in folders:
             if name in given:
-                classes = _visible_folders(root, root / name, found)
-                _scan_classes(root, root / name, classes, given[name], exclude, found)
+                classes = _visible_folders(name, scandir, found)
+                _scan_classes(root, name, classes, given[name], exclude, scandir, found)
             else:
                 path = f"{readable_name(name)}/"
                 found.skipped.append((path, "folder beside train, val and test"))
     else:
-        _scan_classes(root, root, folders, "", exclude, found)
+        _scan_classes(root, "", folders, "", exclude, scandir, found)
     found.photos.sort()
     found.skipped.sort()
     found.class_names = sorted(set(found.class_names))
@@ -106,13 +115,14 @@ def scan(root: Path, *, exclude: Sequence[str] = ()) -> Scan:
     return found
 
 
-def scan_flat(folder: Path) -> Scan:
+def scan_flat(folder: Location) -> Scan:
     """List the photos of a folder and of those in it, whatever these mean, by the rules of `scan`.
 
     Their class names are empty.
     """
-    found = Scan()
-    found.photos = sorted(Photo(path, "") for path in _to_try(folder, folder, set(), found))
+    found, scandir = _listed(folder)
+    paths = _to_try(folder, "", set(), scandir, found)
+    found.photos = sorted(Photo(path, "") for path in paths)
     found.skipped.sort()
     return found
 
@@ -122,20 +132,24 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name in CLUTTER
 
 
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
 def readable_name(path: str) -> str:
     """Show a name that is not UTF-8 in a form that can be stored."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def _visible_folders(root: Path, folder: Path, found: Scan) -> list[str]:
+def _listed(root: Location) -> tuple[Scan, Scandir]:
+    """Return an empty scan, and what lists a folder below `root`: on a disk when it is asked."""
+    if isinstance(root, Path):
+        return Scan(), lambda folder: os.scandir(root / folder)
+    listing = remote.listing(root)
+    return Scan(stamps=listing.stamps), lambda folder: listing.folders[folder]
+
+
+def _visible_folders(folder: str, scandir: Scandir, found: Scan) -> list[str]:
     """Return the sub-folders that may be classes; what else lies there is skipped, with reason."""
     names = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = readable_name(_relative(Path(entry.path), root))
+    for entry in sorted(scandir(folder), key=lambda entry: entry.name):
+        path = readable_name(_joined(folder, entry.name))
         if not _is_folder(entry):
             reason = "hidden or system file" if is_clutter(entry.name) else "not in a class folder"
             found.skipped.append((path, reason))
@@ -147,56 +161,78 @@ def _visible_folders(root: Path, folder: Path, found: Scan) -> list[str]:
 
 
 def _scan_classes(
-    root: Path,
-    folder: Path,
+    root: Location,
+    folder: str,
     names: Sequence[str],
     split: str,
     exclude: Sequence[str],
+    scandir: Scandir,
     found: Scan,
 ) -> None:
     for name in names:
+        path = _joined(folder, name)
         if name in exclude:
-            path = f"{_relative(folder / name, root)}/"
-            found.skipped.append((path, "class left out (--background keeps it)"))
+            found.skipped.append((f"{path}/", "class left out (--background keeps it)"))
             continue
         found.class_names.append(readable_name(name))
-        above = {os.path.realpath(root), os.path.realpath(folder)}
-        for path in _to_try(root, folder / name, above, found):
-            found.photos.append(Photo(path, name, split))
+        above = {_real(root, ""), _real(root, folder)}
+        for file in _to_try(root, path, above, scandir, found):
+            found.photos.append(Photo(file, name, split))
 
 
-def _to_try(root: Path, folder: Path, above: set[str], found: Scan) -> Iterator[str]:
+def _to_try(
+    root: Location, folder: str, above: set[str], scandir: Scandir, found: Scan
+) -> Iterator[str]:
     """Yield every file below a folder that may be a photo; skip the others with a reason."""
-    for file in _files(folder, above):
-        relative = _relative(file, root)
-        if is_clutter(file.name):
-            found.skipped.append((readable_name(relative), "hidden or system file"))
-        elif relative != readable_name(relative):
+    for path, entry in _files(root, folder, above, scandir):
+        if is_clutter(entry.name):
+            found.skipped.append((readable_name(path), "hidden or system file"))
+        elif path != readable_name(path):
             reason = "file or folder name is not UTF-8; rename it"
-            found.skipped.append((readable_name(relative), reason))
-        elif file.exists() and not file.is_file():
+            found.skipped.append((readable_name(path), reason))
+        elif _is_special(entry):
             # Reading a named pipe would wait for ever.
-            found.skipped.append((relative, "not a regular file"))
+            found.skipped.append((path, "not a regular file"))
         else:
-            yield relative
+            yield path
 
 
-def _files(folder: Path, seen: set[str]) -> Iterator[Path]:
-    """Yield every file below a folder; links are followed, loops are not."""
-    real = os.path.realpath(folder)
+def _files(
+    root: Location, folder: str, seen: set[str], scandir: Scandir
+) -> Iterator[tuple[str, Entry]]:
+    """Yield path and entry of every file below a folder; links are followed, loops are not."""
+    real = _real(root, folder)
     if real in seen:
         return
-    for entry in os.scandir(folder):
+    for entry in scandir(folder):
+        path = _joined(folder, entry.name)
         if _is_folder(entry):
-            yield from _files(Path(entry.path), seen | {real})
+            yield from _files(root, path, seen | {real}, scandir)
         else:
-            yield Path(entry.path)
+            yield path, entry
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _real(root: Location, folder: str) -> str:
+    """Return what two names of one folder have in common; a store has no links."""
+    return os.path.realpath(root / folder) if isinstance(root, Path) else folder
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _is_folder(entry: Entry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
+        return False
+
+
+def _is_special(entry: Entry) -> bool:
+    """Say whether it is a pipe or the like; a link that leads nowhere is not, nor one to itself."""
+    try:
+        return not entry.is_file() and isinstance(entry, os.DirEntry) and os.path.exists(entry)
+    except OSError:
         return False
 
 

@@ -15,9 +15,10 @@ from typing import NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import images
+from extract import images, remote
 from extract.engines import Engine, Taps, cores
 from extract.recipe import SIZE
+from extract.remote import Location
 from extract.shards import Writer
 
 BATCH_SIZE = 16
@@ -85,11 +86,11 @@ class Computed(NamedTuple):
 Batch = tuple[list[Read], NDArray[np.uint8]]
 
 
-def read(root: Path, path: str, *, size: int = SIZE, known: Container[str] = ()) -> Read:
+def read(root: Location, path: str, *, size: int = SIZE, known: Container[str] = ()) -> Read:
     """Read and hash one file, and decode it unless its digest is `known`."""
     started = time.perf_counter()
     try:
-        data = (root / path).read_bytes()
+        data = remote.read_bytes(root, path)
     except OSError as error:
         return Read(path, "", None, f"cannot be read: {error.strerror}")
     reading = time.perf_counter() - started
@@ -112,15 +113,20 @@ def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] =
 
 
 def read_ahead(
-    root: Path, paths: Iterable[str], *, size: int = SIZE, known: Container[str] = ()
+    root: Location, paths: Iterable[str], *, size: int = SIZE, known: Container[str] = ()
 ) -> Generator[Read, None, None]:
     """Yield every file in order as `read` gives it, the next ones in threads meanwhile."""
     function = partial(read, root, size=size, known=known)
-    return _ahead(function, paths, workers=READERS, limit=READ_AHEAD)
+    return _ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
+
+
+def readers(root: Location) -> int:
+    """Return how many threads read: for a disk few, as they decode too."""
+    return READERS if isinstance(root, Path) else remote.READERS
 
 
 def compute(
-    root: Path,
+    root: Location,
     paths: Sequence[str],
     *,
     build_engine: Callable[[NDArray[np.uint8]], Engine],
@@ -136,7 +142,7 @@ def compute(
 
     Parameters
     ----------
-    root : Path
+    root : Path or UPath
     paths : sequence of str
         Files to try, relative to `root`.
     build_engine : callable

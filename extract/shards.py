@@ -9,22 +9,30 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import atomic, hdf5
-from extract.console import finishing, warn
+from extract import hdf5, remote
+from extract.console import InputError, finishing, warn
 from extract.recipe import MAPS, TAPS, recipe_digest
+from extract.remote import Location
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 SCHEMA = 1
 SHARD_IMAGES = 256
 SHARD_SECONDS = 60.0
+HEAD_BYTES = 65536
+"""At the beginning of a shard, in which all but its taps lies; its 256 digests take 16 KB."""
+
+HEADS_AT_ONCE = 256
 
 Taps = Mapping[str, NDArray[np.floating[Any]]]
 
@@ -34,11 +42,11 @@ class Damaged(Exception):
 
     Attributes
     ----------
-    shard : Path
+    shard : Path or UPath
     reason : str
     """
 
-    def __init__(self, shard: Path, reason: object) -> None:
+    def __init__(self, shard: Location, reason: object) -> None:
         super().__init__(f"{shard}: {reason}")
         self.shard = shard
         self.reason = str(reason)
@@ -47,8 +55,15 @@ class Damaged(Exception):
 class Place(NamedTuple):
     """Where the taps of an image are: a shard, a row of it, and what the image cost."""
 
-    shard: Path
+    shard: Location
     row: int
+    seconds: float
+
+
+class Contents(NamedTuple):
+    """Which images are in a shard, by digest, and what computing them took."""
+
+    digests: list[str]
     seconds: float
 
 
@@ -81,9 +96,16 @@ def folder_of(out: Path, recipe: dict[str, Any]) -> Path:
     return cache_of(out) / recipe_digest(recipe)
 
 
-def files(folder: Path) -> list[Path]:
+def files(folder: Location) -> list[Location]:
     """Return the shards in a recipe's folder, without those being written or set aside."""
-    return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
+    if isinstance(folder, Path):
+        return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
+    return [folder / name for name in sorted(sizes(folder))]
+
+
+def sizes(folder: "UPath") -> dict[str, int]:
+    """Return the sizes in bytes of the shards in a recipe's folder of a store, by name."""
+    return {name: size for name, size in remote.sizes(folder).items() if name.endswith(".h5")}
 
 
 class Writer:
@@ -93,7 +115,7 @@ class Writer:
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or UPath
         Of the recipe's shards.
     recipe : dict
 
@@ -103,7 +125,7 @@ class Writer:
         Images in the shards written so far.
     """
 
-    def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
+    def __init__(self, folder: Location, recipe: dict[str, Any]) -> None:
         self.folder = folder
         self.recipe = recipe
         self.written = 0
@@ -149,28 +171,32 @@ class Writer:
         self.batches, self.since = [], time.monotonic()
 
 
-def write(folder: Path, shard: Shard, recipe: dict[str, Any]) -> Path:
+def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
     """Write a shard, named by the images in it, and return its path."""
-    name = hashlib.sha256("".join(shard.digests).encode()).hexdigest()[:32]
     # Built in memory, so that a full disk is met by one plain write and not inside HDF5.
     image = io.BytesIO()
     # Since version 1.10 HDF5 has checksums in all its structure, but not in texts of any length:
     # without them a single flipped bit can crash the process.
     with finishing(), h5py.File(image, "w", libver=("v110", "v110")) as file:
-        file["digest"] = np.array(shard.digests, dtype="S64")
-        for tap, shape in shapes(recipe).items():
-            create_tap(file, tap, (len(shard.digests), *shape), recipe["dtype"])[:] = shard.taps[
-                tap
-            ]
+        # The taps come last, so that the head of a shard in a store tells what is in it.
         file.attrs["schema"] = SCHEMA
         file.attrs["recipe"] = np.bytes_(json.dumps(recipe, sort_keys=True).encode())
         file.attrs["recipe_digest"] = np.bytes_(recipe_digest(recipe).encode())
         file.attrs["content_digest"] = np.bytes_(_content_digest(shard, recipe).encode())
         file.attrs["engine"] = np.bytes_(shard.engine.encode())
         file.attrs["seconds"] = shard.seconds
-    path = folder / f"{name}.h5"
-    atomic.write_bytes(path, image.getvalue())
+        file["digest"] = np.array(shard.digests, dtype="S64")
+        for tap, shape in shapes(recipe).items():
+            create_tap(file, tap, (len(shard.digests), *shape), recipe["dtype"])[:] = shard.taps[
+                tap
+            ]
+    path = folder / _name_of(shard.digests)
+    remote.write_bytes(path, image.getvalue())
     return path
+
+
+def _name_of(digests: Sequence[str]) -> str:
+    return f"{hashlib.sha256(''.join(digests).encode()).hexdigest()[:32]}.h5"
 
 
 def create_tap(file: h5py.File, tap: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
@@ -192,7 +218,7 @@ def shapes(recipe: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {tap: tuple(np.atleast_1d(kept[tap])) for tap in (*TAPS, *MAPS) if tap in kept}
 
 
-def read(path: Path) -> Shard:
+def read(path: Location) -> Shard:
     """Read a whole shard and check it against its own digest.
 
     Raises
@@ -213,7 +239,7 @@ def read(path: Path) -> Shard:
         return shard
 
 
-def digests_of(path: Path) -> list[str]:
+def digests_of(path: Location) -> list[str]:
     """Return the digests of a shard's images without reading their taps.
 
     Raises
@@ -225,12 +251,12 @@ def digests_of(path: Path) -> list[str]:
         return _digests(file, _recipe(file))
 
 
-def join(folder: Path, paths: Sequence[Path], needed: Set[str]) -> list[Path]:
+def join(folder: Location, paths: Sequence[Location], needed: Set[str]) -> list[Location]:
     """Write the needed images of some shards as few new ones, holding one of these in memory.
 
     Returns
     -------
-    list of Path
+    list of Path or UPath
         The new shards; the old ones are still there.
 
     Raises
@@ -239,7 +265,7 @@ def join(folder: Path, paths: Sequence[Path], needed: Set[str]) -> list[Path]:
         If one of them is not what was written.
     """
     left = set(needed)
-    written: list[Path] = []
+    written: list[Location] = []
     # Images that different engines computed do not mix: a shard names one.
     waiting: dict[str, Shard] = {}
     for path in paths:
@@ -257,20 +283,31 @@ def join(folder: Path, paths: Sequence[Path], needed: Set[str]) -> list[Path]:
 
 def set_aside(damaged: Damaged) -> None:
     """Rename a damaged shard, so that it is neither used nor lost, and say so."""
-    aside = damaged.shard.with_name(f"{damaged.shard.name}.damaged")
-    damaged.shard.rename(aside)
-    warn(f"{damaged}; set aside as {aside.name}, its images are computed anew")
+    aside = f"{damaged.shard.name}.damaged"
+    remote.move(damaged.shard, aside)
+    warn(f"{damaged}; set aside as {aside}, its images are computed anew")
 
 
 def index(
-    folder: Path,
+    folder: Location,
     recipe: dict[str, Any],
     *,
     on_damage: Callable[[Damaged], None] = set_aside,
+    memory: Path | None = None,
 ) -> dict[str, Place]:
     """Find every image in the shards of a recipe, reading their digests and not their taps.
 
     A shard that is not whole is handed to `on_damage` and left out.
+
+    Parameters
+    ----------
+    folder : Path or UPath
+        Of the recipe's shards.
+    recipe : dict
+    on_damage : callable
+    memory : Path or None
+        A file of this recipe's alone: what shards in a store hold is remembered there, so that
+        those known are not asked for it again.
 
     Returns
     -------
@@ -278,21 +315,78 @@ def index(
         Keyed by the photo's digest.
     """
     places: dict[str, Place] = {}
-    for path in files(folder):
+    known = {} if isinstance(folder, Path) else _in_store(folder, recipe, memory)
+    for path in files(folder) if isinstance(folder, Path) else [folder / name for name in known]:
         try:
-            with _opened(path) as file:
-                if _text(file, "recipe_digest") != recipe_digest(recipe):
-                    raise ValueError("made by another recipe")
-                digests = _digests(file, recipe)
-                seconds = float(file.attrs["seconds"]) / len(digests)
+            contents = known.get(path.name) or _contents(path, recipe)
         except Damaged as damaged:
             on_damage(damaged)
             continue
-        places |= {digest: Place(path, row, seconds) for row, digest in enumerate(digests)}
+        seconds = contents.seconds / len(contents.digests)
+        places |= {digest: Place(path, row, seconds) for row, digest in enumerate(contents.digests)}
     return places
 
 
-def rows(shard: Path, wanted: Sequence[int], taps: Iterable[str]) -> dict[str, NDArray[Any]]:
+def _contents(path: Location, recipe: dict[str, Any]) -> Contents:
+    with _opened(path) as file:
+        if _text(file, "recipe_digest") != recipe_digest(recipe):
+            raise ValueError("made by another recipe")
+        return Contents(_digests(file, recipe), float(file.attrs["seconds"]))
+
+
+def _in_store(
+    folder: "UPath", recipe: dict[str, Any], memory: Path | None
+) -> dict[str, Contents | None]:
+    """Return what is in the shards of a store, by name; of each that is new in one request."""
+    listed = sizes(folder)
+    known = _recalled(memory) if memory else {}
+    new: dict[str, Contents] = {}
+    # What is empty has no first byte to ask for.
+    unknown = sorted(name for name in listed.keys() - known.keys() if listed[name])
+    for start in range(0, len(unknown), HEADS_AT_ONCE):
+        names = unknown[start : start + HEADS_AT_ONCE]
+        for name, head in remote.read_heads(folder, names, HEAD_BYTES).items():
+            # Shards of an earlier version have their attributes at their end.
+            with suppress(Damaged):
+                new[name] = _of_head(name, head, listed[name], recipe) or _contents(
+                    folder / name, recipe
+                )
+    if memory and new:
+        _remember(memory, new)
+    return {name: known.get(name) or new.get(name) for name in sorted(listed)}
+
+
+def _of_head(name: str, head: bytes, size: int, recipe: dict[str, Any]) -> Contents | None:
+    """Return what is in a shard, if its first bytes prove it."""
+    # Whatever is the matter with them, the whole shard will tell.
+    with suppress(Exception), finishing(), hdf5.open_head(head, size, "digest") as file:
+        digests = file["digest"].asstr("ascii")[:].tolist()
+        meant = (SCHEMA, recipe_digest(recipe), name)
+        if meant == (file.attrs["schema"], _text(file, "recipe_digest"), _name_of(digests)):
+            return Contents(digests, float(file.attrs["seconds"]))
+    return None
+
+
+def _recalled(memory: Path) -> dict[str, Contents]:
+    """Return what is remembered of shards by name, which proves it: other lines mean nothing."""
+    known = {}
+    with suppress(FileNotFoundError), open(memory, encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            with suppress(ValueError):
+                name, seconds, *digests = line.split()
+                if _name_of(digests) == name:
+                    known[name] = Contents(digests, float(seconds))
+    return known
+
+
+def _remember(memory: Path, contents: Mapping[str, Contents]) -> None:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    with open(memory, "a", encoding="ascii") as file:
+        for name, (digests, seconds) in contents.items():
+            file.write(f"{name} {seconds!r} {' '.join(digests)}\n")
+
+
+def rows(shard: Location, wanted: Sequence[int], taps: Iterable[str]) -> dict[str, NDArray[Any]]:
     """Read some rows of a shard, each guarded by its own checksum, by name of the tap.
 
     Raises
@@ -330,17 +424,19 @@ def _together(one: Shard, other: Shard) -> Shard:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def _opened(path: Location) -> Iterator[h5py.File]:
     """Open a shard; whatever goes wrong while it is read means that it is damaged."""
     try:
         with finishing(), hdf5.open_whole(path) as file:
             yield file
+    except InputError:
+        raise
     # HDF5 raises many things on a damaged or foreign file.
     except Exception as error:
         raise Damaged(path, error) from error
 
 
-def _recipe_of(path: Path) -> dict[str, Any]:
+def _recipe_of(path: Location) -> dict[str, Any]:
     with _opened(path) as file:
         return _recipe(file)
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from extract import atomic, duplicates, hdf5, shards
 from extract.console import InputError, finishing
 from extract.recipe import DTYPE, SIZE, SIZES, TAPS, named
+from extract.remote import Location
 from extract.shards import Place
 
 SCHEMA = 1
@@ -211,7 +212,7 @@ def publish(
 def _gather(places: Sequence[Place]) -> dict[str, NDArray[np.float32]]:
     """Read the taps of some images at one size, each shard once."""
     taps = {tap: np.empty((len(places), width), np.float32) for tap, width in TAPS.items()}
-    by_shard: dict[Path, list[int]] = {}
+    by_shard: dict[Location, list[int]] = {}
     for position, place in enumerate(places):
         by_shard.setdefault(place.shard, []).append(position)
     for path, positions in by_shard.items():

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
-from extract import console, lock, shards, store
+from extract import console, lock, remote, shards, store
 from extract.console import InputError, count, say
 from extract.recipe import recipe_digest
+from extract.remote import Location
 from extract.shards import Damaged
 
 SMALL = shards.SHARD_IMAGES // 2
@@ -51,8 +52,14 @@ def info(path: Path) -> None:
             say(f"  {skipped}: {reason}")
 
 
-def verify(out: Path) -> None:
+def verify(out: Path, shared: Location | None = None) -> None:
     """Read every shard and every features file below `out`; set damaged shards aside.
+
+    Parameters
+    ----------
+    out : Path
+    shared : Path, UPath or None
+        Another cache, whose shards are read too.
 
     Raises
     ------
@@ -60,9 +67,14 @@ def verify(out: Path) -> None:
         If anything is damaged, after all has been looked at.
     """
     cache = _cache(out)
+    if isinstance(shared, Path) and not shared.is_dir():
+        raise InputError(f"{shared}: no such folder; name with --cache one that holds shards")
     problems = []
     with lock.held(cache / "lock"):
-        found = [path for folder in _recipes(cache) for path in shards.files(folder)]
+        folders: list[Location] = [*_recipes(cache)]
+        if shared is not None:
+            folders += [shared / name for name in sorted(remote.folders(shared))]
+        found = [path for folder in folders for path in shards.files(folder)]
         images = 0
         with console.progress("shards", len(found), unit="shards") as advance:
             for path in found:
@@ -114,8 +126,8 @@ def _collect(folder: Path, needed: set[str]) -> None:
     shards.sweep(folder)
     before = {path: path.stat().st_size for path in shards.files(folder)}
     kept: set[str] = set()
-    small: list[Path] = []
-    unused: list[Path] = []
+    small: list[Location] = []
+    unused: list[Location] = []
     for path in before:
         useful = (set(shards.digests_of(path)) & needed) - kept
         if not useful:

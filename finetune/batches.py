@@ -1,14 +1,13 @@
 """Photos to batches: RGB and one-hot labels, decoded in threads while the network trains."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_sample_weight
 
-from extract import pipeline
+from extract import pipeline, remote
 from extract.activations import Activations
 from extract.backend import keras
 from extract.console import InputError
@@ -186,7 +185,7 @@ class Batches(_Split):
             features, split, seed=seed, batch_size=batch_size, balanced=balanced, share=share
         )
         rows = features.rows(split)
-        self.root = Path(str(features.attributes["root"]))
+        self.root = remote.location(str(features.attributes["root"]))
         self.paths = [features.paths[row] for row in rows]
         self.size = size
         self.kept: dict[int, NDArray[np.uint8]] = {}

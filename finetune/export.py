@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from classify import fold, predict, results
 from classify.predict import Model
 from classify.results import Result
-from extract import atomic, backend, graph, images, pipeline, shards, store, vgg16, weights
+from extract import atomic, backend, graph, images, pipeline, remote, shards, store, vgg16, weights
 from extract.backend import keras
 from extract.console import InputError
 from extract.recipe import SIZE
+from extract.remote import Location
 from extract.weights import Arrays
 
 FORMATS = {"keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}
@@ -98,7 +99,7 @@ def export(
     return path, difference
 
 
-def compare(model: Model, exported: Run, root: Path, paths: Sequence[str]) -> float:
+def compare(model: Model, exported: Run, root: Location, paths: Sequence[str]) -> float:
     """Return the largest difference of a probability between a model and its exported file.
 
     The model is given photos as it always is, the file each photo as it was decoded.
@@ -106,7 +107,7 @@ def compare(model: Model, exported: Run, root: Path, paths: Sequence[str]) -> fl
     items = [pipeline.read(root, path, size=model.size, known=model.known) for path in paths]
     wanted = model.probabilities(items)
     found = [
-        exported(np.asarray(images.upright((root / path).read_bytes(), size=model.size))[None])
+        exported(np.asarray(images.upright(remote.read_bytes(root, path), size=model.size))[None])
         for path in paths
     ]
     return float(np.abs(np.concatenate(found) - wanted).max())
@@ -157,11 +158,11 @@ def _rounded(values: keras.KerasTensor) -> keras.KerasTensor:
     return ops.floor(values + 0.5)
 
 
-def _some(run: Path, result: Result, out: Path, photos: Path | None) -> tuple[Path, list[str]]:
+def _some(run: Path, result: Result, out: Path, photos: Path | None) -> tuple[Location, list[str]]:
     """Return some readable photos, from all of them evenly: their root and their paths."""
     if photos is None:
         with store.open(store.file_of(result.data, out)) as features:
-            root = Path(str(features.attributes["root"]))
+            root: Location = remote.location(str(features.attributes["root"]))
         paths = results.load_predictions(run).paths
     else:
         root, paths = photos, [photo.path for photo in images.scan_flat(photos).photos]

@@ -4,10 +4,10 @@ import base64
 import hashlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from extract import images
+from extract import images, remote
+from extract.console import InputError, warn
 
 if TYPE_CHECKING:
     from extract.store import Features
@@ -21,14 +21,23 @@ def thumbnails(features: "Features") -> Callable[[int], str | None]:
 
     It gives None where the photo is not there any more, or not the one that the features are of.
     """
+    unreachable: list[InputError] = []
 
     @cache
     def thumbnail(photo: int) -> str | None:
         try:
-            data = Path(features.attributes["root"], features.paths[photo]).read_bytes()
+            if unreachable:
+                return None
+            root = remote.location(features.attributes["root"])
+            data = remote.read_bytes(root, features.paths[photo])
             if hashlib.sha256(data).hexdigest() != features.digests[photo]:
                 return None
             webp = images.thumbnail(data, size=SIDE)
+        except InputError as error:
+            # Of a store that cannot be reached one photo tells; each more would take as long.
+            unreachable.append(error)
+            warn(f"no thumbnails: {error}")
+            return None
         except (OSError, KeyError, ValueError, images.Unreadable):
             return None
         return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"

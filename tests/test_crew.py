@@ -91,6 +91,7 @@ def computing(
         weights=WEIGHTS,
         recipe=made_by,
         folder=folder,
+        own=folder,
         engine="auto",
         advance=advance,
     )
@@ -190,7 +191,8 @@ def test_what_is_wrong_on_a_machine_is_told(on: str, photos: MakePhotos, tmp_pat
 
 def test_a_machine_without_the_photos_or_the_store_is_unsuited(tmp_path: Path) -> None:
     mark = tmp_path / "cache/lock"
-    extractor = Extractor(WEIGHTS, recipe("f" * 64), mark.parent / "recipe", "auto", 1)
+    folder = mark.parent / "recipe"
+    extractor = Extractor(WEIGHTS, recipe("f" * 64), folder, folder, "auto", 1)
     assert (
         extractor.unsuited(tmp_path / "none", mark, "held") == f"there is no folder {tmp_path}/none"
     )
