@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from extract.weights import LAYERS
+
+if TYPE_CHECKING:
+    from tests.object_store import ObjectStore
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -199,3 +202,23 @@ def closed_port() -> int:
     """Return a port of this machine at which nobody answers."""
     with Site() as server:
         return server.server_port
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator["ObjectStore"]:
+    """Serve S3 on this machine: see `tests.object_store`."""
+    from tests import object_store
+
+    with object_store.served() as store:
+        yield store
+
+
+@pytest.fixture
+def s3(s3_server: "ObjectStore", monkeypatch: pytest.MonkeyPatch) -> "ObjectStore":
+    """Return an empty bucket on this machine, which this process finds as ``s3://bucket``."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_server.refused = lambda request: ""
+    s3_server.delete(*s3_server.keys())
+    s3_server.asked.clear()
+    return s3_server

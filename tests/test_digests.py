@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from upath import UPath
 
-from extract import digests
+from extract import digests, remote
 from tests.conftest import CHECKOUT
+from tests.object_store import ObjectStore
 
 LONG_AGO = 1_600_000_000_000_000_000
 Written = Callable[..., str]
@@ -623,3 +625,50 @@ def test_nothing_but_bytes_reaches_the_hash(root: Path, index: Path, write: Writ
         "empty.jpg": sha256(b""),
         "long.jpg": sha256(content),
     }
+
+
+# Objects in a store
+
+
+def test_an_object_is_read_again_when_it_changed(s3: ObjectStore, index: Path) -> None:
+    for name in ("a", "b"):
+        s3.put(f"pets/{name}", name.encode())
+    root = remote.location("s3://bucket/pets")
+    assert isinstance(root, UPath)
+
+    def look(**options: bool) -> dict[str, str]:
+        stamps = remote.listing(root).stamps
+        s3.asks()
+        return digests.of_files(root, ["a", "b", "c"], index=index, stamps=stamps, **options)
+
+    expected = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b")}
+    assert look() == expected
+    assert sorted(s3.asks()) == ["GET pets/a", "GET pets/b"]
+    assert look() == expected
+    assert s3.asks() == []
+    s3.put("pets/b", b"another")
+    assert look() == expected | {"b": hashlib.sha256(b"another").hexdigest()}
+    assert s3.asks() == ["GET pets/b"]
+    assert len(look(rehash=True)) == 2
+    assert len(s3.asks()) == 2
+
+
+def test_an_object_that_cannot_be_read_is_absent(s3: ObjectStore, index: Path) -> None:
+    for name in ("a", "b"):
+        s3.put(f"pets/{name}", name.encode())
+    root = remote.location("s3://bucket/pets")
+    assert isinstance(root, UPath)
+    stamps = remote.listing(root).stamps
+    s3.refused = lambda request: "AccessDenied" if request.endswith("a") else ""
+    assert list(digests.of_files(root, ["a", "b"], index=index, stamps=stamps)) == ["b"]
+    s3.refused = lambda request: ""
+    assert list(digests.of_files(root, ["a", "b"], index=index, stamps=stamps)) == ["a", "b"]
+
+
+def test_where_a_store_has_no_etags_nothing_is_remembered(index: Path) -> None:
+    root = remote.location("memory://digests")
+    assert isinstance(root, UPath)
+    for content in (b"one", b"two"):
+        root.fs.pipe_file("/digests/a", content)
+        found = digests.of_files(root, ["a"], index=index, stamps=remote.listing(root).stamps)
+        assert found == {"a": hashlib.sha256(content).hexdigest()}

@@ -101,3 +101,33 @@ def test_predictions_that_lead_elsewhere_are_refused(elsewhere: Elsewhere, tmp_p
         elsewhere(file, "probability", tmp_path)
     with pytest.raises(InputError, match=r"predictions\.h5: not a file of predictions .*another"):
         results.load_predictions(tmp_path)
+
+
+def test_a_head_is_read_without_the_rest(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "whole.h5", "w", libver=("v110", "v110")) as file:
+        file.attrs["name"] = "whole"
+        file["first"] = np.arange(10)
+        file["second"] = np.arange(100_000)
+    content = (tmp_path / "whole.h5").read_bytes()
+    with hdf5.open_head(content[:65536], len(content), "first") as file:
+        assert file.attrs["name"] == "whole"
+        assert file["first"][:].tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("kind", ["link", "external", "virtual"])
+def test_a_head_that_leads_elsewhere_is_refused(kind: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["digest"] = np.arange(10)
+    with h5py.File(tmp_path / "proof.h5", "w") as file:
+        if kind == "link":
+            file["digest"] = h5py.ExternalLink(str(secret), "digest")
+        elif kind == "external":
+            file.create_dataset("digest", (10,), "u1", external=[(str(secret), 0, 10)])
+        else:
+            layout = h5py.VirtualLayout((10,), "i8")
+            layout[:] = h5py.VirtualSource(str(secret), "digest", (10,))
+            file.create_virtual_dataset("digest", layout)
+    content = (tmp_path / "proof.h5").read_bytes()
+    with pytest.raises(ValueError, match="digest lies in another file"):
+        hdf5.open_head(content, len(content), "digest")

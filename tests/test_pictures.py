@@ -3,13 +3,14 @@ import hashlib
 import io
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
 from finetune.pictures import SIDE, thumbnails
 from tests.conftest import picture
+from tests.object_store import ObjectStore
 
 
 def features(root: Path, **content: bytes) -> Any:
@@ -61,3 +62,21 @@ def test_features_whose_root_is_not_here(tmp_path: Path, attributes: dict[str, s
     of = features(tmp_path, a=jpeg(8, 8))
     of.attributes = attributes
     assert thumbnails(of)(0) is None
+
+
+def test_photos_in_a_store(s3: ObjectStore, capfd: pytest.CaptureFixture[str]) -> None:
+    of = SimpleNamespace(
+        attributes={"root": "s3://bucket/pets"},
+        paths=["a", "gone", "b", "c"],
+        digests=[hashlib.sha256(jpeg(8, 8)).hexdigest()] * 4,
+    )
+    for name in "abc":
+        s3.put(f"pets/{name}", jpeg(8, 8))
+    thumbnail = thumbnails(cast(Any, of))
+    assert str(thumbnail(0)).startswith("data:image/webp;base64,")
+    assert thumbnail(1) is None
+    s3.refused = lambda request: "ExpiredToken"
+    s3.asks()
+    assert [thumbnail(2), thumbnail(3)] == [None, None]
+    assert len(s3.asks()) == 1, "a store out of reach is asked once"
+    assert capfd.readouterr().err.startswith("no thumbnails: s3://bucket/pets: no permission")

@@ -4,11 +4,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from upath import UPath
 
-from extract import shards
-from extract.console import Stopped
+from extract import remote, shards
+from extract.console import InputError, Stopped
 from extract.recipe import TAPS
-from extract.shards import Damaged, Place, Writer
+from extract.shards import Damaged, Place, Shard, Writer
 from tests.damage import (
     Damage,
     as_empty,
@@ -19,6 +20,7 @@ from tests.damage import (
     edited,
     without_a_tap,
 )
+from tests.object_store import ObjectStore
 from tests.synthetic import RECIPE, digests, shard, taps
 
 
@@ -233,3 +235,127 @@ def test_changed_attribute_is_found(name: str, tmp_path: Path) -> None:
         file.attrs[name] = value.swapcase() if isinstance(value, bytes) else value + 1
     with pytest.raises(Damaged):
         shards.read(path)
+
+
+# In a store
+
+
+def in_store(folder: Path, s3: ObjectStore) -> UPath:
+    """Put the shards of a folder into the bucket."""
+    place = remote.location(s3.upload(folder, "cache/recipe"))
+    assert isinstance(place, UPath)
+    s3.asks()
+    return place
+
+
+def test_an_index_of_a_store_is_a_request_a_new_shard(tmp_path: Path, s3: ObjectStore) -> None:
+    shard(tmp_path / "shards", range(300))
+    shard(tmp_path / "shards", "de")
+    folder = in_store(tmp_path / "shards", s3)
+    expected = {
+        digest: (place.shard.name, place.row, place.seconds)
+        for digest, place in shards.index(tmp_path / "shards", RECIPE).items()
+    }
+    memory = tmp_path / "own/elsewhere.txt"
+    requests = []
+    for extra in ("", "", "f"):
+        if extra:
+            shard(tmp_path / "shards", extra)
+            in_store(tmp_path / "shards", s3)
+        places = shards.index(folder, RECIPE, memory=memory)
+        requests.append(sorted(request.split()[0] for request in s3.asks()))
+        assert set(places) == set(expected) | set(digests(*extra))
+        for digest, (name, row, seconds) in expected.items():
+            assert places[digest] == Place(folder / name, row, seconds)
+    assert requests == [["GET", "GET", "LIST"], ["LIST"], ["GET", "LIST"]]
+
+
+def test_a_shard_of_a_store_holds_what_was_written(tmp_path: Path, s3: ObjectStore) -> None:
+    folder = in_store(tmp_path, s3)
+    names = digests(*"abc")
+    path = shards.write(folder, Shard(names, taps(names), "test", 3.0), RECIPE)
+    assert [request.split()[0] for request in s3.asks()] == ["PUT"]
+    assert shards.files(folder) == [path]
+    s3.asks()
+    found = shards.read(path)
+    assert [request.split()[0] for request in s3.asks()] == ["GET"]
+    assert found.digests == names
+    for tap, values in taps(names).items():
+        np.testing.assert_array_equal(found.taps[tap], values)
+
+
+def with_attributes_at_its_end(file: h5py.File) -> None:
+    attributes = dict(file.attrs)
+    for name in attributes:
+        del file.attrs[name]
+    for name in ("taps", "digest"):
+        file.copy(name, f"{name} again")
+        del file[name]
+        file.move(f"{name} again", name)
+    file.attrs.update(attributes)
+
+
+def test_a_shard_whose_head_does_not_tell_is_read_whole(tmp_path: Path, s3: ObjectStore) -> None:
+    edited(with_attributes_at_its_end)(shard(tmp_path / "shards", range(300)))
+    folder = in_store(tmp_path / "shards", s3)
+    memory = tmp_path / "elsewhere.txt"
+    assert set(shards.index(folder, RECIPE, memory=memory)) == set(digests(*range(300)))
+    assert len(s3.asks()) == 3
+    assert set(shards.index(folder, RECIPE, memory=memory)) == set(digests(*range(300)))
+    assert len(s3.asks()) == 1
+
+
+@pytest.mark.parametrize("damage", [damage for damage in DAMAGE if damage is not as_folder])
+def test_bad_shard_of_a_store_is_set_aside(
+    damage: Damage, tmp_path: Path, s3: ObjectStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = shard(tmp_path / "shards", "abc"), shard(tmp_path / "shards", "de")
+    damage(bad)
+    folder = in_store(tmp_path / "shards", s3)
+    if len(shards.index(folder, RECIPE)) > 2:
+        # Its head is as it was: whoever reads it finds out.
+        with pytest.raises(Damaged) as caught:
+            shards.read(folder / bad.name)
+        shards.set_aside(caught.value)
+    assert set(shards.index(folder, RECIPE)) == set(digests(*"de"))
+    assert [path.name for path in shards.files(folder)] == [good.name]
+    assert s3.get(f"cache/recipe/{bad.name}.damaged") == bad.read_bytes()
+    assert str(folder / bad.name) in capfd.readouterr().err
+
+
+def test_what_is_remembered_of_a_store_must_fit_its_name(tmp_path: Path, s3: ObjectStore) -> None:
+    path = shard(tmp_path / "shards", "abc")
+    folder = in_store(tmp_path / "shards", s3)
+    memory = tmp_path / "elsewhere.txt"
+    one, other = digests("a", "b")
+    memory.write_text(f"{path.name} 1.0 {one} {other}\n{path.name} x\n\n{path.name}", "ascii")
+    for _ in range(2):
+        assert list(shards.index(folder, RECIPE, memory=memory)) == digests(*"abc")
+    assert [request.split()[0] for request in s3.asks()].count("GET") == 2
+    shards.index(folder, RECIPE, memory=memory)
+    assert [request.split()[0] for request in s3.asks()] == ["LIST"]
+
+
+def test_a_store_out_of_reach_damages_nothing(tmp_path: Path, s3: ObjectStore) -> None:
+    path = shard(tmp_path / "shards", "abc")
+    folder = in_store(tmp_path / "shards", s3)
+    s3.refused = lambda request: "ExpiredToken"
+    for use in (lambda: shards.index(folder, RECIPE), lambda: shards.read(folder / path.name)):
+        with pytest.raises(InputError, match="no permission"):
+            use()
+    s3.refused = lambda request: ""
+    assert s3.keys() == [f"cache/recipe/{path.name}"]
+
+
+def test_a_shard_that_a_store_refuses_is_not_tried_again(tmp_path: Path, s3: ObjectStore) -> None:
+    folder = in_store(tmp_path, s3)
+    s3.refused = lambda request: "AccessDenied" if request.startswith("PUT") else ""
+
+    def write() -> None:
+        with Writer(folder, RECIPE) as writer:
+            writer.add(digests("a"), taps(digests("a")), engine="test")
+            writer.flush()
+
+    with pytest.raises(InputError, match="no permission"):
+        write()
+    assert len(s3.asks()) == 1
