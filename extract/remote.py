@@ -9,9 +9,9 @@ import errno
 import hashlib
 import os
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import urlsplit
@@ -210,8 +210,12 @@ def sizes(folder: "UPath") -> dict[str, int]:
     InputError
         If the store cannot be reached, or lets nobody in.
     """
-    found = _find(folder)
-    return {path: info["size"] for path, info in found.items() if "/" not in path}
+    found = _find(folder).items()
+    return {
+        path: info["size"]
+        for path, info in found
+        if "/" not in path and info["type"] != "directory"
+    }
 
 
 def listing(root: "UPath") -> Listing:
@@ -225,8 +229,7 @@ def listing(root: "UPath") -> Listing:
     InputError
         If the store cannot be reached, or lets nobody in.
     """
-    found = Listing(defaultdict(list), {})
-    found.folders[""] = []
+    found = Listing({"": []}, {})
     for path, info in _find(root).items():
         folder = info["type"] == "directory" or path.endswith("/")
         if {"", ".", ".."} & set(path.rstrip("/").split("/")):
@@ -259,7 +262,7 @@ def _find(place: "UPath") -> dict[str, dict[str, Any]]:
         place.fs.invalidate_cache()
     except Exception as error:
         raise _unusable(place, error) from error
-    above = f"{place.path}/"
+    above = f"{place.path.rstrip('/')}/"
     return {name[len(above) :]: about for name, about in found.items() if name.startswith(above)}
 
 
@@ -268,14 +271,17 @@ def _stamp(info: dict[str, Any]) -> Stamp:
     etag = info.get("ETag") or info.get("etag")
     if not etag:
         return []
-    about = f"{etag} {info['size']} {info.get('LastModified') or info.get('updated')}"
-    sha256 = hashlib.sha256(about.encode()).digest()
+    when = info.get("LastModified") or info.get("updated")
+    # Its text would change with the time zone of whoever asks.
+    seconds = when.timestamp() if isinstance(when, datetime) else when
+    sha256 = hashlib.sha256(f"{etag} {info['size']} {seconds}".encode()).digest()
     # SQLite's integers have 63 bits and a sign.
     return [info["size"], *(int.from_bytes(sha256[i : i + 7]) for i in (0, 7, 14, 21))]
 
 
 def _key(place: "UPath", path: str) -> str:
-    return f"{place.path}/{path}" if path else str(place.path)
+    # The path of a whole bucket ends with a slash, others do not.
+    return f"{place.path.rstrip('/')}/{path}" if path else str(place.path)
 
 
 def _of_one_object(error: Exception) -> bool:

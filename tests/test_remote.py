@@ -88,6 +88,20 @@ def test_a_listing_is_one_request(photos: MakePhotos, s3: ObjectStore) -> None:
     assert s3.asks() == ["LIST pets/"]
 
 
+def test_the_root_of_a_bucket(photos: MakePhotos, s3: ObjectStore) -> None:
+    for path in photos().rglob("*.png"):
+        s3.put(f"{path.parent.name}/{path.name}", path.read_bytes())
+    root = remote.location("s3://bucket/")
+    assert str(root) == "s3://bucket/"
+    found = images.scan(root)
+    assert len(found.photos) == 12
+    assert remote.read_bytes(root, found.photos[0].path)
+    assert store.name_of("s3://bucket/") == "bucket"
+    remote.write_bytes(root / "a.h5", b"content")
+    assert remote.sizes(root) == {"a.h5": 7}
+    assert (root / "recipe").absolute() == root / "recipe"
+
+
 def test_what_no_disk_could_hold_is_named(photos: MakePhotos, s3: ObjectStore) -> None:
     root = remote.location(s3.upload(photos(), "pets"))
     for key in ("pets/cats//1.png", "pets/cats/../dogs/000.png", "pets//2.png"):
