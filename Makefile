@@ -1,6 +1,6 @@
 # Onepass: photos to a comparison of classifiers. `make help` lists what there is.
 
-DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder of class folders
+DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder or URL of class folders
 SEED ?= 0#           of the split and of everything random in training
 SIZES ?= 224#        of the squares VGG16 is shown of each photo: 224, or with others "224 320"
 OUT ?= .#            where features/, runs/ and reports/ go

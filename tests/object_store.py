@@ -1,5 +1,6 @@
 """An S3 server on this machine, which tells what it was asked and refuses what a test wants."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ class ObjectStore:
             "AWS_SECRET_ACCESS_KEY": "something",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL_S3": endpoint,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         }

@@ -1,4 +1,3 @@
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -226,9 +225,11 @@ def test_a_store_out_of_reach_is_one_line(
     if why == "nobody answers":
         before = f"import os; os.environ.update({unreachable!r})"
     elif why == "no credentials":
-        gone = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-        before += f"; os.environ.update({gone!r}); del os.environ['AWS_ACCESS_KEY_ID']"
-        before += "; del os.environ['AWS_SECRET_ACCESS_KEY']"
+        keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        without = {name: value for name, value in s3.environment.items() if name not in keys}
+        without["AWS_EC2_METADATA_DISABLED"] = "true"
+        before = f"import os; os.environ.update({without!r})"
+        before += "".join(f"; os.environ.pop({key!r}, 0)" for key in keys)
     else:
         before = "import sys; sys.modules['s3fs'] = None"
     done: Done = stand_in.run("s3://bucket/pets", tmp_path / "out", before=before)[0]
@@ -408,3 +409,22 @@ def test_photos_of_a_bucket_serve_as_neighbours(pets: Path, away: Away, tmp_path
         item = pipeline.read(root, features.paths[0])
         assert item.digest == features.digests[0]
         assert item.photo is not None
+
+
+def test_what_was_computed_before_the_credentials_expired_is_kept(
+    pets: Path, away: Away, tmp_path: Path
+) -> None:
+    url = away.s3.upload(pets, "pets")
+    last = "GET pets/dogs/004.png"
+    # The first time it is read for its digest.
+    away.s3.refused = lambda request: (
+        "ExpiredToken" if request == last and away.s3.asked.count(last) == 2 else ""
+    )
+    failed, _ = away.run(url, tmp_path / "out", batch_size=2)
+    assert failed.code == 2
+    assert failed.err.count("\n") == 1
+    assert f"{url}: no permission" in failed.err
+    away.s3.refused = lambda request: ""
+    done, computed = away.run(url, tmp_path / "out")
+    assert done.code == 0
+    assert 1 <= computed <= 3, "no more than what was not yet a batch"
