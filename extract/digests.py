@@ -72,7 +72,7 @@ def of_files(
     Raises
     ------
     InputError
-        If the store of a URL cannot be reached; what was hashed is remembered.
+        If the store of a URL cannot be reached, or lets nobody in.
     """
     remembered = _Index(index, root)
     entries = remembered.recall()

@@ -221,7 +221,6 @@ def unreachable(s3: ObjectStore, closed_port: int) -> dict[str, str]:
 def test_a_store_out_of_reach_is_one_line(
     why: str, unreachable: dict[str, str], s3: ObjectStore, tmp_path: Path
 ) -> None:
-    before = f"import os; os.environ.update({s3.environment!r})"
     if why == "nobody answers":
         before = f"import os; os.environ.update({unreachable!r})"
     elif why == "no credentials":
