@@ -3,6 +3,7 @@
 DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder or URL of class folders
 SEED ?= 0#           of the split and of everything random in training
 SIZES ?= 224#        of the squares VGG16 is shown of each photo: 224, or with others "224 320"
+ON ?= #              where features and heads are computed: nothing for here, ray, ray://HOST:PORT
 OUT ?= .#            where features/, runs/ and reports/ go
 MODEL ?= svm#        what predict and serve use: svm, logistic, mlp, baseline or finetuned
 IMAGES ?= .#         what predict looks at: a photo or a folder
@@ -12,6 +13,7 @@ TF := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 INSTALLED := .venv/installed-$(TF)
 RUN := .venv/bin/python -m
 WHERE = --out "$(OUT)" --seed $(SEED)
+CLUSTER = $(if $(ON),--on "$(ON)")
 RUNS = $(OUT)/runs/$$(basename "$(DATA)")
 
 .NOTPARALLEL:
@@ -20,10 +22,10 @@ RUNS = $(OUT)/runs/$$(basename "$(DATA)")
 all: features heads finetune compare  ## everything below up to compare, in order (the default)
 
 features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 runs once per distinct image, ever
-	@$(RUN) extract "$(DATA)" $(WHERE) --sizes $(SIZES)
+	@$(RUN) extract "$(DATA)" $(WHERE) --sizes $(SIZES) $(CLUSTER)
 
 heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
-	@$(RUN) classify "$(DATA)" $(WHERE)
+	@$(RUN) classify "$(DATA)" $(WHERE) $(CLUSTER)
 
 finetune: features  ## photos -> OUT/runs/DATA/{baseline,finetuned}
 	@$(RUN) finetune train "$(DATA)" $(WHERE)

@@ -6,10 +6,11 @@ and, in the end, publishes.
 """
 
 import math
+import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ def compute(
     folder : Path or UPath
         Of the recipe's shards.
     own : Path
-        Of its engines, in the store that all machines see.
+        Of its engines; a machine that does not see it keeps them in a folder of its own.
     engine : str
         See `extract.engines.choose`.
     advance : callable
@@ -94,10 +95,10 @@ def compute(
     InputError
         If the cluster does not answer or no machine of it can take part.
     """
-    own = own.absolute()
-    with finishing() as check, connected(on) as ray:
-        arguments = ray.put(weights), recipe, folder.absolute(), own, engine
-        crew = _Crew(ray, root, own.parent / "lock", arguments, advance)
+    folder = folder.absolute()
+    with finishing() as check, connected(on) as ray, _marked(folder) as mark:
+        arguments = ray.put(weights), recipe, folder, own.absolute(), engine
+        crew = _Crew(ray, root, mark, arguments, advance)
         try:
             return crew.compute(paths, check)
         finally:
@@ -121,6 +122,20 @@ def halves(piece: Piece) -> list[Piece]:
     """Cut a piece in two, each of which is halved again as soon as it costs an extractor."""
     middle = len(piece.paths) // 2
     return [Piece(paths, LOSSES - 1) for paths in (piece.paths[:middle], piece.paths[middle:])]
+
+
+@contextmanager
+def _marked(folder: Location) -> Iterator[Path | None]:
+    """Put a file where the shards go, by which a machine knows the folder; a URL needs none."""
+    if not isinstance(folder, Path):
+        yield None
+        return
+    mark = folder / f".{secrets.token_hex(8)}.tmp"
+    mark.touch()
+    try:
+        yield mark
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 @dataclass
@@ -169,12 +184,17 @@ class _Crew:
     """All extractors, and what is left for them to do."""
 
     def __init__(
-        self, ray: Any, root: Location, mark: Path, arguments: tuple[Any, ...], advance: Advance
+        self,
+        ray: Any,
+        root: Location,
+        mark: Path | None,
+        arguments: tuple[Any, ...],
+        advance: Advance,
     ) -> None:
         self.ray = ray
         self.extractor = ray.remote(Extractor)
         self.root = root
-        self.mark = mark, mark.read_text(encoding="utf-8")
+        self.mark = mark
         self.arguments = arguments
         self.advance = advance
         self.members: dict[tuple[str, int], _Member] = {}
@@ -235,7 +255,7 @@ class _Crew:
             max_concurrency=2,
             scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False),
         ).remote(*self.arguments, share.cores)
-        answer = actor.unsuited.remote(self.root, *self.mark)
+        answer = actor.unsuited.remote(self.root, self.mark)
         return _Member(name, machine, actor, answer, actor.count.remote())
 
     def _give(self) -> None:

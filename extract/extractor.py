@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooch
 from numpy.typing import NDArray
 
 from extract import engines, lock, pipeline
@@ -29,7 +30,7 @@ class Extractor:
     folder : Path or UPath
         Of the recipe's shards.
     own : Path
-        Of its engines.
+        Of its engines, if this machine sees it.
     engine : str
         See `extract.engines.choose`.
     cores : int
@@ -57,24 +58,24 @@ class Extractor:
         self.done = 0
         self.stopped = False
 
-    def unsuited(self, root: Location, mark: Path, written: str) -> str:
+    def unsuited(self, root: Location, mark: Path | None) -> str:
         """Return why this machine cannot take part, empty if it can.
 
         Parameters
         ----------
         root : Path or UPath
             Of the photos.
-        mark : Path
-            A file in the store.
-        written : str
-            What is in it.
+        mark : Path or None
+            A file in the folder of the shards; None if that is at a URL.
         """
         if isinstance(root, Path) and not root.is_dir():
-            return f"there is no folder {root}"
-        with suppress(OSError):
-            if mark.read_text(encoding="utf-8") == written:
-                return ""
-        return f"{mark.parent} is not the folder that it is here"
+            return f"there is no folder {root}; put the photos where all machines see them"
+        if mark and not mark.exists():
+            return (
+                f"{mark.parent} is not the folder that it is for the others; name one that all "
+                "machines see, or a URL, with --cache"
+            )
+        return ""
 
     def compute(self, root: Location, paths: Sequence[str]) -> tuple[Computed, str]:
         """Compute photos and write them as a shard; return also what engines were chosen and why.
@@ -114,7 +115,10 @@ class Extractor:
 
     def _engine(self, photos: NDArray[np.uint8]) -> Engine:
         if self.engine is None:
+            own = self.own
+            if not own.is_dir():
+                own = Path(pooch.os_cache("onepass"), own.name)
             # Engines are timed once on a machine, and not two at the same time.
-            with redirect_stdout(self.said), lock.held(self.own / "engines.lock"):
-                self.engine = engines.choose(self.wanted, self.weights, photos, folder=self.own)
+            with redirect_stdout(self.said), lock.held(own / "engines.lock"):
+                self.engine = engines.choose(self.wanted, self.weights, photos, folder=own)
         return self.engine

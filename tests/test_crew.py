@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from upath import UPath
 
 from extract import console, crew, engines, features, images, shards, store
 from extract.console import InputError
@@ -18,6 +19,7 @@ from extract.extractor import Extractor
 from extract.recipe import TAPS, recipe
 from extract.weights import Weights
 from tests.conftest import MakePhotos, picture
+from tests.object_store import ObjectStore
 from tests.stand_in import values
 
 WEIGHTS = Weights([], "f" * 64, "stand-in")
@@ -83,7 +85,6 @@ def computing(
     made_by = recipe(WEIGHTS.digest)
     folder = shards.folder_of(out, made_by)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder.parent / "lock").write_text("held")
     return crew.compute(
         root,
         [photo.path for photo in images.scan(root).photos],
@@ -180,6 +181,45 @@ def test_a_stop_keeps_what_was_computed(on: str, photos: MakePhotos, tmp_path: P
     assert seen <= len(kept) < 400
 
 
+def test_machines_may_share_nothing_but_a_store(
+    on: str, photos: MakePhotos, tmp_path: Path, s3: ObjectStore
+) -> None:
+    known = s3.environment
+    options = {
+        "key": known["AWS_ACCESS_KEY_ID"],
+        "secret": known["AWS_SECRET_ACCESS_KEY"],
+        "endpoint_url": known["AWS_ENDPOINT_URL_S3"],
+    }
+    root = photos()
+    made_by = recipe(WEIGHTS.digest)
+    folder = UPath("s3://bucket/shared/recipe", **options)
+    done = crew.compute(
+        UPath(s3.upload(root, "pets"), **options),
+        [photo.path for photo in images.scan(root).photos],
+        on=on,
+        weights=WEIGHTS,
+        recipe=made_by,
+        folder=folder,
+        own=tmp_path / "of nobody else",
+        engine="auto",
+        advance=lambda n, name: None,
+    )
+    assert len(done.digests) == 12
+    assert shards.index(folder, made_by).keys() == set(done.digests.values())
+
+
+def test_engines_are_kept_where_the_machine_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Path] = []
+    monkeypatch.setattr(engines, "choose", lambda *a, folder: kept.append(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    for own in (tmp_path / "elsewhere/recipe", tmp_path):
+        extractor = Extractor(WEIGHTS, recipe("f" * 64), tmp_path, own, "auto", 1)
+        extractor._engine(np.zeros((1, 224, 224, 3), np.uint8))
+    assert kept == [tmp_path / "home/onepass/recipe", tmp_path]
+
+
 def test_what_is_wrong_on_a_machine_is_told(on: str, photos: MakePhotos, tmp_path: Path) -> None:
     root = photos()
     orders = tmp_path / "out/features/cache"
@@ -190,19 +230,15 @@ def test_what_is_wrong_on_a_machine_is_told(on: str, photos: MakePhotos, tmp_pat
 
 
 def test_a_machine_without_the_photos_or_the_store_is_unsuited(tmp_path: Path) -> None:
-    mark = tmp_path / "cache/lock"
-    folder = mark.parent / "recipe"
-    extractor = Extractor(WEIGHTS, recipe("f" * 64), folder, folder, "auto", 1)
-    assert (
-        extractor.unsuited(tmp_path / "none", mark, "held") == f"there is no folder {tmp_path}/none"
-    )
-    not_the_same = f"{mark.parent} is not the folder that it is here"
-    assert extractor.unsuited(tmp_path, mark, "held") == not_the_same
+    mark = tmp_path / "cache/mark"
+    extractor = Extractor(WEIGHTS, recipe("f" * 64), mark.parent, mark.parent, "auto", 1)
+    assert f"there is no folder {tmp_path}/none" in extractor.unsuited(tmp_path / "none", None)
+    assert f"{mark.parent} is not the folder" in extractor.unsuited(tmp_path, mark)
     mark.parent.mkdir()
-    mark.write_text("by another")
-    assert extractor.unsuited(tmp_path, mark, "held") == not_the_same
-    mark.write_text("held")
-    assert extractor.unsuited(tmp_path, mark, "held") == ""
+    assert f"{mark.parent} is not the folder" in extractor.unsuited(tmp_path, mark)
+    mark.touch()
+    assert extractor.unsuited(tmp_path, mark) == ""
+    assert extractor.unsuited(tmp_path, None) == ""
 
 
 @pytest.mark.parametrize(
