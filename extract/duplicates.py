@@ -6,6 +6,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from extract import console
+
 NEAR = 0.96
 """Cosine of ``block5_avg`` from which two photos are told as near-duplicates.
 
@@ -88,17 +90,22 @@ def near(
     names = np.asarray(splits)
     # The smaller side outside: the inner side is read once for each of its blocks.
     sides = sorted((np.flatnonzero(names == name) for name in np.unique(names)), key=len)
-    pairs = [
-        (min(row, other), max(row, other), min(cosine, 1.0))
-        for outer, inner in combinations(sides, 2)
-        for row, other, cosine in _alike(read, outer, inner, threshold)
-        if digests[row] != digests[other]
-    ]
+    pairs = []
+    both = list(combinations(sides, 2))
+    with console.progress("near-duplicates", sum(len(o) for o, _ in both), unit="rows") as advance:
+        for outer, inner in both:
+            for row, other, cosine in _alike(read, outer, inner, threshold, advance):
+                if digests[row] != digests[other]:
+                    pairs.append((min(row, other), max(row, other), min(cosine, 1.0)))
     return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
 def _alike(
-    read: Read, outer: NDArray[np.intp], inner: NDArray[np.intp], threshold: float
+    read: Read,
+    outer: NDArray[np.intp],
+    inner: NDArray[np.intp],
+    threshold: float,
+    advance: Callable[[int], None],
 ) -> Iterator[tuple[int, int, float]]:
     for rows, vectors in _blocks(read, outer):
         for others, other_vectors in _blocks(read, inner):
@@ -107,6 +114,7 @@ def _alike(
             yield from zip(
                 rows[i].tolist(), others[j].tolist(), cosines[i, j].tolist(), strict=True
             )
+        advance(len(rows))
 
 
 def _blocks(

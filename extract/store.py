@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import atomic, duplicates, hdf5, shards
+from extract import atomic, console, duplicates, hdf5, shards
 from extract.console import InputError, finishing
 from extract.recipe import DTYPE, SIZE, SIZES, TAPS, named
 from extract.remote import Location
@@ -186,13 +186,17 @@ def publish(
                 for size in places:
                     for tap, width in TAPS.items():
                         shards.create_tap(file, named(tap, size), (len(rows), width), DTYPE)
-                for start in range(0, len(rows), ROWS_AT_ONCE):
-                    some = rows[start : start + ROWS_AT_ONCE]
-                    for size, of_size in places.items():
-                        check()
-                        for tap, values in _gather([of_size[row.digest] for row in some]).items():
-                            file[f"taps/{named(tap, size)}"][start : start + len(some)] = values
-                        sink.check()
+                with console.progress("publishing", len(rows), unit="rows") as advance:
+                    for start in range(0, len(rows), ROWS_AT_ONCE):
+                        some = rows[start : start + ROWS_AT_ONCE]
+                        block = slice(start, start + len(some))
+                        for size, of_size in places.items():
+                            check()
+                            gathered = _gather([of_size[row.digest] for row in some])
+                            for tap, values in gathered.items():
+                                file[f"taps/{named(tap, size)}"][block] = values
+                            sink.check()
+                        advance(len(some))
                 pairs = duplicates.near(
                     vectors, [row.digest for row in rows], [row.split for row in rows]
                 )
