@@ -37,6 +37,7 @@ IN_A_ROW = 2 * (LOSSES + math.ceil(math.log2(SHARD_IMAGES)))
 
 WATCH_SECONDS = 0.5
 STOP_SECONDS = 30.0
+PATIENCE_SECONDS = 30.0
 
 Advance = Callable[[int, str], None]
 
@@ -208,6 +209,7 @@ class _Crew:
         """Have all files computed, calling `check` again and again."""
         self._recruit()
         self.pieces.extend(cut(paths, len(self.members)))
+        self._await_one(check)
         while self.pieces or any(member.piece for member in self.members.values()):
             check()
             self._recruit()
@@ -222,6 +224,17 @@ class _Crew:
         ]
         say(f"photos/s: {', '.join(speeds)}")
         return self.done
+
+    def _await_one(self, check: Callable[[], None]) -> None:
+        """Wait until anyone answers, which may be as long as others have all processors."""
+        started, told = time.monotonic(), False
+        while not self.ray.wait([m.answer for m in self.members.values()], timeout=WATCH_SECONDS)[
+            0
+        ]:
+            check()
+            if not told and time.monotonic() - started > PATIENCE_SECONDS:
+                warn("waiting for processors of the cluster; ray status tells who has them")
+                told = True
 
     def stop(self) -> None:
         """Have everyone write what it holds."""
@@ -324,8 +337,9 @@ class _Crew:
             self.done.unreadable[piece.paths[0]] = f"ended the process that read it, {LOSSES} times"
 
     def _leave_out(self, member: _Member, reason: str) -> None:
-        self.unsuited[member.machine] = f"{member.name}: {reason}"
-        warn(f"left out: {member.name}: {reason}")
+        if member.machine not in self.unsuited:
+            self.unsuited[member.machine] = f"{member.name}: {reason}"
+            warn(f"left out: {member.name}: {reason}")
 
     def _watch(self) -> None:
         """See how far everyone is."""

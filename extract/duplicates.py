@@ -23,6 +23,10 @@ cut by 5 %, 24 % by 10 %; 84 % brightened by a fifth; 45 % in grey or with large
 24 % of thumbnails of 128 pixels.
 """
 
+ROWS = 200_000
+"""Among more photos near-duplicates are not looked for: it would take longer than all else."""
+
+NOT_LOOKED_FOR = f"near-duplicates: not looked for among more than {ROWS:,} photos"
 BLOCK = 1024
 """Rows compared at once, at most, on either side."""
 
@@ -59,7 +63,7 @@ def near(
 
     Every row is compared with every row of the other splits, in blocks of `BLOCK`: time grows with
     the product of their numbers. Memory holds some blocks, their products and the
-    pairs found, whatever n is.
+    pairs found, whatever n is. Among more than `ROWS` rows none are looked for.
 
     Parameters
     ----------
@@ -87,6 +91,8 @@ def near(
         raise ValueError(f"{len(digests)} digests and {len(splits)} splits")
     if not 0 < threshold < 1:
         raise ValueError(f"threshold {threshold} is not between 0 and 1")
+    if len(digests) > ROWS:
+        return []
     names = np.asarray(splits)
     # The smaller side outside: the inner side is read once for each of its blocks.
     sides = sorted((np.flatnonzero(names == name) for name in np.unique(names)), key=len)

@@ -452,6 +452,8 @@ def _tell(plan: Plan, class_names: Sequence[str]) -> None:
 
 
 def _tell_pairs(pairs: Sequence[Pair], rows: Sequence[Row]) -> None:
+    if len(rows) > duplicates.ROWS:
+        warn(duplicates.NOT_LOOKED_FOR)
     if pairs:
         photos = count(len(pairs), "pair")
         warn(f"near-duplicates in different splits: {photos} to look at, the most alike first")

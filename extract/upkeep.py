@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from extract import console, lock, remote, shards, store
+from extract import console, duplicates, lock, remote, shards, store
 from extract.console import InputError, count, say
 from extract.recipe import recipe_digest
 from extract.remote import Location
@@ -44,7 +44,10 @@ def info(path: Path) -> None:
         computed, reused = attributes["images_computed"], attributes["images_reused"]
         say(f"images: {computed:,} computed, {reused:,} reused; {features.seconds:.0f} s in all")
         say(f"copies: {attributes['copies']:,}")
-        say(f"near-duplicates in different splits: {len(features.near):,}")
+        if len(features.paths) > duplicates.ROWS:
+            say(duplicates.NOT_LOOKED_FOR)
+        else:
+            say(f"near-duplicates in different splits: {len(features.near):,}")
         for one, other, cosine in features.near:
             say(f"  {features.paths[one]} and {features.paths[other]}: cosine {cosine:.3f}")
         say(f"skipped: {len(features.skipped):,}")

@@ -426,6 +426,17 @@ def test_near_duplicates_beyond_ten_are_counted(photos: MakePhotos, out: Path, p
     assert lines[-1] == "  and 2 more, all in the features file"
     with store.open(path) as features:
         assert len(features.near) == 12
+    # Where photos are too many, that none was found is not said.
+    path.unlink()
+    few = "from extract import duplicates; duplicates.ROWS = 43"
+    done, _ = stand_in.run(root, out, before=few)
+    assert done.err.startswith("near-duplicates: not looked for among more than")
+    assert len(done.err.splitlines()) == 1
+    with store.open(path) as features:
+        assert features.near == []
+    assert (
+        "not looked for" in stand_in.Run(["info", str(path)], out / "log", before=few).ended().out
+    )
 
 
 # Classes
