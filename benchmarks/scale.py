@@ -31,9 +31,6 @@ from extract.extractor import Extractor
 from extract.recipe import TAPS
 
 ROWS = (10_000, 100_000)
-COMPARED = 100_000
-"""Rows up to which near-duplicates are looked for: its time grows with the square."""
-
 NARROW = {tap: 512 if tap == "block5_avg" else 8 for tap in TAPS}
 
 
@@ -135,8 +132,6 @@ def _make(folder: Path) -> None:
         (duplicates, "near"),
     ):
         setattr(module, name, _told(module.__name__, getattr(module, name)))
-    if sum(1 for _ in (folder / "photos").rglob("*.png")) > COMPARED:
-        duplicates.near = lambda *a, **k: []  # type: ignore[assignment]
     features.make(str(folder / "photos"), out=folder, seed=0, on="ray")
 
 
