@@ -6,6 +6,7 @@ and, in the end, publishes.
 """
 
 import math
+import re
 import secrets
 import time
 from collections import Counter, deque
@@ -315,7 +316,7 @@ class _Crew:
         """See that others do what a lost extractor was at."""
         alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
         at_fault = member.machine in alive
-        warn(f"lost: {member.name} ({reason.splitlines()[0].partition(', ')[0]})")
+        warn(f"lost: {member.name} ({re.split('[,:] ', reason.splitlines()[0])[0]})")
         # It may be out of reach only, and would keep its cores.
         self.ray.kill(member.actor)
         self._advance(member, member.finished)
