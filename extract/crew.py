@@ -229,9 +229,8 @@ class _Crew:
     def _await_one(self, check: Callable[[], None]) -> None:
         """Wait until anyone answers, which may be as long as others have all processors."""
         started, told = time.monotonic(), False
-        while not self.ray.wait([m.answer for m in self.members.values()], timeout=WATCH_SECONDS)[
-            0
-        ]:
+        answers = [member.answer for member in self.members.values()]
+        while not self.ray.wait(answers, timeout=WATCH_SECONDS)[0]:
             check()
             if not told and time.monotonic() - started > PATIENCE_SECONDS:
                 warn("waiting for processors of the cluster; ray status tells who has them")
