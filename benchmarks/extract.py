@@ -23,13 +23,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import datasets, engines, graph, images, keras_engine, pipeline, shards, weights
-from extract.backend import keras
-from extract.engines import Taps
-from extract.pipeline import BATCH_SIZE
-from extract.recipe import SIZE, TAPS
-from extract.vgg16 import convolutions, taps
-from extract.weights import LAYERS, Weights
+from extract.compute import pipeline
+from extract.compute.pipeline import BATCH_SIZE
+from extract.engines import keras_engine, selection
+from extract.engines.base import Taps
+from extract.photos import datasets, scan
+from extract.store import shards
+from extract.system import machine
+from extract.vgg16 import architecture, onnx_graph, weights
+from extract.vgg16.architecture import LAYERS
+from extract.vgg16.keras_backend import keras
+from extract.vgg16.keras_model import convolutions, taps
+from extract.vgg16.recipe import SIZE, TAPS
+from extract.vgg16.weights import Weights
 
 OURS = "make features, end to end"
 MATRIX = 4096
@@ -50,7 +56,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     root = datasets.locate(options.data)
-    every = [photo.path for photo in images.scan(root, exclude=(datasets.BACKGROUND,)).photos]
+    every = [
+        photo.path for photo in scan.labelled_photos(root, exclude=(datasets.BACKGROUND,)).photos
+    ]
     some = [every[i] for i in np.linspace(0, len(every) - 1, options.photos).astype(int)]
     vgg16 = weights.load(None, cache=shards.cache_of(Path()))
     read = [item.photo for item in pipeline.read_ahead(root, some[: 2 * BATCH_SIZE])]
@@ -73,7 +81,7 @@ def main() -> None:
             products.append(2 * MATRIX**3 / 1e9 / _sgemm())
     figures = {
         "data": options.data,
-        "machine": engines.processor(),
+        "machine": machine.processor(),
         "python": platform.python_version(),
         "batch": len(photos),
         "photos": len(some),
@@ -100,9 +108,9 @@ def gflop_a_photo() -> float:
 
 def ours(vgg16: Weights, folder: Path) -> dict[str, Forward]:
     """Return the forward pass of each engine that is installed."""
-    installed = [name for name, package in engines.PACKAGES.items() if find_spec(package)]
+    installed = [name for name, package in selection.PACKAGES.items() if find_spec(package)]
     built = {"keras": keras_engine.build(vgg16)}
-    built |= {name: engines.build(name, vgg16, folder) for name in installed}
+    built |= {name: selection.build(name, vgg16, folder) for name in installed}
     return {f"engine {name}": partial(_one_tap, engine.forward) for name, engine in built.items()}
 
 
@@ -117,7 +125,7 @@ def competitors(vgg16: Weights) -> dict[str, Forward]:
     runs: dict[str, Forward] = {
         "keras.Model.predict": lambda photos: network.predict(photos, verbose=0)[TAP]
     }
-    model, tap = graph.vgg16(vgg16.arrays).SerializeToString(), list(TAPS).index(TAP)
+    model, tap = onnx_graph.vgg16(vgg16.arrays).SerializeToString(), list(TAPS).index(TAP)
     if find_spec("onnxruntime"):
         import onnxruntime
 
@@ -145,7 +153,7 @@ def _torch(vgg16: Weights) -> Forward:
         for kernel in vgg16.arrays[::2]
     ]
     biases = [torch.from_numpy(bias) for bias in vgg16.arrays[1::2]]
-    means = torch.tensor(weights.IMAGENET_MEANS_BGR)
+    means = torch.tensor(architecture.IMAGENET_MEANS_BGR)
 
     @torch.inference_mode()
     def forward(photos: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from extract import console, engines, shards, store, weights
-from extract.backend import keras
-from extract.recipe import SIZE
-from finetune import logistic, networks, train
-from finetune.batches import ActivationBatches, Batches, augmentation
+from extract.store import features_file, shards
+from extract.system import console, machine
+from extract.vgg16 import weights
+from extract.vgg16.keras_backend import keras
+from extract.vgg16.recipe import SIZE
+from finetune.train import logistic_top, loop, networks
+from finetune.train.batches import ActivationBatches, Batches, augmentation
 
 
 def main() -> None:
@@ -33,12 +35,12 @@ def main() -> None:
     options = parser.parse_args()
     vgg16 = weights.load(None, cache=shards.cache_of(options.out))
     layer = networks.ENTERED_BY[options.unfreeze]
-    with store.open(store.file_of(options.data, options.out)) as features:
-        cached = train.cached(features, vgg16, layer, variants=options.variants, out=options.out)
-        network = networks.vgg16_with(logistic.fit(features)[0], vgg16.arrays)
+    with features_file.open(features_file.file_of(options.data, options.out)) as features:
+        cached = loop.cached(features, vgg16, layer, variants=options.variants, out=options.out)
+        network = networks.vgg16_with(logistic_top.fit(features)[0], vgg16.arrays)
         networks.unfreeze(network, options.unfreeze)
         photos = len(features.rows("train"))
-        how = train.schedule(options.unfreeze, photos)
+        how = loop.schedule(options.unfreeze, photos)
         steps = {
             "from the cache": _step(
                 networks.tail(network, options.unfreeze),
@@ -61,7 +63,7 @@ def main() -> None:
     caching = sum(variant.seconds for variant in cached)
     figures = {
         "data": options.data,
-        "machine": engines.processor(),
+        "machine": machine.processor(),
         "photos": photos,
         "batch": how.batch_size,
         "epochs": how.epochs,
@@ -73,8 +75,8 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _step(network: keras.Model, batches: Any, how: train.Schedule) -> Callable[[int], float]:
-    train._compile(network, how, len(batches))
+def _step(network: keras.Model, batches: Any, how: loop.Schedule) -> Callable[[int], float]:
+    loop._compile(network, how, len(batches))
 
     def seconds(number: int) -> float:
         started = time.perf_counter()

@@ -27,9 +27,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 from threadpoolctl import threadpool_limits
 
-from classify import heads, protocol, tune
+from classify import heads, protocols, search
 from classify.heads import HEADS, Space, View
-from extract import store
+from extract.store import features_file
 
 
 def main() -> None:
@@ -53,17 +53,17 @@ def main() -> None:
 
 
 def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
-    with store.open(store.file_of(data, options.out)) as features:
+    with features_file.open(features_file.file_of(data, options.out)) as features:
         rows, taps = features.rows("train", "val"), heads.tried(features.taps)
         X, labels = features.read(taps, "train", "val"), features.labels[rows]
         digests = [features.digests[row] for row in rows]
-        folds = tune.folds(labels, digests, features.splits[rows] == "val", seed=0)
+        folds = search.folds(labels, digests, features.splits[rows] == "val", seed=0)
         unseen, truth = features.read(taps, "test"), features.labels[features.rows("test")]
         name = features.data
     print(f"{name}: {len(X):,} photos of train and val, {labels.max() + 1} classes")
     started = time.perf_counter()
-    the_spaces = tune.spaces(options.heads, labels, taps)
-    tune.tune(the_spaces, X, labels, folds, taps=taps, seed=0)
+    the_spaces = search.spaces(options.heads, labels, taps)
+    search.tune(the_spaces, X, labels, folds, taps=taps, seed=0)
     together = time.perf_counter() - started
     table: list[Sequence[Any]] = [
         ["Head", "Candidates", "Ours", "GridSearchCV", "Times", "Held out", "Grid's", "Test", "Its"]
@@ -90,7 +90,7 @@ def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
                 *(f"{value:.4f}" for value in (one["test"], other["test"])),
             ]
         )
-    for line in protocol.table(table) if figures else []:
+    for line in protocols.table(table) if figures else []:
         print(f"  {line}")
     if figures:
         sums = [sum(row[who]["seconds"] for row in figures) for who in ("ours", "grid")]
@@ -112,7 +112,7 @@ def _ours(
     truth: Any,
 ) -> dict[str, float]:
     started = time.perf_counter()
-    tuned = tune.tune({head: space}, X, labels, folds, taps=taps, seed=0)[head]
+    tuned = search.tune({head: space}, X, labels, folds, taps=taps, seed=0)[head]
     seconds = time.perf_counter() - started
     own = heads.select(unseen, tuned.chosen["taps"], among=taps)
     return {

@@ -14,10 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from classify import predict, results
-from classify.predict import Model
-from extract import console, engines, pipeline, shards, store
-from extract.pipeline import BATCH_SIZE
+from classify import results
+from classify.serving import predict
+from classify.serving.predict import Model
+from extract.compute import pipeline
+from extract.compute.pipeline import BATCH_SIZE
+from extract.store import features_file, shards
+from extract.system import console, machine
 
 ROUNDS = 5
 
@@ -31,12 +34,12 @@ def main() -> None:
     parser.add_argument("--photos", type=console.at_least(BATCH_SIZE), default=110)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
-    with store.open(store.file_of(options.data, options.out)) as features:
+    with features_file.open(features_file.file_of(options.data, options.out)) as features:
         root = Path(str(features.attributes["root"]))
         paths = [features.paths[row] for row in features.rows("test")][: options.photos]
         runs = results.runs_of(features.data, options.out)
     found = {name: measure(runs / name, root, paths, out=options.out) for name in options.models}
-    print(f"{options.data}, {engines.processor()}, {len(paths)} photos; median of {ROUNDS} rounds")
+    print(f"{options.data}, {machine.processor()}, {len(paths)} photos; median of {ROUNDS} rounds")
     print(f"{'':12}  s, one photo from process start  ms, one photo warm  photos/s, many")
     for name, figures in found.items():
         start, warm, speed = (statistics.median(values) for values in figures.values())

@@ -25,10 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.store import STAND_IN, alone, random_taps, write_photos
-from extract import cluster, crew, digests, duplicates, features, images, shards, store
-from extract.engines import Engine
-from extract.extractor import Extractor
-from extract.recipe import TAPS
+from extract import build
+from extract.compute import ray_cluster, ray_coordinator
+from extract.compute.ray_worker import Extractor
+from extract.engines.base import Engine
+from extract.photos import duplicates, hashes, scan
+from extract.store import features_file, shards
+from extract.vgg16.recipe import TAPS
 
 ROWS = (10_000, 100_000)
 NARROW = {tap: 512 if tap == "block5_avg" else 8 for tap in TAPS}
@@ -117,22 +120,22 @@ def _rows(n: int) -> None:
 def _make(folder: Path) -> None:
     """Run the real path, telling what each step of it takes."""
     TAPS.update(NARROW)
-    features.weights.load = lambda source, *, cache: STAND_IN  # type: ignore[attr-defined]
-    features.say = features.warn = crew.say = lambda message: None  # type: ignore[assignment]
+    build.weights.load = lambda source, *, cache: STAND_IN  # type: ignore[attr-defined]
+    build.say = build.warn = ray_coordinator.say = lambda message: None  # type: ignore[assignment]
     # Other processes know this module by its name, not as the one that was started.
-    crew.Extractor = import_module("benchmarks.scale").StandIn
-    cluster.PACKAGES += ("benchmarks",)
+    ray_coordinator.Extractor = import_module("benchmarks.scale").StandIn
+    ray_cluster.PACKAGES += ("benchmarks",)
     for module, name in (
-        (images, "scan"),
-        (digests, "of_files"),
+        (scan, "scan"),
+        (hashes, "of_files"),
         (shards, "index"),
-        (crew, "compute"),
-        (features, "_plan"),
-        (store, "publish"),
+        (ray_coordinator, "compute"),
+        (build, "_plan"),
+        (features_file, "publish"),
         (duplicates, "near"),
     ):
         setattr(module, name, _told(module.__name__, getattr(module, name)))
-    features.make(str(folder / "photos"), out=folder, seed=0, on="ray")
+    build.make(str(folder / "photos"), out=folder, seed=0, on="ray")
 
 
 def _told(owner: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,11 +18,14 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from extract import engines, features, shards, store, weights
-from extract.recipe import SIZE, TAPS, recipe, recipe_digest
-from extract.shards import Shard
-from extract.store import Row
-from extract.weights import Weights
+from extract import build
+from extract.engines import selection
+from extract.store import features_file, features_writer, shard_index, shards
+from extract.store.features_file import Row
+from extract.store.shards import Shard
+from extract.vgg16 import weights
+from extract.vgg16.recipe import SIZE, TAPS, recipe, recipe_digest
+from extract.vgg16.weights import Weights
 
 PHOTOS = 10_000
 CLASSES = 10
@@ -99,9 +102,9 @@ def _make(folder: Path) -> None:
         name="stand-in", forward=lambda photos: random_taps(len(photos), random)
     )
     weights.load = lambda source, *, cache: STAND_IN  # type: ignore[assignment]
-    engines.choose = lambda *wanted, folder: stand_in
-    features.say = features.warn = lambda message: None  # type: ignore[assignment]
-    features.make(str(folder / "photos"), out=folder, seed=0)
+    selection.choose = lambda *wanted, folder: stand_in
+    build.say = build.warn = lambda message: None  # type: ignore[assignment]
+    build.make(str(folder / "photos"), out=folder, seed=0)
 
 
 def _rows(n: int) -> list[Row]:
@@ -119,10 +122,10 @@ def _write_shards(folder: Path, n: int) -> None:
 
 
 def _publish(folder: Path, n: int) -> None:
-    store.publish(
+    features_writer.publish(
         folder / "random.h5",
         _rows(n),
-        {SIZE: shards.index(folder / "cache", recipe("0" * 64))},
+        {SIZE: shard_index.index(folder / "cache", recipe("0" * 64))},
         class_names=[f"class {label}" for label in range(CLASSES)],
         skipped=[],
         attributes={
@@ -135,8 +138,8 @@ def _publish(folder: Path, n: int) -> None:
 
 
 def _read(folder: Path, n: int) -> None:
-    with store.open(folder / "random.h5") as opened:
-        done = sum(len(rows) for rows, _ in opened.batches(TAPS, *store.SPLITS))
+    with features_file.open(folder / "random.h5") as opened:
+        done = sum(len(rows) for rows, _ in opened.batches(TAPS, *features_file.SPLITS))
         assert done == n
 
 

@@ -25,17 +25,22 @@ import numpy as np
 import skops.io
 from sklearn.pipeline import Pipeline
 
-from classify import heads, large, predict, protocol, results, tasks, tune
+from classify import heads, out_of_core, protocols, ray_backend, results, search
 from classify.heads import HEADS
-from classify.predict import Answer, Model
-from classify.protocol import Figures
+from classify.protocols import Figures
 from classify.results import Predictions, Result
-from extract import atomic, cluster, console, images, pipeline, shards, store
-from extract.console import InputError, say, warn
-from extract.engines import ENGINES, machine
-from extract.lookup import Lookup
-from extract.provenance import now, versions
-from extract.store import Features
+from classify.serving import predict
+from classify.serving.predict import Answer, Model
+from extract.compute import pipeline, ray_cluster
+from extract.compute.cached_vgg16 import Lookup
+from extract.engines.selection import ENGINES
+from extract.photos import scan
+from extract.store import features_file, shards
+from extract.store.features_file import Features
+from extract.system import atomic, console, locations
+from extract.system.console import InputError, say, warn
+from extract.system.machine import machine
+from extract.system.provenance import now, versions
 
 
 def main() -> None:
@@ -67,16 +72,16 @@ def _serve(arguments: list[str]) -> None:
     )
     _add_model(parser)
     # Other commands do without it.
-    from classify import serve
+    from classify.serving import web
 
-    parser.add_argument("--host", default=serve.HOST, help="this machine only: %(default)s")
-    parser.add_argument("--port", type=int, default=serve.PORT, help="(default %(default)s)")
+    parser.add_argument("--host", default=web.HOST, help="this machine only: %(default)s")
+    parser.add_argument("--port", type=int, default=web.PORT, help="(default %(default)s)")
     options = parser.parse_args(arguments)
     model = predict.load(options.run, **_vgg16(options))
     lookup = model.lookup or Lookup(**_vgg16(options))
-    training = serve.neighbours(store.file_of(model.result.data, options.out))
-    app = serve.application(model, lookup, training, unsure=options.unsure, host=options.host)
-    server = serve.server(app, host=options.host, port=options.port)
+    training = web.neighbours(features_file.file_of(model.result.data, options.out))
+    app = web.application(model, lookup, training, unsure=options.unsure, host=options.host)
+    server = web.server(app, host=options.host, port=options.port)
     url = f"http://{options.host}:{server.port}"
     photos = console.count(len(training.paths), "training photo")
     say(f"{options.run}: {url}, compared with {photos}; Ctrl-C ends it")
@@ -146,7 +151,7 @@ def _listed(given: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
         if name != "-" and not os.path.exists(name):
             raise InputError(f"{name}: no such file or folder")
         if os.path.isdir(name):
-            inside = images.scan_flat(Path(name))
+            inside = scan.all_photos(Path(name))
             paths += [str(Path(name, photo.path)) for photo in inside.photos]
             skipped += [(str(Path(name, path)), reason) for path, reason in inside.skipped]
         else:
@@ -169,7 +174,7 @@ def _answer(
         closing(pipeline.read_ahead(Path(), files, **how)) as read,
     ):
         for answer in predict.answers(model, chain(given, read), unsure=options.unsure):
-            path = images.readable_name(answer.path)
+            path = locations.readable_name(answer.path)
             if isinstance(answer, Answer):
                 found.append(answer._replace(path=path))
             else:
@@ -212,10 +217,10 @@ def _train(arguments: list[str]) -> None:
     parser.add_argument("--train", type=positive, default=30, help="photos a class (--protocol)")
     parser.add_argument("--test", type=positive, default=50, help="at most, a class (--protocol)")
     parser.add_argument("--repeats", type=positive, default=10, help="of each random split")
-    cluster.add_on(parser, "search on all machines of a cluster")
+    ray_cluster.add_on(parser, "search on all machines of a cluster")
     options = parser.parse_args(arguments)
-    file = store.file_of(options.data, options.out)
-    with store.open(file) as features, tasks.spread(options.on):
+    file = features_file.file_of(options.data, options.out)
+    with features_file.open(file) as features, ray_backend.spread(options.on):
         if options.protocol:
             measure_per_class(features, options)
         elif options.learning_curve:
@@ -243,19 +248,19 @@ def train_heads(
     _check(features)
     rows = features.rows("train", "val")
     labels = features.labels[rows]
-    the_spaces = tune.spaces(names, labels, features.taps)
+    the_spaces = search.spaces(names, labels, features.taps)
     taps = heads.among(
         features.taps, [own for space in the_spaces.values() for own, _ in space.views]
     )
-    X = large.read(features, taps, "train", "val")
-    the_folds = tune.folds(
+    X = out_of_core.read(features, taps, "train", "val")
+    the_folds = search.folds(
         labels,
         [features.digests[row] for row in rows],
         features.splits[rows] == "val",
         seed=seed,
     )
-    with console.progress("heads", tune.steps(the_spaces), unit="steps") as advance:
-        tuned = tune.tune(
+    with console.progress("heads", search.steps(the_spaces), unit="steps") as advance:
+        tuned = search.tune(
             the_spaces,
             X,
             labels,
@@ -305,7 +310,7 @@ def train_heads(
 def measure_per_class(features: Features, options: argparse.Namespace) -> None:
     """Measure heads on repeated random splits and print a row a head."""
     with console.progress("repeats", options.repeats, unit="repeats") as advance:
-        repeats = protocol.per_class(
+        repeats = protocols.per_class(
             features,
             options.heads,
             train=options.train,
@@ -315,7 +320,7 @@ def measure_per_class(features: Features, options: argparse.Namespace) -> None:
             balanced=options.balanced,
             advance=advance,
         )
-    found = protocol.summaries(repeats)
+    found = protocols.summaries(repeats)
     shown = {"mean_class_recall": "Mean class recall", "accuracy": "Accuracy"}
     say(
         f"{features.data}: {console.count(options.train, 'photo')} a class to train, at most "
@@ -334,9 +339,9 @@ def measure_per_class(features: Features, options: argparse.Namespace) -> None:
 def measure_learning_curve(features: Features, options: argparse.Namespace) -> None:
     """Measure heads against the number of training photos and print a row a number."""
     _check(features)
-    draws = len(protocol.curve_sizes(features)) * options.repeats
+    draws = len(protocols.curve_sizes(features)) * options.repeats
     with console.progress("learning curve", draws, unit="draws") as advance:
-        repeats = protocol.learning_curve(
+        repeats = protocols.learning_curve(
             features,
             options.heads,
             repeats=options.repeats,
@@ -344,7 +349,7 @@ def measure_learning_curve(features: Features, options: argparse.Namespace) -> N
             balanced=options.balanced,
             advance=advance,
         )
-    found = {size: protocol.summaries(figures) for size, figures in repeats.items()}
+    found = {size: protocols.summaries(figures) for size, figures in repeats.items()}
     say(
         f"{features.data}: accuracy on its {len(features.rows('test')):,} test photos, mean of "
         f"{console.count(options.repeats, 'draw')} with the 95% interval"
@@ -370,7 +375,7 @@ def _leave(
     asked: Sequence[str] = (),
 ) -> None:
     """Print a table, and write the record of it with what it was made from."""
-    for line in protocol.table(rows):
+    for line in protocols.table(rows):
         say(line)
     made_from = {
         "data": features.data,
@@ -402,7 +407,7 @@ def _check(features: Features) -> None:
 
 def _test(head: Pipeline, features: Features, taps: Sequence[str]) -> Predictions:
     batches = features.batches(taps, "test")
-    found = [protocol.predictions(head, features, X, rows) for rows, X in batches]
+    found = [protocols.predictions(head, features, X, rows) for rows, X in batches]
     return Predictions(
         paths=[path for part in found for path in part.paths],
         labels=np.concatenate([part.labels for part in found]),

@@ -21,8 +21,8 @@ from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScale
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from classify import large
-from extract.recipe import plain
+from classify import out_of_core
+from extract.vgg16.recipe import plain
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -99,12 +99,12 @@ def _least_squares(
     columns = np.arange(1, 2) if classes == 2 else np.arange(classes)
     share = weights / weights.sum()
     centre = np.zeros(width)
-    for start in range(0, len(X), large.BLOCK):
-        centre += share[start : start + large.BLOCK] @ X[start : start + large.BLOCK]
+    for start in range(0, len(X), out_of_core.BLOCK):
+        centre += share[start : start + out_of_core.BLOCK] @ X[start : start + out_of_core.BLOCK]
     level = np.array([2 * share[codes == column].sum() - 1 for column in columns])
     gram, target = np.zeros((width, width)), np.zeros((width, len(columns)))
-    for start in range(0, len(X), large.BLOCK):
-        block = slice(start, start + large.BLOCK)
+    for start in range(0, len(X), out_of_core.BLOCK):
+        block = slice(start, start + out_of_core.BLOCK)
         rows = X[block] - centre.astype(X.dtype)
         weighted = rows * weights[block, None].astype(X.dtype)
         signs = np.where(codes[block, None] == columns, 1.0, -1.0) - level
@@ -307,7 +307,7 @@ def space(name: str, *, rows: int, classes: int, taps: Mapping[str, int]) -> Spa
     """Decide what is searched for a head, from the size of the data and the taps alone.
 
     Small data are searched whole: every set of taps, with and without square roots, every value.
-    Sets whose matrix would not fit into memory are left out (see `classify.large`), but for the
+    Sets whose matrix would not fit into memory are left out (see `classify.out_of_core`), but for the
     smallest. Where searched rows x classes x columns, the operations of one step of the logistic
     head, exceed 3 x 10^9, only the nine parts of block 5, alone and with block 4, are tried, of
     the latter also those of all sizes. The MLP sees each photo so often that at most 40,000 photos
@@ -321,12 +321,12 @@ def space(name: str, *, rows: int, classes: int, taps: Mapping[str, int]) -> Spa
         Photos of train and val.
     classes : int
     taps : mapping of str to int
-        Name and width of each tap that is there, see `extract.store.Features`.
+        Name and width of each tap that is there, see `extract.store.features_file.Features`.
     """
     widths = {own: sum(taps[tap] for tap in own) for own in tap_sets(taps)}
     smallest, *larger = widths
-    sets = [smallest, *(own for own in larger if rows * widths[own] <= large.IN_MEMORY)]
-    searched = min(rows, large.SEARCH_ROWS)
+    sets = [smallest, *(own for own in larger if rows * widths[own] <= out_of_core.IN_MEMORY)]
+    searched = min(rows, out_of_core.SEARCH_ROWS)
     if searched * classes * min(searched, widths[sets[-1]]) > LARGE:
         few = tap_sets(taps, TAP_SETS[1:3])
         sets = [own for own in sets if own in few] or sets
@@ -365,7 +365,7 @@ def preparation(taps: Mapping[str, int], *, root: bool) -> Pipeline:
 def select(X: Matrix, taps: Iterable[str], *, among: Mapping[str, int]) -> Matrix:
     """Return the columns of `taps` side by side, of a matrix whose columns are those of `among`."""
     places = columns(among)
-    return large.columns(X, [places[tap] for tap in taps])
+    return out_of_core.columns(X, [places[tap] for tap in taps])
 
 
 def columns(taps: Mapping[str, int]) -> dict[str, slice]:

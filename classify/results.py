@@ -21,8 +21,9 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from extract import atomic, hdf5
-from extract.console import InputError
+from extract.store import hdf5
+from extract.system import atomic
+from extract.system.console import InputError
 
 SCHEMA = 1
 BINS = 15

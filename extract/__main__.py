@@ -11,9 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from extract import cluster, console, datasets, features, remote, upkeep
-from extract.engines import ENGINES
-from extract.recipe import SIZE, SIZES
+from extract import build
+from extract.compute import ray_cluster
+from extract.engines.selection import ENGINES
+from extract.photos import datasets
+from extract.store import maintenance
+from extract.system import console, locations
+from extract.vgg16.recipe import SIZE, SIZES
 
 
 def main() -> None:
@@ -50,7 +54,7 @@ def _features(arguments: list[str]) -> None:
         "--allow-conflicts", action="store_true", help="accept the same photo in two classes"
     )
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
-    cluster.add_on(parser, "where VGG16 runs")
+    ray_cluster.add_on(parser, "where VGG16 runs")
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -62,7 +66,7 @@ def _features(arguments: list[str]) -> None:
     )
     _add_cache(parser, "where the features of every photo are kept, by default in features/cache")
     options = parser.parse_args(arguments)
-    features.make(
+    build.make(
         options.data,
         out=options.out,
         seed=options.seed,
@@ -83,7 +87,7 @@ def _info(arguments: list[str]) -> None:
         prog="python -m extract info", description="Tell what is in a features file."
     )
     parser.add_argument("file", type=Path, help="features/<data>.h5")
-    upkeep.info(parser.parse_args(arguments).file)
+    maintenance.info(parser.parse_args(arguments).file)
 
 
 def _verify(arguments: list[str]) -> None:
@@ -95,7 +99,7 @@ def _verify(arguments: list[str]) -> None:
     console.add_out(parser, "features/")
     _add_cache(parser, "another cache to check")
     options = parser.parse_args(arguments)
-    upkeep.verify(options.out, options.cache)
+    maintenance.verify(options.out, options.cache)
 
 
 def _gc(arguments: list[str]) -> None:
@@ -105,12 +109,12 @@ def _gc(arguments: list[str]) -> None:
         "and join small shards.",
     )
     console.add_out(parser, "features/")
-    upkeep.collect(parser.parse_args(arguments).out)
+    maintenance.collect(parser.parse_args(arguments).out)
 
 
 def _add_cache(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
-        "--cache", type=remote.location, metavar="FOLDER|URL", help=f"{what}; may be shared"
+        "--cache", type=locations.location, metavar="FOLDER|URL", help=f"{what}; may be shared"
     )
 
 

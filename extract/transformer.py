@@ -22,10 +22,10 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from extract import images
-from extract.engines import ENGINES
-from extract.lookup import Lookup
-from extract.recipe import TAPS
+from extract.compute.cached_vgg16 import Lookup
+from extract.engines.selection import ENGINES
+from extract.photos import decode
+from extract.vgg16.recipe import SIZE, TAPS
 
 OF_THE_USER = "onepass"
 """Where weights are kept in the user's own cache folder, if there is no other cache."""
@@ -43,14 +43,14 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     taps : sequence of str
-        Of `extract.recipe.TAPS`, side by side in this order.
+        Of `extract.vgg16.recipe.TAPS`, side by side in this order.
     cache : str, Path or None
         Folder that keeps the taps of every file, ``features/cache`` to share it with the commands.
         None computes them each time. Arrays are computed each time.
     weights : str, Path or None
         File of VGG16's weights, if not the usual ones.
     engine : str
-        What runs VGG16, see `extract.engines.choose`.
+        What runs VGG16, see `extract.engines.selection.choose`.
 
     Examples
     --------
@@ -107,7 +107,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if isinstance(photos[0], str):
                 found = lookup.of_files(photos, self.taps, keep=self.cache is not None)
             else:
-                squares = [images.square(Image.fromarray(photo)) for photo in photos]
+                squares = [decode.square(Image.fromarray(photo), size=SIZE) for photo in photos]
                 found = lookup.compute(np.stack(squares))
         return np.hstack([found[tap] for tap in self.taps])
 

@@ -19,18 +19,20 @@ from rich.console import Console
 
 from classify import results
 from classify.results import Result
-from extract import atomic, console, shards, store, weights
-from extract.console import InputError, say, warn
-from extract.engines import machine
-from extract.provenance import now, versions
-from extract.recipe import SIZE, recipe_digest
-from extract.store import Features
-from finetune import overview, report
-from finetune.compare import Comparison, compare, repeats_of
-from finetune.labels import suspects
+from extract.store import features_file, shards
+from extract.store.features_file import Features
+from extract.system import atomic, console
+from extract.system.console import InputError, say, warn
+from extract.system.machine import machine
+from extract.system.provenance import now, versions
+from extract.vgg16 import weights
+from extract.vgg16.recipe import SIZE, recipe_digest
+from finetune.compare.comparison import Comparison, compare, repeats_of
+from finetune.compare.suspects import suspects
+from finetune.report import overview, writer
 
 if TYPE_CHECKING:
-    from finetune.train import Trained
+    from finetune.train.loop import Trained
 
 OF_BOTH = ("learning_rate", "epochs", "batch_size", "label_smoothing", "balanced")
 OF_ONE = {"baseline": ("batch_norm",), "finetuned": ("unfreeze", "variants")}
@@ -130,7 +132,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _compare_one(data: str, options: argparse.Namespace) -> tuple[Path, Comparison]:
     """Compare the results of one data set, leave the report and print the table."""
-    with store.open(store.file_of(data, options.out)) as features:
+    with features_file.open(features_file.file_of(data, options.out)) as features:
         runs = results.runs_of(features.data, options.out)
         found = compare(features, results.folders(runs))
         repeats, refused = repeats_of(runs, features)
@@ -142,15 +144,15 @@ def _compare_one(data: str, options: argparse.Namespace) -> tuple[Path, Comparis
         )
     for sentence in found.refused:
         warn(sentence)
-    page, *_ = report.write(found, options.out / "reports" / found.features.data)
-    Console().print(report.table(found))
+    page, *_ = writer.write(found, options.out / "reports" / found.features.data)
+    Console().print(writer.table(found))
     say(found.verdict)
     say(f"the report: {page}")
     return page, found
 
 
 def _train(options: argparse.Namespace) -> None:
-    with store.open(store.file_of(options.data, options.out)) as features:
+    with features_file.open(features_file.file_of(options.data, options.out)) as features:
         for name in options.models:
             _train_one(name, features, options)
 
@@ -163,12 +165,12 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
         say(f"{folder}: nothing to do (--again trains it anew)")
         return
     # Importing Keras takes seconds, and there may have been nothing to do.
-    from finetune import hardware, train
+    from finetune.train import hardware, loop
 
     on = hardware.find()
     given = {"seed": options.seed, "asked": asked, "folder": folder, "on": on}
     if name == "baseline":
-        trained = train.train_baseline(features, **given)
+        trained = loop.train_baseline(features, **given)
     else:
         cache = shards.cache_of(options.out)
         vgg16 = weights.load(options.weights, cache=cache)
@@ -177,12 +179,12 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
                 f"{vgg16.origin}: not the weights the features were made with; give those with "
                 "--weights, or run make features with these"
             )
-        trained = train.train_finetuned(features, vgg16, out=options.out, **given)
+        trained = loop.train_finetuned(features, vgg16, out=options.out, **given)
     if not on.is_chief:
         say(f"{name}: trained; worker 0 leaves the result")
         return
     started = time.perf_counter()
-    predictions = train.predict(trained.network, features)
+    predictions = loop.predict(trained.network, features)
     result = Result(
         model=name,
         stage="network",
@@ -207,7 +209,7 @@ def _train_one(name: str, features: Features, options: argparse.Namespace) -> No
         machine=machine(),
     )
     results.save(folder, result, predictions, write_model=partial(_write, trained))
-    for name_of_unfinished in (train.STATE, train.BEST_SO_FAR):
+    for name_of_unfinished in (loop.STATE, loop.BEST_SO_FAR):
         (folder / name_of_unfinished).unlink(missing_ok=True)
     photos = f"{len(predictions.labels):,} test photos"
     accuracy = f"accuracy {result.metrics['accuracy']:.4f}"
@@ -225,7 +227,7 @@ def _is_done(folder: Path, features: Features, asked: dict[str, Any], seed: int)
 
 
 def _write(trained: "Trained", folder: Path) -> None:
-    from finetune.train import save
+    from finetune.train.loop import save
 
     atomic.write_text(folder / "history.json", json.dumps(trained.history) + "\n")
     save(trained.network, folder / "model.keras")

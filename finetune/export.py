@@ -18,15 +18,20 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from classify import fold, predict, results
-from classify.predict import Model
+from classify import dense, results
 from classify.results import Result
-from extract import atomic, backend, graph, images, pipeline, remote, shards, store, vgg16, weights
-from extract.backend import keras
-from extract.console import InputError
-from extract.recipe import SIZE
-from extract.remote import Location
-from extract.weights import Arrays
+from classify.serving import predict
+from classify.serving.predict import Model
+from extract.compute import pipeline
+from extract.photos import decode, scan
+from extract.store import features_file, shards
+from extract.system import atomic, locations
+from extract.system.console import InputError
+from extract.system.locations import Location
+from extract.vgg16 import keras_backend, keras_model, onnx_graph, weights
+from extract.vgg16.keras_backend import keras
+from extract.vgg16.recipe import SIZE
+from extract.vgg16.weights import Arrays
 
 FORMATS = {"keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}
 """Each with the ending of its files."""
@@ -107,7 +112,9 @@ def compare(model: Model, exported: Run, root: Location, paths: Sequence[str]) -
     items = [pipeline.read(root, path, size=model.size, known=model.known) for path in paths]
     wanted = model.probabilities(items)
     found = [
-        exported(np.asarray(images.upright(remote.read_bytes(root, path), size=model.size))[None])
+        exported(
+            np.asarray(decode.upright(locations.read_bytes(root, path), size=model.size))[None]
+        )
         for path in paths
     ]
     return float(np.abs(np.concatenate(found) - wanted).max())
@@ -151,7 +158,7 @@ def _triangles(pixels: keras.KerasTensor, size: int) -> tuple[keras.KerasTensor,
     distances = ops.abs(ops.cumsum(ones) - 0.5 - scale * centres.astype(pixels.dtype))
     found = ops.relu(1 - distances / ops.maximum(scale, 1.0))
     shares = found / ops.sum(found, axis=1, keepdims=True)
-    return length, _rounded(shares * graph.FIXED_POINT) / graph.FIXED_POINT
+    return length, _rounded(shares * onnx_graph.FIXED_POINT) / onnx_graph.FIXED_POINT
 
 
 def _rounded(values: keras.KerasTensor) -> keras.KerasTensor:
@@ -161,11 +168,11 @@ def _rounded(values: keras.KerasTensor) -> keras.KerasTensor:
 def _some(run: Path, result: Result, out: Path, photos: Path | None) -> tuple[Location, list[str]]:
     """Return some readable photos, from all of them evenly: their root and their paths."""
     if photos is None:
-        with store.open(store.file_of(result.data, out)) as features:
-            root: Location = remote.location(str(features.attributes["root"]))
+        with features_file.open(features_file.file_of(result.data, out)) as features:
+            root: Location = locations.location(str(features.attributes["root"]))
         paths = results.load_predictions(run).paths
     else:
-        root, paths = photos, [photo.path for photo in images.scan_flat(photos).photos]
+        root, paths = photos, [photo.path for photo in scan.all_photos(photos).photos]
     step = max(1, len(paths) // PHOTOS_COMPARED)
     some = [path for path in paths[::step] if not pipeline.read(root, path).reason]
     if not some:
@@ -191,25 +198,25 @@ def _whole(
     """Build the network from photos of any size to probabilities."""
     photos = keras.Input((None, None, 3), dtype="uint8", name="rgb")
     if result.stage == "network":
-        network = backend.load(run / "model.keras")
+        network = keras_backend.load(run / "model.keras")
         found = network(squashed(photos, network.input_shape[1], dtype=dtype))
     else:
         arrays = weights.load(weights_file, cache=cache).arrays
         found = _head(
-            squashed(photos, SIZE, dtype=dtype), fold.fold(predict.load_head(run)), arrays
+            squashed(photos, SIZE, dtype=dtype), dense.fold(predict.load_head(run)), arrays
         )
     return keras.Model(photos, keras.layers.Identity(name="probabilities")(found), name="photos")
 
 
-def _head(squares: keras.KerasTensor, folded: fold.Folded, arrays: Arrays) -> keras.KerasTensor:
-    base = vgg16.convolutions(arrays)
-    taps = vgg16.taps(base)
+def _head(squares: keras.KerasTensor, folded: dense.Folded, arrays: Arrays) -> keras.KerasTensor:
+    base = keras_model.convolutions(arrays)
+    taps = keras_model.taps(base)
     parts = keras.Model(base.input, [taps[tap] for tap in folded.taps], name="vgg16")(squares)
     normed = []
     for part in parts if isinstance(parts, list) else [parts]:
         values = ops.sqrt(part) if folded.root else part
         norm = ops.sqrt(ops.sum(ops.square(values), axis=1, keepdims=True))
-        normed.append(values / ops.maximum(norm, graph.LEAST_NORM))
+        normed.append(values / ops.maximum(norm, onnx_graph.LEAST_NORM))
     x = ops.concatenate(normed, axis=1)
     for number, (kernel, bias) in enumerate(folded.layers, start=1):
         activation = "softmax" if number == len(folded.layers) else "relu"
@@ -220,8 +227,8 @@ def _head(squares: keras.KerasTensor, folded: fold.Folded, arrays: Arrays) -> ke
 
 
 def _onnx(run: Path, result: Result, arrays: Arrays) -> bytes:
-    taps, root, layers = fold.fold(predict.load_head(run))
-    model = graph.classifier(arrays, taps, layers, root=root)
+    taps, root, layers = dense.fold(predict.load_head(run))
+    model = onnx_graph.classifier(arrays, taps, layers, root=root)
     for key, value in _record(result).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         model.metadata_props.add(key=key, value=text)
@@ -260,7 +267,7 @@ def _by_keras(content: bytes) -> Run:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "exported.keras")
         path.write_bytes(content)
-        network = backend.load(path)
+        network = keras_backend.load(path)
     return lambda photos: np.asarray(network(photos, training=False))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from classify import results
-from finetune.compare import Comparison, Repeats, compare
-from finetune.labels import Suspect, Suspects
+from finetune.compare.comparison import Comparison, Repeats, compare
+from finetune.compare.suspects import Suspect, Suspects
 from tests.conftest import picture
 from tests.test_compare import features, save
 

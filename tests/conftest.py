@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from extract.weights import LAYERS
+from extract.vgg16.architecture import LAYERS
 
 if TYPE_CHECKING:
     from tests.object_store import ObjectStore
@@ -129,13 +129,14 @@ def house(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path
     """Features of 13 photos of cats and dogs by random weights, and all heads trained on them."""
     from classify.__main__ import train_heads
     from classify.heads import HEADS
-    from extract import features, store
+    from extract import build
+    from extract.store import features_file
 
     out = tmp_path_factory.mktemp("house")
     root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
     picture(9, size=(300, 700)).save(root / "cats/tall.png")
-    features.make(str(root), out=out, seed=0, weights_file=vgg16_weights, engine="keras")
-    with store.open(out / "features/pets.h5") as opened:
+    build.make(str(root), out=out, seed=0, weights_file=vgg16_weights, engine="keras")
+    with features_file.open(out / "features/pets.h5") as opened:
         train_heads(opened, list(HEADS), out=out, seed=0, balanced=False)
     return out
 

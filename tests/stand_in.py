@@ -22,9 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import __main__ as command
-from extract import console, engines, features, pipeline, shards
-from extract.recipe import TAPS
-from extract.weights import Weights
+from extract import build
+from extract.compute import pipeline
+from extract.engines import selection
+from extract.store import shards
+from extract.system import console
+from extract.vgg16.recipe import TAPS
+from extract.vgg16.weights import Weights
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 WAITING = "waiting"
@@ -194,9 +198,9 @@ def _child(job: dict[str, Any]) -> None:
     defaults: Any = pipeline.compute.__kwdefaults__
     defaults["batch_size"] = job.get("batch_size", pipeline.BATCH_SIZE)
     weights = Weights([], "f" * 64, "stand-in")
-    features.weights.load = lambda *a, **k: weights  # type: ignore[attr-defined]
+    build.weights.load = lambda *a, **k: weights  # type: ignore[attr-defined]
     engine: Any = SimpleNamespace(name="stand-in", forward=forward)
-    engines.choose = lambda *wanted, folder: engine
+    selection.choose = lambda *wanted, folder: engine
     if "limit" in job:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))

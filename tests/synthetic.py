@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from extract import shards, store
-from extract.recipe import SIZE, TAPS, joint_digest, named, recipe
-from extract.shards import Place, Shard
-from extract.store import Row
+from extract.store import features_file, features_writer, shards
+from extract.store.features_file import Row
+from extract.store.shard_index import Place
+from extract.store.shards import Shard
+from extract.vgg16.recipe import SIZE, TAPS, joint_digest, named, recipe
 
 RECIPE = recipe("w" * 64)
 Taps = dict[str, NDArray[np.float32]]
@@ -93,7 +94,7 @@ def publish(
         shard = shards.write(cache, Shard(digests, taps, "none", 10.0), the_recipe)
         places[size] = {d: Place(shard, i, 10.0 / len(rows)) for i, d in enumerate(digests)}
     path = folder / "synthetic.h5"
-    store.publish(
+    features_writer.publish(
         path,
         rows,
         places,
@@ -106,7 +107,7 @@ def publish(
             "weights_digest": "0" * 64,
             **{named("recipe", size): json.dumps(recipe) for size, recipe in recipes.items()},
             "recipe_digest": joint_digest(recipes.values()),
-            "data_digest": store.data_digest(rows, names),
+            "data_digest": features_file.data_digest(rows, names),
             "split_rule": "made",
             "seed": 0,
             "created": "2026-01-01T00:00:00+00:00",

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import shards
-from extract.recipe import TAPS
+from extract.store import shards
+from extract.vgg16.recipe import TAPS
 from tests import stand_in
 from tests.conftest import write_photos
 from tests.damage import flip, tap_offset

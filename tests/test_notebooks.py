@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from extract import weights
+from extract.vgg16 import weights
 from tests.conftest import CHECKOUT, Arrays, write_keras_file
 
 FOLDER = CHECKOUT / "notebooks"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from classify import results
-from extract import datasets, store
+from extract.photos import datasets
+from extract.store import features_file
 from tests.conftest import CHECKOUT
 
 PIECES = ("Bishop", "Knight", "Rook")
@@ -47,7 +48,7 @@ def test_photos_become_a_comparison_of_five_classifiers(out: Path) -> None:
     run("classify", photos, "--out", out)
     run("finetune", "train", photos, "--out", out, "--epochs", 2)
     said = run("finetune", "compare", photos, "--out", out)
-    with store.open(out / "features/photos.h5") as features:
+    with features_file.open(out / "features/photos.h5") as features:
         assert len(features.paths) + len(features.skipped) == PHOTOS * len(PIECES)
         test = len(features.rows("test"))
     assert test == 9

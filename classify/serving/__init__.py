@@ -1,0 +1,1 @@
+"""Using a model: predictions for new photos, and the page to try them on."""

@@ -1,0 +1,1 @@
+"""Photos through an engine: the pipeline, activations for fine-tuning, Ray."""

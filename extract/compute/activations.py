@@ -1,0 +1,229 @@
+"""What the trained layers of VGG16 are given of each photo and its variants, computed once.
+
+Fine-tuning would run the frozen layers on the same photos in every epoch. Their activations are
+kept as shards beside those of the features; a variant is part of the recipe, so each has a folder
+of its own, and one more variant computes nothing that is there.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from extract.compute import pipeline
+from extract.engines import base, selection
+from extract.engines.base import Engine, Taps, Unusable
+from extract.store import hdf5, shard_index, shards
+from extract.store.features_file import Features
+from extract.store.shard_index import Place
+from extract.system import console, locations, lock, machine
+from extract.system.console import InputError, count, say
+from extract.system.locations import Location
+from extract.vgg16.recipe import MAPS, recipe
+from extract.vgg16.weights import Weights
+
+DTYPE = "float16"
+LARGEST = float(np.finfo(DTYPE).max)
+SMALLEST_CROP = 0.8
+"""Side of a variant's crop, as a share of the photo's, at least."""
+
+JITTER = 0.2
+"""How much lighter or darker, and richer or poorer in contrast, a variant is at most."""
+
+
+def vary(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
+    """Return a variant of a photo, always the same: 0 is the photo, 1 is mirrored.
+
+    From 2 on it is cropped, scaled back to its size and given other light and contrast, all drawn
+    from the SHA-256 of pixels and number; those with an odd number are mirrored too.
+
+    Parameters
+    ----------
+    photo : ndarray of shape (height, width, 3), uint8
+    variant : int
+
+    Returns
+    -------
+    ndarray of the same shape, uint8
+    """
+    if variant >= 2:
+        photo = _cropped_and_lit(photo, variant)
+    return photo[:, ::-1] if variant % 2 else photo
+
+
+def variant_recipe(weights_digest: str, layer: str, variant: int) -> dict[str, Any]:
+    """Describe how photos become the activations of a layer, a key of `extract.vgg16.recipe.MAPS`."""
+    how = ["plain", "mirrored"][variant % 2]
+    if variant >= 2:
+        how = f"{how}, number {variant}: side {SMALLEST_CROP} at least, jitter {JITTER}"
+    of_layer = {"taps": {layer: MAPS[layer]}, "dtype": DTYPE, "variant": how}
+    return recipe(weights_digest) | of_layer
+
+
+class Activations:
+    """The activations of one layer and variant, read a photo at a time, from any thread.
+
+    Attributes
+    ----------
+    seconds : float
+        What computing them cost, whenever that was.
+    """
+
+    def __init__(self, layer: str, places: dict[str, Place]) -> None:
+        self.layer = layer
+        self.places = places
+        self.seconds = sum(place.seconds for place in places.values())
+        self.files = {shard: hdf5.open_whole(shard) for shard in _shards(places.values())}
+
+    def read(self, digest: str) -> NDArray[np.float16]:
+        """Return the activations of one photo: (height, width, channels), float16.
+
+        Raises
+        ------
+        InputError
+            If a checksum says that the shard was damaged since it was opened.
+        """
+        shard, row, _ = self.places[digest]
+        try:
+            values: NDArray[np.float16] = self.files[shard][f"taps/{self.layer}"][row]
+        except OSError as error:
+            message = f"{shard}: damaged ({error}); run the same command again to compute it anew"
+            raise InputError(message) from error
+        return values
+
+
+def make(
+    features: Features,
+    splits: Collection[str],
+    weights: Weights,
+    *,
+    layer: str,
+    variant: int,
+    out: Path,
+) -> Activations:
+    """Have the activations of some splits' photos in the cache, computing those not there.
+
+    Every shard that is needed is read whole and checked.
+
+    Parameters
+    ----------
+    features : Features
+        Says which photos, with which digests.
+    splits : collection of str
+    weights : Weights
+        VGG16's.
+    layer : str
+        Key of `extract.vgg16.recipe.MAPS`.
+    variant : int
+        See `vary`.
+    out : Path
+        Where ``features/`` is.
+
+    Raises
+    ------
+    InputError
+        If a photo cannot be read or is not the one whose features were extracted.
+    """
+    the_recipe = variant_recipe(weights.digest, layer, variant)
+    folder = shards.folder_of(out, the_recipe)
+    paths = {features.digests[row]: features.paths[row] for row in features.rows(*splits)}
+    with lock.held(shards.cache_of(out) / "lock"):
+        shards.sweep(folder)
+        while True:
+            places = shard_index.index(folder, the_recipe)
+            pending = [path for digest, path in paths.items() if digest not in places]
+            if pending:
+                described = f"{layer}, {the_recipe['variant'].split(':')[0]}"
+                build = partial(_engine, weights, layer, variant)
+                _compute(features, pending, shards.Writer(folder, the_recipe), build, described)
+                continue
+            needed = {digest: places[digest] for digest in paths}
+            try:
+                for shard in _shards(needed.values()):
+                    shards.read(shard)
+            except shards.Damaged as damaged:
+                shards.set_aside(damaged)
+                continue
+            return Activations(layer, needed)
+
+
+def _compute(
+    features: Features,
+    pending: list[str],
+    writer: shards.Writer,
+    build: Any,
+    described: str,
+) -> None:
+    root = locations.location(str(features.attributes["root"]))
+    with console.progress(described, len(pending), unit="photos") as advance, writer:
+        done = pipeline.compute(root, pending, build_engine=build, writer=writer, advance=advance)
+    known = dict(zip(features.paths, features.digests, strict=True))
+    problems = dict(done.unreadable)
+    for path, digest in done.digests.items():
+        if digest != known[path]:
+            problems[path] = "has changed since its features were extracted"
+    if problems:
+        path, problem = next(iter(problems.items()))
+        raise InputError(f"{root / path}: {problem}; run make features")
+    seconds = done.seconds["engine"] + done.seconds["forward"]
+    say(f"{described}: {count(len(pending), 'photo')} computed ({seconds:.0f} s)")
+
+
+def _engine(weights: Weights, layer: str, variant: int, photos: NDArray[np.uint8]) -> Engine:
+    """Return the engine for a variant: ncnn where it gives the numbers of the reference."""
+    # Importing Keras takes seconds, and where all is in the cache nothing is computed.
+    from extract.engines import keras_engine
+
+    reference = keras_engine.giving(layer, weights)
+    fast = None if machine.has_gpu() else _ncnn(weights, layer)
+    if fast is not None:
+        some = photos[: base.PHOTOS_COMPARED]
+        difference = base.relative_difference(fast.forward(some), reference.forward(some))
+        if not difference <= base.TOLERANCE:
+            say(f"not used: {fast.name} differs from keras by {difference:.1g}")
+            fast = None
+    engine = fast or reference
+
+    def forward(photos: NDArray[np.uint8]) -> Taps:
+        varied = np.stack([vary(photo, variant) for photo in photos])
+        values = engine.forward(varied)[layer]
+        return {layer: np.minimum(values, LARGEST).astype(DTYPE)}
+
+    return Engine(engine.name, forward)
+
+
+def _ncnn(weights: Weights, layer: str) -> Engine | None:
+    if find_spec(selection.PACKAGES["ncnn"]) is None:
+        return None
+    from extract.engines import ncnn_engine
+
+    try:
+        return ncnn_engine.giving([layer], weights)
+    except Unusable as reason:
+        say(f"not used: {reason}")
+        return None
+
+
+def _shards(places: Iterable[Place]) -> list[Location]:
+    return sorted({place.shard for place in places})
+
+
+def _cropped_and_lit(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
+    digest = hashlib.sha256(photo.tobytes() + str(variant).encode()).digest()
+    random = np.random.default_rng(list(digest))
+    height, width = photo.shape[:2]
+    share, left, top = random.uniform((SMALLEST_CROP, 0, 0), 1)
+    left, top = left * (1 - share) * width, top * (1 - share) * height
+    box = (left, top, left + share * width, top + share * height)
+    cropped = Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR, box)
+    light, contrast = random.uniform(1 - JITTER, 1 + JITTER, 2)
+    pixels: NDArray[np.float32] = np.asarray(cropped, np.float32)
+    mean = pixels.mean()
+    lit: NDArray[np.float32] = light * (mean + contrast * (pixels - mean))
+    return lit.round().clip(0, 255).astype(np.uint8)

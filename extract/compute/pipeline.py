@@ -1,0 +1,226 @@
+"""Photos through the network: reading, decoding and writing go on while the network computes."""
+
+import hashlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from itertools import islice
+from typing import NamedTuple, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.engines.base import Engine, Taps
+from extract.photos import decode
+from extract.store.shards import Writer
+from extract.system import locations
+from extract.system.locations import Location, readers
+from extract.system.machine import cores
+from extract.vgg16.recipe import SIZE
+
+BATCH_SIZE = 16
+"""On two cores every engine was as fast with 8, 16 and 32; more only takes memory."""
+
+READ_AHEAD = 3 * BATCH_SIZE
+
+STAGES = ("engine", "read", "decode", "forward", "write")
+
+Given = TypeVar("Given")
+
+Made = TypeVar("Made")
+
+
+class Read(NamedTuple):
+    """A file as it was read: the digest and the pixels are of the same bytes.
+
+    Attributes
+    ----------
+    path : str
+    digest : str
+        Empty where the file could not be read at all.
+    photo : ndarray of shape (size, size, 3), uint8, or None
+    reason : str
+        Why there is no photo; empty where it is known without.
+    seconds : tuple of two floats
+        Of reading with hashing, and of decoding.
+    """
+
+    path: str
+    digest: str
+    photo: NDArray[np.uint8] | None
+    reason: str
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+
+class Computed(NamedTuple):
+    """What became of the files.
+
+    Attributes
+    ----------
+    digests : dict of path to digest
+        Of the very bytes that were computed.
+    unreadable : dict of path to reason
+    seconds : dict of str to float
+        How long each of `STAGES` was at work; all but the first go on at the same time.
+    """
+
+    digests: dict[str, str]
+    unreadable: dict[str, str]
+    seconds: dict[str, float]
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """Return what no files give, to be added to."""
+        return cls({}, {}, dict.fromkeys(STAGES, 0.0))
+
+    def add(self, other: Self) -> None:
+        """Take in what became of other files."""
+        self.digests.update(other.digests)
+        self.unreadable.update(other.unreadable)
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] += seconds
+
+
+Batch = tuple[list[Read], NDArray[np.uint8]]
+
+
+def read(root: Location, path: str, *, size: int = SIZE, known: Container[str] = ()) -> Read:
+    """Read and hash one file, and decode it unless its digest is `known`."""
+    started = time.perf_counter()
+    try:
+        data = locations.read_bytes(root, path)
+    except OSError as error:
+        return Read(path, "", None, f"cannot be read: {error.strerror}")
+    reading = time.perf_counter() - started
+    item = decoded(path, data, size=size, known=known)
+    return item._replace(seconds=(reading + item.seconds[0], item.seconds[1]))
+
+
+def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] = ()) -> Read:
+    """Hash the bytes of a file, and decode them unless their digest is `known`."""
+    started = time.perf_counter()
+    digest = hashlib.sha256(data).hexdigest()
+    between = time.perf_counter()
+    photo, reason = None, ""
+    if digest not in known:
+        try:
+            photo = decode.decode_photo(data, size=size)
+        except decode.Unreadable as unreadable:
+            reason = str(unreadable)
+    return Read(path, digest, photo, reason, (between - started, time.perf_counter() - between))
+
+
+def read_ahead(
+    root: Location, paths: Iterable[str], *, size: int = SIZE, known: Container[str] = ()
+) -> Generator[Read, None, None]:
+    """Yield every file in order as `read` gives it, the next ones in threads meanwhile."""
+    function = partial(read, root, size=size, known=known)
+    return _ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
+
+
+def compute(
+    root: Location,
+    paths: Sequence[str],
+    *,
+    build_engine: Callable[[NDArray[np.uint8]], Engine],
+    writer: Writer,
+    advance: Callable[[int], None],
+    size: int = SIZE,
+    batch_size: int = BATCH_SIZE,
+) -> Computed:
+    """Run the network over files and hand the taps to the writer, batch by batch.
+
+    The network has a thread of its own and a batch waiting, while this one puts batches together
+    and writes.
+
+    Parameters
+    ----------
+    root : Path or UPath
+    paths : sequence of str
+        Files to try, relative to `root`.
+    build_engine : callable
+        Called with the first batch of photos, and not at all if there is none.
+    writer : Writer
+    advance : callable
+        Told how many files are done.
+    size : int
+        Side in pixels of the photos that the network is given.
+    batch_size : int
+        Of photos of 224 x 224 pixels; see `at_once`.
+    """
+    done = Computed.nothing()
+    photos_at_once = at_once(size, batch_size)
+    engines: list[Engine] = []
+
+    def readable(items: Iterable[Read]) -> Iterator[Read]:
+        for item in items:
+            done.seconds["read"] += item.seconds[0]
+            done.seconds["decode"] += item.seconds[1]
+            if item.photo is None:
+                done.unreadable[item.path] = item.reason
+                advance(1)
+            else:
+                yield item
+
+    def batches(items: Iterator[Read]) -> Iterator[Batch]:
+        while batch := list(islice(items, photos_at_once)):
+            pixels = np.stack([item.photo for item in batch if item.photo is not None])
+            if not engines:
+                with _timed(done.seconds, "engine"):
+                    engines.append(build_engine(pixels))
+            yield batch, pixels
+
+    def forward(batch: Batch) -> tuple[list[Read], Taps]:
+        with _timed(done.seconds, "forward"):
+            return batch[0], engines[0].forward(batch[1])
+
+    with (
+        closing(read_ahead(root, paths, size=size)) as files,
+        closing(_ahead(forward, batches(readable(files)), workers=1, limit=1)) as computed,
+    ):
+        for batch, taps in computed:
+            with _timed(done.seconds, "write"):
+                writer.add([item.digest for item in batch], taps, engine=engines[0].name)
+            done.digests.update((item.path, item.digest) for item in batch)
+            advance(len(batch))
+    return done
+
+
+def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:
+    """Return how many photos of a size make a batch: of large ones fewer, which saves memory.
+
+    Their pixels are those of `batch_size` photos of 224 x 224, rounded up so that every core has as
+    many photos as the others.
+    """
+    as_many_pixels = batch_size * SIZE**2 / size**2
+    return min(batch_size, cores() * math.ceil(as_many_pixels / cores()))
+
+
+def _ahead(
+    function: Callable[[Given], Made], items: Iterable[Given], *, workers: int, limit: int
+) -> Generator[Made, None, None]:
+    """Yield `function` of every item in order, computed in threads at most `limit` items ahead."""
+    pool = ThreadPoolExecutor(workers)
+    running: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > limit:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - started

@@ -1,0 +1,1 @@
+"""A batch of pixels to taps: the interface, the engines, the choice between them."""

@@ -1,0 +1,45 @@
+"""What an engine is: a batch of photos in, every tap of the recipe out."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOLERANCE = 1e-3
+"""Relative L2 difference from the reference that an engine may have in any tap."""
+
+PHOTOS_COMPARED = 8
+
+Taps = dict[str, NDArray[np.float32]]
+
+
+class Engine(NamedTuple):
+    """What runs VGG16.
+
+    Attributes
+    ----------
+    name : str
+        For the record in each shard.
+    forward : callable
+        (n, size, size, 3) uint8 RGB to a dict of tap name to (n, values) float32.
+    """
+
+    name: str
+    forward: Callable[[NDArray[np.uint8]], Taps]
+
+
+class Unusable(Exception):
+    """An engine cannot be used here; the message is the reason."""
+
+
+def relative_difference(taps: Taps, reference: Taps) -> float:
+    """Return the largest relative L2 difference of any tap: norm of a - b over norm of b.
+
+    It is NaN where any tap is.
+    """
+    differences = [
+        np.linalg.norm(taps[tap] - values) / np.linalg.norm(values)
+        for tap, values in reference.items()
+    ]
+    return float(np.max(differences))

@@ -1,0 +1,106 @@
+"""VGG16 by MNN: Winograd convolutions on the CPU, converted once from an ONNX graph."""
+
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.engines.base import Engine, Taps, Unusable
+from extract.system import atomic
+from extract.system.machine import cores
+from extract.vgg16 import onnx_graph
+from extract.vgg16.recipe import SIZE, TAPS
+from extract.vgg16.weights import Weights
+
+# The converter is called below its command line, which installs packages and reports home.
+CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
+CONVERT_SECONDS = 300
+
+
+def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
+    """Build the engine for photos of a size, converting the network if `folder` has none yet.
+
+    Raises
+    ------
+    Unusable
+        If the network cannot be converted or loaded.
+    """
+    path = folder / f"vgg16-mnn-{version('MNN')}.mnn"
+    if not path.exists():
+        atomic.write_bytes(path, _converted(weights, size))
+    try:
+        with _silence():
+            import MNN
+            from MNN import expr
+
+            settings = {
+                "backend": "CPU",
+                "precision": "high",
+                "memory": "low",
+                "numThread": cores(),
+            }
+            runtime = MNN.nn.create_runtime_manager((settings,))
+            network = MNN.nn.load_module_from_file(
+                str(path), ["rgb"], list(TAPS), runtime_manager=runtime
+            )
+    # A library built for another system fails on import in ways of its own.
+    except Exception as error:
+        path.unlink()
+        raise Unusable(f"MNN cannot be used: {error}") from error
+
+    def forward(photos: NDArray[np.uint8]) -> Taps:
+        # To MNN this order is "as it is": the graph transposes.
+        rgb = expr.placeholder(list(photos.shape), expr.NCHW, expr.uint8)
+        rgb.write(np.ascontiguousarray(photos))
+        outputs = network.forward([rgb])
+        return {
+            tap: np.array(output.read(), dtype=np.float32).reshape(len(photos), TAPS[tap])
+            for tap, output in zip(TAPS, outputs, strict=True)
+        }
+
+    return Engine(f"MNN {version('MNN')}", forward)
+
+
+def _converted(weights: Weights, size: int) -> bytes:
+    with tempfile.TemporaryDirectory() as temporary:
+        source, target = Path(temporary, "vgg16.onnx"), Path(temporary, "vgg16.mnn")
+        source.write_bytes(onnx_graph.vgg16(weights.arrays, size=size).SerializeToString())
+        arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(target)]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", CONVERT, *arguments, "--bizCode", "onepass"],
+                capture_output=True,
+                timeout=CONVERT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unusable(f"MNN's converter took over {CONVERT_SECONDS} s") from error
+        if done.returncode or not target.exists():
+            raise Unusable(f"MNN's converter failed with {done.returncode}")
+        return target.read_bytes()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep a C library from printing while the block runs."""
+    sys.stdout.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        for descriptor in (1, 2):
+            os.dup2(nowhere.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        # What a library has not written yet it would write when the process ends.
+        ctypes.CDLL(None).fflush(None)
+        for descriptor, saved in zip((1, 2), kept, strict=True):
+            os.dup2(saved, descriptor)
+            os.close(saved)

@@ -1,0 +1,196 @@
+"""The digest of every file, remembered by path, size, modification time and inode.
+
+Of an object in a store a hash of its ETag, size and time takes their place. No ETag is taken for a
+digest: it is no SHA-256, and the same bytes uploaded otherwise have another.
+"""
+
+import hashlib
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from extract.system import locations
+from extract.system.console import warn
+from extract.system.locations import Location, Stamp, readers
+
+FILES_AT_ONCE = 256  # between two writes of the index: what a kill may cost
+RACY_NS = 2_000_000_000  # within which a second write may keep the time stamp: FAT counts by 2 s
+# No program can set ctime: it betrays a rewritten file whose modification time was put back.
+STAMP = "size, mtime_ns, ctime_ns, inode, device"
+MARK = int.from_bytes(b"1pd1", "big")  # SQLite's application_id of an index with this table
+CREATE = f"""BEGIN IMMEDIATE; PRAGMA application_id = {MARK}; CREATE TABLE IF NOT EXISTS files
+(root, path, {STAMP}, digest, PRIMARY KEY (root, path)) WITHOUT ROWID; COMMIT"""
+RECALL = f"""SELECT path, digest, {STAMP} FROM files WHERE root = ?
+AND typeof(path) = 'blob' AND typeof(digest) = 'blob' AND length(digest) = 32"""
+FORGET = "DELETE FROM files WHERE root = ? AND path = ?"
+REMEMBER = "REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+
+Row = tuple[Any, ...]
+
+
+def of_files(
+    root: Location,
+    paths: Sequence[str],
+    *,
+    index: Path,
+    stamps: Mapping[str, Stamp] | None = None,
+    rehash: bool = False,
+    advance: Callable[[int], None] = lambda done: None,
+) -> dict[str, str]:
+    """Return the SHA-256 of every file that can be read, reading only what may have changed.
+
+    Entries of `root` for files not in `paths` are dropped, those of other roots stay. The index is
+    never a reason to fail, only for a warning: damaged or foreign, it is set aside and begun anew;
+    locked, full or not to be written, it is done without.
+
+    Parameters
+    ----------
+    root : Path or UPath
+    paths : sequence of str
+        Relative to `root`.
+    index : Path
+        An SQLite file, made where there is none; safe to kill and to share between processes.
+    stamps : mapping of path to list of int, or None
+        As in `extract.photos.scan.Scan`: of objects in a store. Files are asked for theirs.
+    rehash : bool
+        Read every file, whatever the index says.
+    advance : callable
+        Told how many files are done.
+
+    Returns
+    -------
+    dict of path to digest, 64 hexadecimal digits
+        In the order of `paths`; files that cannot be read are absent.
+
+    Raises
+    ------
+    InputError
+        If the store of a URL cannot be reached, or lets nobody in.
+    """
+    remembered = _Index(index, root)
+    entries = remembered.recall()
+    if stamps is None:
+        stamps = {path: stamp for path in paths if (stamp := _stamp(os.path.join(str(root), path)))}
+    known = {} if rehash else entries
+    found = {path: digest for path, (digest, *stamp) in known.items() if stamps.get(path) == stamp}
+    remembered.forget(entries.keys() - found.keys())
+    unknown = [path for path in paths if path in stamps and path not in found]
+    advance(len(paths) - len(unknown))
+
+    def hash_file(path: str) -> tuple[str, Stamp]:
+        if isinstance(root, Path):
+            return _hash(os.path.join(root, path))
+        return _hash_object(root, path, stamps[path])
+
+    with ThreadPoolExecutor(readers(root)) as pool:
+        for start in range(0, len(unknown), FILES_AT_ONCE):
+            batch = unknown[start : start + FILES_AT_ONCE]
+            hashed = list(pool.map(lambda path: (path, *hash_file(path)), batch))
+            found |= {path: digest for path, digest, _ in hashed if digest}
+            remembered.remember(hashed)
+            advance(len(batch))
+    return {path: found[path] for path in paths if path in found}
+
+
+def correct(root: Location, digests: Mapping[str, str], *, index: Path) -> None:
+    """Forget the files whose bytes, when really read, had other digests than those remembered."""
+    remembered = _Index(index, root)
+    known = {path: digest for path, (digest, *_) in remembered.recall().items()}
+    remembered.forget(p for p, digest in digests.items() if known.get(p, digest) != digest)
+
+
+def _stamp(file: str | int) -> Stamp:
+    """Return size, times and place of a path or an open file, empty if it is no regular file."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):
+        return []
+    # SQLite's integers have a sign; inode and device may use all 64 bits.
+    inode, device = (number & (2**63 - 1) for number in (status.st_ino, status.st_dev))
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode, device]
+    return stamp if stat.S_ISREG(status.st_mode) else []
+
+
+def _hash(path: str) -> tuple[str, Stamp]:
+    """Return a file's digest, empty if unreadable, and its stamp if any later change must show."""
+    latest = time.time_ns() - RACY_NS
+    try:
+        with open(path, "rb") as file:
+            before = _stamp(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            after = _stamp(file.fileno())
+    except OSError:
+        return "", []
+    return digest, (after if after and after == before and after[1] < latest else [])
+
+
+def _hash_object(root: Location, path: str, stamp: Stamp) -> tuple[str, Stamp]:
+    """Do the same for an object; one that changed since it was listed gets another stamp then."""
+    try:
+        return hashlib.sha256(locations.read_bytes(root, path)).hexdigest(), stamp
+    except OSError:
+        return "", []
+
+
+class _Index:
+    """What is remembered of one root. The first failure is a warning and ends the remembering."""
+
+    def __init__(self, file: Path, root: Location) -> None:
+        self.file = file
+        self.root = os.fsencode(os.path.realpath(root) if isinstance(root, Path) else str(root))
+        self.usable = True
+
+    def recall(self) -> dict[str, tuple[Any, ...]]:
+        rows = self._try(RECALL, [(self.root,)])
+        return {os.fsdecode(path): (digest.hex(), *stamp) for path, digest, *stamp in rows}
+
+    def forget(self, paths: Iterable[str]) -> None:
+        self._try(FORGET, [(self.root, os.fsencode(path)) for path in paths])
+
+    def remember(self, hashed: Iterable[tuple[str, str, Stamp]]) -> None:
+        new = [(os.fsencode(p), *stamp, bytes.fromhex(d)) for p, d, stamp in hashed if stamp]
+        self._try(REMEMBER, [(self.root, *row) for row in new])
+
+    def _try(self, sql: str, rows: Sequence[Row]) -> list[Row]:
+        try:
+            return self._mended(sql, rows) if rows and self.usable else []
+        except (OSError, sqlite3.Error) as error:
+            self.usable = False
+            warn(f"{self.file}: cannot be used ({error}); digests are not remembered")
+            return []
+
+    def _mended(self, sql: str, rows: Sequence[Row]) -> list[Row]:
+        try:
+            return self._run(sql, rows)
+        except sqlite3.OperationalError as error:
+            # A table or a column is amiss; the other errors of this kind are no damage.
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            self._set_aside(error)
+        except sqlite3.DatabaseError as error:
+            self._set_aside(error)
+        return self._run(sql, rows)
+
+    def _run(self, sql: str, rows: Sequence[Row]) -> list[Row]:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        # The rollback journal, not WAL, which fails on network disks and read-only folders.
+        with closing(sqlite3.connect(self.file, timeout=30, isolation_level="IMMEDIATE")) as db, db:
+            db.text_factory = bytes
+            if db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                db.executescript(CREATE)
+            if db.execute("PRAGMA application_id").fetchone() != (MARK,):
+                raise sqlite3.DatabaseError("not an index of digests")
+            return [found for row in rows for found in db.execute(sql, row)]
+
+    def _set_aside(self, error: sqlite3.Error) -> None:
+        aside = f"{self.file}.aside-{time.time_ns()}"
+        # Another process may have set it aside already.
+        with suppress(FileNotFoundError):
+            os.replace(self.file, aside)
+        warn(f"{self.file}: damaged ({error}); set aside as {aside}, all files are hashed anew")

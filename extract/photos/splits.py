@@ -1,0 +1,159 @@
+"""Train, val and test from the content of the images, never from names or listing order."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.system.console import InputError, count
+
+VAL_SHARE = 0.2
+TEST_SHARE = 0.2
+
+BY_DIGEST = "60/20/20 of each class by SHA-256(seed, digest)"
+GIVEN = "train, val and test as given"
+GIVEN_TEST = "train and test as given; val is 20% of each class of train by SHA-256(seed, digest)"
+GIVEN_VAL = "the given val is the test; val is 20% of each class of train by SHA-256(seed, digest)"
+
+SHARES = {
+    BY_DIGEST: {"test": TEST_SHARE, "val": VAL_SHARE},
+    GIVEN_TEST: {"val": VAL_SHARE},
+    GIVEN_VAL: {"val": VAL_SHARE},
+    GIVEN: {},
+}
+"""What each rule cuts from the photos that are not given to val or test."""
+
+
+def split_rule(given: set[str]) -> str:
+    """Return the rule that applies when the folder names the splits `given` (all empty: none)."""
+    if given <= {""}:
+        return BY_DIGEST
+    if given >= {"train", "val", "test"}:
+        return GIVEN
+    return GIVEN_TEST if "test" in given else GIVEN_VAL
+
+
+def effective(given: Sequence[str]) -> list[str]:
+    """Return the given splits with val taken as the test where there is no other test."""
+    if split_rule(set(given)) == GIVEN_VAL:
+        return ["test" if split == "val" else split for split in given]
+    return list(given)
+
+
+def copies(digests: Sequence[str], given: Sequence[str]) -> dict[int, int]:
+    """Find photos given for training (or val) that are copies of one given for val or test.
+
+    Returns
+    -------
+    dict of int to int
+        Row to leave out: the row, in a later split, of which it is a copy.
+    """
+    order = ("train", "val", "test")
+    last: dict[str, int] = {}
+    splits = effective(given)
+    for row, digest in enumerate(digests):
+        if digest not in last or order.index(splits[row]) > order.index(splits[last[digest]]):
+            last[digest] = row
+    return {
+        row: last[digest]
+        for row, digest in enumerate(digests)
+        if splits[row] != splits[last[digest]]
+    }
+
+
+def members(
+    classes: Sequence[str], class_names: Sequence[str], digests: Sequence[str], given: Sequence[str]
+) -> dict[str, set[str]]:
+    """Return the distinct photos of each class that are to be shared between splits.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        The classes there must be.
+    class_names, digests, given : sequences of str, length n
+        As in `assign`.
+
+    Raises
+    ------
+    InputError
+        If a class has too few of them.
+    """
+    found: dict[str, set[str]] = {name: set() for name in classes}
+    for name, digest, split in zip(class_names, digests, effective(given), strict=True):
+        if split in ("train", ""):
+            found[name].add(digest)
+    shares = SHARES[split_rule(set(given))]
+    for name, distinct in found.items():
+        if len(distinct) <= len(shares):
+            photos = count(len(distinct), "distinct usable photo")
+            needed = ", ".join(["train", *sorted(shares, reverse=True)])
+            raise InputError(
+                f"class '{name}' has {photos} to share between {needed}; add photos or remove it"
+            )
+    return found
+
+
+def assign(
+    classes: Sequence[str],
+    class_names: Sequence[str],
+    digests: Sequence[str],
+    given: Sequence[str],
+    *,
+    seed: int,
+) -> NDArray[np.str_]:
+    """Decide the split of every photo.
+
+    Equal digests are always together, so a copy of a training photo can never be a test photo.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        The classes there must be.
+    class_names : sequence of str, length n
+        The class of each photo.
+    digests : sequence of str, length n
+        SHA-256 of each photo.
+    given : sequence of str, length n
+        The split its folder names, or empty for all photos.
+    seed : int
+        Another seed gives another split.
+
+    Returns
+    -------
+    ndarray of shape (n,), str
+        ``train``, ``val`` or ``test``.
+
+    Raises
+    ------
+    InputError
+        If a class is too small to be in all the splits it must be in.
+    """
+    shares = SHARES[split_rule(set(given))]
+    by_class = members(classes, class_names, digests, given)
+    cut: dict[str, str] = {}
+    for distinct in by_class.values():
+        # A photo that lies in two classes keeps the split it got in the first.
+        cut = _cut(distinct, shares, seed) | cut
+    for name, distinct in by_class.items():
+        missing = {"train", *shares} - {cut[digest] for digest in distinct}
+        if missing:
+            raise InputError(
+                f"class '{name}' has no photo for {', '.join(sorted(missing))}, because its photos "
+                "are also in other classes; remove the copies, or the folder"
+            )
+    return np.array(
+        [
+            cut[digest] if split in ("train", "") else split
+            for digest, split in zip(digests, effective(given), strict=True)
+        ]
+    )
+
+
+def _cut(digests: set[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Cut one class so that every split has a share, at least one distinct photo each."""
+    ordered = sorted(digests, key=lambda d: hashlib.sha256(f"{seed},{d}".encode()).digest())
+    splits: list[str] = []
+    for split, share in shares.items():
+        splits += [split] * max(1, round(share * len(ordered)))
+    return dict(zip(ordered, splits + ["train"] * (len(ordered) - len(splits)), strict=True))

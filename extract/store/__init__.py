@@ -1,0 +1,1 @@
+"""Bytes on disk: shards, their index, the published features file, maintenance."""

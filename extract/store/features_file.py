@@ -1,0 +1,269 @@
+"""The published features file: its schema, written from the shards, read by everyone.
+
+With the reading API, of which sizes are known before anything is loaded::
+
+    with store.open(Path("features/chess.h5")) as features:
+        features.shape(["block5_avg"], "train")  # (335, 512)
+        X = features.read(["block5_avg"], "train")
+        for rows, values in features.batches(["block5_avg", "block5_max"], "train", "val"):
+            y = features.labels[rows]
+
+With plain h5py, or any other HDF5 tool::
+
+    with h5py.File("features/chess.h5") as file:
+        X = file["taps/block5_avg"][file["split"].asstr()[:] == "train"]
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.store import hdf5
+from extract.system.console import InputError, finishing
+from extract.vgg16.recipe import SIZE, SIZES, TAPS, named
+
+SCHEMA = 1
+
+ROWS_AT_ONCE = 1024
+
+SPLITS = ("train", "val", "test")
+
+TEXT = h5py.string_dtype()
+
+MOVE_AWAY = "move it away and run make features (photos already seen are not computed again)"
+
+Pair = tuple[int, int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One photo of a published file."""
+
+    path: str
+    digest: str
+    label: int
+    split: str
+
+
+def name_of(data: str) -> str:
+    """Return the name under which features, runs and reports of a data set are stored.
+
+    Raises
+    ------
+    InputError
+        If `data` is a path with no last part to name it by.
+    """
+    name = Path(os.path.abspath(data)).name
+    if not name:
+        raise InputError(f"{data}: cannot name a data set after this path; choose a folder in it")
+    return name
+
+
+def file_of(data: str, out: Path) -> Path:
+    """Return where the features of `data` are: itself if it is an .h5 file, else below `out`."""
+    if data.endswith(".h5") and not Path(data).is_dir():
+        return Path(data)
+    return out / "features" / f"{name_of(data)}.h5"
+
+
+def data_digest(rows: Sequence[Row], class_names: Sequence[str]) -> str:
+    """Return the SHA-256 over path, digest, class and split of every row, in order."""
+    sha256 = hashlib.sha256()
+    for row in rows:
+        fields = [row.path, row.digest, class_names[row.label], row.split]
+        sha256.update(json.dumps(fields).encode() + b"\n")
+    return sha256.hexdigest()
+
+
+def skipped_digest(skipped: Sequence[tuple[str, str]]) -> str:
+    """Return the SHA-256 over path and reason of every skipped file, in order."""
+    return hashlib.sha256(json.dumps(skipped).encode()).hexdigest()
+
+
+class Features:
+    """A published features file, open for reading; use it in a ``with`` block.
+
+    Attributes
+    ----------
+    data, data_digest, recipe_digest : str
+    class_names : list of str, length k
+    paths : list of str, length n
+    digests : list of str, length n
+    labels : ndarray of shape (n,), int64
+    splits : ndarray of shape (n,), str
+    skipped : list of (path, reason)
+    near : list of (row, row, cosine)
+        Near-duplicates in different splits, the most alike first.
+    sizes : list of int
+        Of the squares that VGG16 was shown of each photo: 224 first, the others ascend.
+    taps : dict of str to int
+        Values of each tap: of the sizes in their order, deepest first in each; see
+        `extract.vgg16.recipe.named`.
+    recipes : dict of int to dict
+        How the photos became taps of each size, see `extract.vgg16.recipe.recipe`.
+    seconds : float
+        What computing these images at all sizes cost, whenever that was.
+    attributes : dict
+        Every root attribute.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self.file = file
+        self.attributes = dict(file.attrs)
+        self.data = str(file.attrs["data"])
+        self.data_digest = str(file.attrs["data_digest"])
+        self.recipe_digest = str(file.attrs["recipe_digest"])
+        further = [size for size in SIZES[1:] if named("seconds", size) in file.attrs]
+        self.sizes = [SIZE, *further]
+        self.recipes: dict[int, dict[str, Any]] = {
+            size: json.loads(str(file.attrs[named("recipe", size)])) for size in self.sizes
+        }
+        self.seconds = sum(self.seconds_of(size) for size in self.sizes)
+        self.class_names: list[str] = file["class_names"].asstr()[:].tolist()
+        self.paths: list[str] = file["path"].asstr()[:].tolist()
+        self.digests: list[str] = file["digest"].asstr("ascii")[:].tolist()
+        self.labels: NDArray[np.int64] = file["label"][:]
+        self.splits: NDArray[np.str_] = file["split"].asstr()[:].astype(str)
+        self.skipped: list[tuple[str, str]] = list(
+            zip(
+                file["skipped/path"].asstr()[:],
+                file["skipped/reason"].asstr()[:],
+                strict=True,
+            )
+        )
+        self.near: list[Pair] = [
+            (one, other, cosine)
+            for (one, other), cosine in zip(
+                file["near/row"][:].tolist(), file["near/cosine"][:].tolist(), strict=True
+            )
+        ]
+        self.taps: dict[str, int] = {
+            name: file[f"taps/{name}"].shape[1]
+            for size in self.sizes
+            for name in (named(tap, size) for tap in TAPS)
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.file.close()
+
+    def seconds_of(self, size: int) -> float:
+        """Return what computing these images at one size cost."""
+        return float(self.attributes[named("seconds", size)])
+
+    def rows(self, *splits: str) -> NDArray[np.intp]:
+        """Return the row numbers of the given splits, in path order."""
+        return np.flatnonzero(np.isin(self.splits, splits))
+
+    def shape(self, taps: Collection[str], *splits: str) -> tuple[int, int]:
+        """Return the shape that `read` gives, without reading: times 4 it is bytes.
+
+        Raises
+        ------
+        InputError
+            If a tap is not there.
+        """
+        self._check(taps)
+        return len(self.rows(*splits)), sum(self.taps[tap] for tap in taps)
+
+    def read(self, taps: Collection[str], *splits: str) -> NDArray[np.float32]:
+        """Read taps of the given splits side by side, of shape (rows, values), float32.
+
+        Raises
+        ------
+        InputError
+            If a tap is not there, or a checksum says that the file is damaged.
+        """
+        found = np.empty(self.shape(taps, *splits), np.float32)
+        done = 0
+        for rows, values in self.batches(taps, *splits):
+            found[done : done + len(rows)] = values
+            done += len(rows)
+        return found
+
+    def batches(
+        self, taps: Collection[str], *splits: str
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+        """Yield taps of the given splits side by side, at most 1,024 rows at once.
+
+        Yields
+        ------
+        rows : ndarray of shape (b,)
+            Row numbers, ascending.
+        values : ndarray of shape (b, values), float32
+
+        Raises
+        ------
+        InputError
+            If a tap is not there, or a checksum says that the file is damaged.
+        """
+        self._check(taps)
+        wanted = self.rows(*splits)
+        for start in range(0, len(self.paths), ROWS_AT_ONCE):
+            rows = wanted[(wanted >= start) & (wanted < start + ROWS_AT_ONCE)]
+            if len(rows):
+                block = slice(start, start + ROWS_AT_ONCE)
+                yield rows, np.hstack([self._block(tap, block)[rows - start] for tap in taps])
+
+    def _check(self, taps: Collection[str]) -> None:
+        for tap in taps:
+            if tap not in self.taps:
+                raise InputError(
+                    f"{self.file.filename}: no tap {tap} there, but those of photos at "
+                    f"{', '.join(map(str, self.sizes))} pixels; run make features with other SIZES"
+                )
+
+    def _block(self, tap: str, block: slice) -> NDArray[np.float32]:
+        try:
+            values: NDArray[np.float32] = self.file[f"taps/{tap}"][block]
+        except OSError as error:
+            raise InputError(f"{self.file.filename}: damaged ({error}); {MOVE_AWAY}") from error
+        return values
+
+
+def open(path: Path) -> Features:
+    """Open a published features file.
+
+    Raises
+    ------
+    InputError
+        If it is not there, damaged, of another schema or not a features file.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: not there; run make features first")
+    with finishing():
+        return _open(path)
+
+
+def _open(path: Path) -> Features:
+    try:
+        file = hdf5.open_whole(path)
+    except OSError as error:
+        raise InputError(f"{path}: damaged or not HDF5; {MOVE_AWAY}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a features file ({error})") from error
+    try:
+        if file.attrs.get("schema") != SCHEMA:
+            schema = file.attrs.get("schema", "none")
+            raise ValueError(f"its schema is {schema}, and this version reads {SCHEMA}")
+        return Features(file)
+    # HDF5 raises many things on a damaged or foreign file.
+    except Exception as error:
+        file.close()
+        raise InputError(f"{path}: not a features file ({error}); {MOVE_AWAY}") from error

@@ -1,0 +1,202 @@
+"""Upkeep of the store: what is in it, whether it is whole, and what of it is needed no more."""
+
+import json
+from pathlib import Path
+
+from extract.photos import duplicates
+from extract.store import features_file, shards
+from extract.store.shards import Damaged
+from extract.system import console, locations, lock
+from extract.system.console import InputError, count, say
+from extract.system.locations import Location
+from extract.vgg16.recipe import recipe_digest
+
+SMALL = shards.SHARD_IMAGES // 2
+"""A shard with fewer images in use than this is joined with others."""
+
+
+def info(path: Path) -> None:
+    """Say what is in a features file.
+
+    Raises
+    ------
+    InputError
+        If it is no features file.
+    """
+    with features_file.open(path) as features:
+        attributes = features.attributes
+        say(f"{features.data}: {count(len(features.paths), 'photo')} at {attributes['root']}")
+        per_split = {split: features.labels[features.rows(split)] for split in features_file.SPLITS}
+        for label, name in enumerate(features.class_names):
+            sizes = ", ".join(f"{s} {int((of == label).sum()):,}" for s, of in per_split.items())
+            say(f"class {name}: {sizes}")
+        sizes = ", ".join(f"{split} {len(labels):,}" for split, labels in per_split.items())
+        say(f"split: {sizes}; {attributes['split_rule']}; seed {attributes['seed']}")
+        say("taps: " + ", ".join(f"{tap} {width:,}" for tap, width in features.taps.items()))
+        for recipe in features.recipes.values():
+            say(f"recipe: {recipe_digest(recipe)}")
+            for key, value in recipe.items():
+                if key != "taps":
+                    say(f"  {key}: {value}")
+        say(f"weights: {attributes['weights']}")
+        say(f"data digest: {features.data_digest}")
+        versions = json.loads(attributes["versions"])
+        say("made: " + attributes["created"])
+        say("versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()))
+        computed, reused = attributes["images_computed"], attributes["images_reused"]
+        say(f"images: {computed:,} computed, {reused:,} reused; {features.seconds:.0f} s in all")
+        say(f"copies: {attributes['copies']:,}")
+        if len(features.paths) > duplicates.ROWS:
+            say(duplicates.NOT_LOOKED_FOR)
+        else:
+            say(f"near-duplicates in different splits: {len(features.near):,}")
+        for one, other, cosine in features.near:
+            say(f"  {features.paths[one]} and {features.paths[other]}: cosine {cosine:.3f}")
+        say(f"skipped: {len(features.skipped):,}")
+        for skipped, reason in features.skipped:
+            say(f"  {skipped}: {reason}")
+
+
+def verify(out: Path, shared: Location | None = None) -> None:
+    """Read every shard and every features file below `out`; set damaged shards aside.
+
+    Parameters
+    ----------
+    out : Path
+    shared : Path, UPath or None
+        Another cache, whose shards are read too.
+
+    Raises
+    ------
+    InputError
+        If anything is damaged, after all has been looked at.
+    """
+    cache = _cache(out)
+    if isinstance(shared, Path) and not shared.is_dir():
+        raise InputError(f"{shared}: no such folder; name with --cache one that holds shards")
+    problems = []
+    with lock.held(cache / "lock"):
+        folders: list[Location] = [*_recipes(cache)]
+        if shared is not None:
+            folders += [shared / name for name in sorted(locations.folders(shared))]
+        found = [path for folder in folders for path in shards.files(folder)]
+        images = 0
+        with console.progress("shards", len(found), unit="shards") as advance:
+            for path in found:
+                try:
+                    images += len(shards.read(path).digests)
+                except Damaged as damaged:
+                    shards.set_aside(damaged)
+                    problems.append(f"{path}: {damaged.reason}")
+                advance(1)
+        published = _published(out)
+        for path in published:
+            problems += _problems(path)
+    checked = f"{count(len(found), 'shard')} with {count(images, 'image')}"
+    say(f"checked: {checked}, {count(len(published), 'features file')}")
+    for problem in problems:
+        say(f"damaged: {problem}")
+    if problems:
+        raise InputError(f"{count(len(problems), 'damaged file')}; run make features to mend them")
+
+
+def collect(out: Path) -> None:
+    """Remove from the cache the images that no features file below `out` names; join small shards.
+
+    New shards are whole before old ones go, so a kill at any moment loses nothing.
+
+    Raises
+    ------
+    InputError
+        If a features file cannot be read: what it needs is then unknown, and nothing is removed.
+    """
+    cache = _cache(out)
+    with lock.held(cache / "lock"):
+        needed: dict[str, set[str]] = {}
+        for path in _published(out):
+            with features_file.open(path) as features:
+                for recipe in features.recipes.values():
+                    needed.setdefault(recipe_digest(recipe), set()).update(features.digests)
+        for folder in _recipes(cache):
+            while True:
+                try:
+                    _collect(folder, needed.get(folder.name, set()))
+                    break
+                except Damaged as damaged:
+                    shards.set_aside(damaged)
+
+
+def _collect(folder: Path, needed: set[str]) -> None:
+    """Keep one copy of every needed image of a recipe."""
+    shards.sweep(folder)
+    before = {path: path.stat().st_size for path in shards.files(folder)}
+    kept: set[str] = set()
+    small: list[Location] = []
+    unused: list[Location] = []
+    for path in before:
+        useful = (set(shards.digests_of(path)) & needed) - kept
+        if not useful:
+            unused.append(path)
+        elif len(useful) < SMALL:
+            small.append(path)
+        kept |= useful
+    joined = shards.join(folder, small, needed) if len(small) > 1 else []
+    if joined:
+        unused += small
+    for path in unused:
+        # What a killed run has joined already may have the same name.
+        if path not in joined:
+            path.unlink()
+    after = {path: path.stat().st_size for path in shards.files(folder)}
+    freed = (sum(before.values()) - sum(after.values())) / 1e6
+    say(
+        f"{folder.name[:12]}: {count(len(kept), 'image')} kept in {count(len(after), 'shard')}, "
+        f"{len(before):,} before; {freed:.1f} MB freed"
+    )
+
+
+def _cache(out: Path) -> Path:
+    cache = shards.cache_of(out)
+    if not cache.is_dir():
+        raise InputError(f"{cache}: no such folder; name with --out the one that has features/")
+    return cache
+
+
+def _recipes(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.iterdir() if path.is_dir())
+
+
+def _published(out: Path) -> list[Path]:
+    found = (out / "features").glob("*.h5")
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _problems(path: Path) -> list[str]:
+    """Read a whole features file and return what is wrong with it."""
+    try:
+        with features_file.open(path) as features:
+            for _ in features.batches(features.taps, *features_file.SPLITS):
+                pass
+            rows = [
+                features_file.Row(*fields)
+                for fields in zip(
+                    features.paths,
+                    features.digests,
+                    features.labels.tolist(),
+                    features.splits.tolist(),
+                    strict=True,
+                )
+            ]
+            if features_file.data_digest(rows, features.class_names) != features.data_digest:
+                return [f"{path}: its rows are not those that were written"]
+            if (
+                features_file.skipped_digest(features.skipped)
+                != features.attributes["skipped_digest"]
+            ):
+                return [f"{path}: its skipped files are not those that were written"]
+    except InputError as error:
+        return [str(error)]
+    # HDF5 raises many things on a damaged file.
+    except Exception as error:
+        return [f"{path}: damaged ({error}); {features_file.MOVE_AWAY}"]
+    return []

@@ -1,0 +1,140 @@
+"""Which image is in which shard: the digests of all shards of a recipe, read without their taps."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from extract.store import hdf5, shards
+from extract.store.shards import SCHEMA
+from extract.system import locations
+from extract.system.console import finishing
+from extract.system.locations import Location
+from extract.vgg16.recipe import recipe_digest
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+HEAD_BYTES = 65536
+"""At the beginning of a shard, in which all but its taps lies; its 256 digests take 16 KB."""
+
+HEADS_AT_ONCE = 256
+
+
+class Place(NamedTuple):
+    """Where the taps of an image are: a shard, a row of it, and what the image cost."""
+
+    shard: Location
+    row: int
+    seconds: float
+
+
+class Contents(NamedTuple):
+    """Which images are in a shard, by digest, and what computing them took."""
+
+    digests: list[str]
+    seconds: float
+
+
+def index(
+    folder: Location,
+    recipe: dict[str, Any],
+    *,
+    on_damage: Callable[[shards.Damaged], None] = shards.set_aside,
+    memory: Path | None = None,
+) -> dict[str, Place]:
+    """Find every image in the shards of a recipe, reading their digests and not their taps.
+
+    A shard that is not whole is handed to `on_damage` and left out.
+
+    Parameters
+    ----------
+    folder : Path or UPath
+        Of the recipe's shards.
+    recipe : dict
+    on_damage : callable
+    memory : Path or None
+        A file of this recipe's alone: what shards in a store hold is remembered there, so that
+        those known are not asked for it again.
+
+    Returns
+    -------
+    dict of str to Place
+        Keyed by the photo's digest.
+    """
+    places: dict[str, Place] = {}
+    known = {} if isinstance(folder, Path) else _in_store(folder, recipe, memory)
+    for path in (
+        shards.files(folder) if isinstance(folder, Path) else [folder / name for name in known]
+    ):
+        try:
+            contents = known.get(path.name) or _contents(path, recipe)
+        except shards.Damaged as damaged:
+            on_damage(damaged)
+            continue
+        seconds = contents.seconds / len(contents.digests)
+        places |= {digest: Place(path, row, seconds) for row, digest in enumerate(contents.digests)}
+    return places
+
+
+def _contents(path: Location, recipe: dict[str, Any]) -> Contents:
+    with shards.opened(path) as file:
+        if shards.text_attribute(file, "recipe_digest") != recipe_digest(recipe):
+            raise ValueError("made by another recipe")
+        return Contents(shards.read_digests(file, recipe), float(file.attrs["seconds"]))
+
+
+def _in_store(
+    folder: "UPath", recipe: dict[str, Any], memory: Path | None
+) -> dict[str, Contents | None]:
+    """Return what is in the shards of a store, by name; of each that is new in one request."""
+    listed = shards.sizes(folder)
+    known = _recalled(memory) if memory else {}
+    new: dict[str, Contents] = {}
+    # What is empty has no first byte to ask for.
+    unknown = sorted(name for name in listed.keys() - known.keys() if listed[name])
+    for start in range(0, len(unknown), HEADS_AT_ONCE):
+        names = unknown[start : start + HEADS_AT_ONCE]
+        for name, head in locations.read_heads(folder, names, HEAD_BYTES).items():
+            # Shards of an earlier version have their attributes at their end.
+            with suppress(shards.Damaged):
+                new[name] = _of_head(name, head, listed[name], recipe) or _contents(
+                    folder / name, recipe
+                )
+    if memory and new:
+        _remember(memory, new)
+    return {name: known.get(name) or new.get(name) for name in sorted(listed)}
+
+
+def _of_head(name: str, head: bytes, size: int, recipe: dict[str, Any]) -> Contents | None:
+    """Return what is in a shard, if its first bytes prove it."""
+    # Whatever is the matter with them, the whole shard will tell.
+    with suppress(Exception), finishing(), hdf5.open_head(head, size, "digest") as file:
+        digests = file["digest"].asstr("ascii")[:].tolist()
+        meant = (SCHEMA, recipe_digest(recipe), name)
+        if meant == (
+            file.attrs["schema"],
+            shards.text_attribute(file, "recipe_digest"),
+            shards.name_of(digests),
+        ):
+            return Contents(digests, float(file.attrs["seconds"]))
+    return None
+
+
+def _recalled(memory: Path) -> dict[str, Contents]:
+    """Return what is remembered of shards by name, which proves it: other lines mean nothing."""
+    known = {}
+    with suppress(FileNotFoundError), open(memory, encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            with suppress(ValueError):
+                name, seconds, *digests = line.split()
+                if shards.name_of(digests) == name:
+                    known[name] = Contents(digests, float(seconds))
+    return known
+
+
+def _remember(memory: Path, contents: Mapping[str, Contents]) -> None:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    with open(memory, "a", encoding="ascii") as file:
+        for name, (digests, seconds) in contents.items():
+            file.write(f"{name} {seconds!r} {' '.join(digests)}\n")

@@ -1,0 +1,356 @@
+"""The cache of one recipe: immutable shards, each with some images' digests and taps.
+
+A shard is written whole or not at all and never changed. What is damaged is set aside under
+another name, not deleted, and its images are computed anew.
+"""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.store import hdf5
+from extract.system import locations
+from extract.system.console import InputError, finishing, warn
+from extract.system.locations import Location
+from extract.vgg16.recipe import MAPS, TAPS, recipe_digest
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+SCHEMA = 1
+
+SHARD_IMAGES = 256
+
+SHARD_SECONDS = 60.0
+
+Taps = Mapping[str, NDArray[np.floating[Any]]]
+
+
+class Damaged(Exception):
+    """A shard cannot be used.
+
+    Attributes
+    ----------
+    shard : Path or UPath
+    reason : str
+    """
+
+    def __init__(self, shard: Location, reason: object) -> None:
+        super().__init__(f"{shard}: {reason}")
+        self.shard = shard
+        self.reason = str(reason)
+
+
+class Shard(NamedTuple):
+    """What is in a shard.
+
+    Attributes
+    ----------
+    digests : list of str, length n
+    taps : dict of tap name to ndarray of shape (n, ...)
+        Of the shape and type that the recipe names.
+    engine : str
+    seconds : float
+        What computing these images took.
+    """
+
+    digests: list[str]
+    taps: Taps
+    engine: str
+    seconds: float
+
+
+def cache_of(out: Path) -> Path:
+    """Return the cache that all data sets below `out` share."""
+    return out / "features" / "cache"
+
+
+def folder_of(out: Path, recipe: dict[str, Any]) -> Path:
+    """Return the folder of a recipe's shards."""
+    return cache_of(out) / recipe_digest(recipe)
+
+
+def files(folder: Location) -> list[Location]:
+    """Return the shards in a recipe's folder, without those being written or set aside."""
+    if isinstance(folder, Path):
+        return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
+    return [folder / name for name in sorted(sizes(folder))]
+
+
+def sizes(folder: "UPath") -> dict[str, int]:
+    """Return the sizes in bytes of the shards in a recipe's folder of a store, by name."""
+    return {name: size for name, size in locations.sizes(folder).items() if name.endswith(".h5")}
+
+
+class Writer:
+    """Collect taps and write them as shards, at least every 256 images or 60 seconds.
+
+    Leaving the ``with`` block writes what is still held, also when an exception leaves it.
+
+    Parameters
+    ----------
+    folder : Path or UPath
+        Of the recipe's shards.
+    recipe : dict
+
+    Attributes
+    ----------
+    written : int
+        Images in the shards written so far.
+    """
+
+    def __init__(self, folder: Location, recipe: dict[str, Any]) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.written = 0
+        self.engine = ""
+        # Of pairs, so that a signal never finds the digests of a batch without its taps.
+        self.batches: list[tuple[Sequence[str], Taps]] = []
+        self.since = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # A write that has just failed would fail again and hide the reason.
+        if not isinstance(error, OSError):
+            self.flush()
+
+    def add(self, digests: Sequence[str], taps: Taps, *, engine: str) -> None:
+        """Take the taps of a batch, each with a row a photo, in the order of `digests`."""
+        if any(len(taps[tap]) != len(digests) for tap in shapes(self.recipe)):
+            raise ValueError(f"{engine} did not return one row of every tap a photo")
+        self.engine = engine
+        self.batches.append((digests, taps))
+        late = time.monotonic() - self.since >= SHARD_SECONDS
+        if late or sum(len(batch) for batch, _ in self.batches) >= SHARD_IMAGES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held as one shard."""
+        if self.batches:
+            digests = [digest for batch, _ in self.batches for digest in batch]
+            taps = {
+                tap: np.concatenate([taps[tap] for _, taps in self.batches])
+                for tap in shapes(self.recipe)
+            }
+            seconds = time.monotonic() - self.since
+            write(self.folder, Shard(digests, taps, self.engine, seconds), self.recipe)
+            self.written += len(digests)
+        self.batches, self.since = [], time.monotonic()
+
+
+def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
+    """Write a shard, named by the images in it, and return its path."""
+    # Built in memory, so that a full disk is met by one plain write and not inside HDF5.
+    image = io.BytesIO()
+    # Since version 1.10 HDF5 has checksums in all its structure, but not in texts of any length:
+    # without them a single flipped bit can crash the process.
+    with finishing(), h5py.File(image, "w", libver=("v110", "v110")) as file:
+        # The taps come last, so that the head of a shard in a store tells what is in it.
+        file.attrs["schema"] = SCHEMA
+        file.attrs["recipe"] = np.bytes_(json.dumps(recipe, sort_keys=True).encode())
+        file.attrs["recipe_digest"] = np.bytes_(recipe_digest(recipe).encode())
+        file.attrs["content_digest"] = np.bytes_(_content_digest(shard, recipe).encode())
+        file.attrs["engine"] = np.bytes_(shard.engine.encode())
+        file.attrs["seconds"] = shard.seconds
+        file["digest"] = np.array(shard.digests, dtype="S64")
+        for tap, shape in shapes(recipe).items():
+            create_tap(file, tap, (len(shard.digests), *shape), recipe["dtype"])[:] = shard.taps[
+                tap
+            ]
+    path = folder / name_of(shard.digests)
+    locations.write_bytes(path, image.getvalue())
+    return path
+
+
+def name_of(digests: Sequence[str]) -> str:
+    return f"{hashlib.sha256(''.join(digests).encode()).hexdigest()[:32]}.h5"
+
+
+def create_tap(file: h5py.File, tap: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
+    """Create the dataset of a tap, in chunks of rows with Fletcher-32 checksums.
+
+    What keeps its positions is large and mostly zeros: it is compressed, and a chunk is one row,
+    because training reads rows in any order.
+    """
+    n, *values = shape
+    options: dict[str, Any] = {"chunks": (max(1, min(n, 64)), *values)}
+    if len(values) > 1:
+        options = {"chunks": (1, *values), "compression": "lzf", "shuffle": True}
+    return file.create_dataset(f"taps/{tap}", shape, dtype, fletcher32=True, **options)
+
+
+def shapes(recipe: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return what a recipe keeps of a photo: name and shape, in the order that shards have."""
+    kept = recipe["taps"]
+    return {tap: tuple(np.atleast_1d(kept[tap])) for tap in (*TAPS, *MAPS) if tap in kept}
+
+
+def read(path: Location) -> Shard:
+    """Read a whole shard and check it against its own digest.
+
+    Raises
+    ------
+    Damaged
+        If it is cut short, changed or not a shard.
+    """
+    with opened(path) as file:
+        recipe = _recipe(file)
+        shard = Shard(
+            read_digests(file, recipe),
+            {tap: file[f"taps/{tap}"][:] for tap in shapes(recipe)},
+            text_attribute(file, "engine"),
+            float(file.attrs["seconds"]),
+        )
+        if _content_digest(shard, recipe) != text_attribute(file, "content_digest"):
+            raise ValueError("its content is not what was written")
+        return shard
+
+
+def digests_of(path: Location) -> list[str]:
+    """Return the digests of a shard's images without reading their taps.
+
+    Raises
+    ------
+    Damaged
+        If it is no shard.
+    """
+    with opened(path) as file:
+        return read_digests(file, _recipe(file))
+
+
+def join(folder: Location, paths: Sequence[Location], needed: Set[str]) -> list[Location]:
+    """Write the needed images of some shards as few new ones, holding one of these in memory.
+
+    Returns
+    -------
+    list of Path or UPath
+        The new shards; the old ones are still there.
+
+    Raises
+    ------
+    Damaged
+        If one of them is not what was written.
+    """
+    left = set(needed)
+    written: list[Location] = []
+    # Images that different engines computed do not mix: a shard names one.
+    waiting: dict[str, Shard] = {}
+    for path in paths:
+        shard = _only(read(path), left)
+        left -= set(shard.digests)
+        held = waiting.pop(shard.engine, None)
+        joined = _together(held, shard) if held else shard
+        if len(joined.digests) >= SHARD_IMAGES:
+            written.append(write(folder, joined, _recipe_of(path)))
+        else:
+            waiting[shard.engine] = joined
+    written += [write(folder, shard, _recipe_of(paths[0])) for shard in waiting.values()]
+    return written
+
+
+def set_aside(damaged: Damaged) -> None:
+    """Rename a damaged shard, so that it is neither used nor lost, and say so."""
+    aside = f"{damaged.shard.name}.damaged"
+    locations.move(damaged.shard, aside)
+    warn(f"{damaged}; set aside as {aside}, its images are computed anew")
+
+
+def rows(shard: Location, wanted: Sequence[int], taps: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Read some rows of a shard, each guarded by its own checksum, by name of the tap.
+
+    Raises
+    ------
+    Damaged
+        If they cannot be read.
+    """
+    with opened(shard) as file:
+        return {tap: np.stack([file[f"taps/{tap}"][row] for row in wanted]) for tap in taps}
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed run was writing; only for the holder of the store's lock."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+
+
+def _only(shard: Shard, digests: Set[str]) -> Shard:
+    rows = [row for row, digest in enumerate(shard.digests) if digest in digests]
+    return Shard(
+        [shard.digests[row] for row in rows],
+        {tap: values[rows] for tap, values in shard.taps.items()},
+        shard.engine,
+        shard.seconds * len(rows) / len(shard.digests),
+    )
+
+
+def _together(one: Shard, other: Shard) -> Shard:
+    return Shard(
+        one.digests + other.digests,
+        {tap: np.concatenate([one.taps[tap], other.taps[tap]]) for tap in one.taps},
+        one.engine,
+        one.seconds + other.seconds,
+    )
+
+
+@contextmanager
+def opened(path: Location) -> Iterator[h5py.File]:
+    """Open a shard; whatever goes wrong while it is read means that it is damaged."""
+    try:
+        with finishing(), hdf5.open_whole(path) as file:
+            yield file
+    except InputError:
+        raise
+    # HDF5 raises many things on a damaged or foreign file.
+    except Exception as error:
+        raise Damaged(path, error) from error
+
+
+def _recipe_of(path: Location) -> dict[str, Any]:
+    with opened(path) as file:
+        return _recipe(file)
+
+
+def _recipe(file: h5py.File) -> dict[str, Any]:
+    recipe: dict[str, Any] = json.loads(text_attribute(file, "recipe"))
+    return recipe
+
+
+def text_attribute(file: h5py.File, name: str) -> str:
+    return bytes(file.attrs[name]).decode()
+
+
+def read_digests(file: h5py.File, recipe: dict[str, Any]) -> list[str]:
+    if file.attrs["schema"] != SCHEMA:
+        raise ValueError(f"its schema is {file.attrs['schema']}, and this version reads {SCHEMA}")
+    digests: list[str] = file["digest"].asstr("ascii")[:].tolist()
+    expected = {tap: (len(digests), *shape) for tap, shape in shapes(recipe).items()}
+    if not digests or {tap: file[f"taps/{tap}"].shape for tap in expected} != expected:
+        raise ValueError("its taps do not fit its digests")
+    return digests
+
+
+def _content_digest(shard: Shard, recipe: dict[str, Any]) -> str:
+    """Return the SHA-256 over all that is read of a shard."""
+    about = [shard.digests, shard.engine, shard.seconds, recipe]
+    sha256 = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    little = np.dtype(recipe["dtype"]).newbyteorder("<")
+    for tap in shapes(recipe):
+        sha256.update(np.ascontiguousarray(shard.taps[tap], dtype=little).tobytes())
+    return sha256.hexdigest()

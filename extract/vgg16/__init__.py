@@ -1,0 +1,1 @@
+"""What defines the numbers, stated once: recipe, weights, architecture and its builders."""

@@ -1,0 +1,1 @@
+"""Results to a comparison: records, significance, suspects, verdict. It never imports Keras."""

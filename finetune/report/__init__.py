@@ -1,0 +1,1 @@
+"""A comparison to a page, tables and files. It never imports Keras."""

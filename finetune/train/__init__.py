@@ -1,0 +1,1 @@
+"""Keras networks: the networks, their training data, the training loop."""

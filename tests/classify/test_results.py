@@ -1,0 +1,176 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classify import results
+from extract.system.console import InputError
+
+
+def predictions(labels: list[int], probabilities: list[list[float]]) -> results.Predictions:
+    return results.Predictions(
+        paths=[f"{i}.jpg" for i in range(len(labels))],
+        labels=np.array(labels, np.int64),
+        probabilities=np.array(probabilities, np.float32),
+    )
+
+
+RECORD = results.Result(
+    model="svm",
+    stage="head",
+    data="köpfe",
+    data_digest="d" * 64,
+    recipe_digest="e" * 64,
+    class_names=["a", "<b>"],
+    hyperparameters={"C": 0.1, "taps": ["block5_avg"]},
+    tried=[{"C": 0.1, "accuracy": 0.5}],
+    seconds={"features": 1.5, "tune": 0.5, "fit": 0.25, "predict": 0.0},
+    epochs=None,
+    parameters=12,
+    seed=0,
+    metrics={"accuracy": 0.75},
+    versions={"python": "3.11"},
+    created="2025-01-01T00:00:00+00:00",
+)
+FOUR = predictions([0, 0, 0, 1], [[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.1, 0.9]])
+
+
+def test_metrics_by_hand() -> None:
+    found = results.metrics(FOUR)
+    assert found["accuracy"] == 3 / 4
+    assert found["mean_class_recall"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["macro_f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+    expected = -sum(map(math.log, (0.8, 0.6, 0.3, 0.9))) / 4
+    assert found["log_loss"] == pytest.approx(expected, rel=1e-6)
+    assert "top5_accuracy" not in found
+
+
+def test_class_never_predicted_has_an_f1_of_zero() -> None:
+    found = results.metrics(predictions([0, 1, 2], [[0.8, 0.1, 0.1], [0.8, 0.2, 0], [0.1, 0, 0.9]]))
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert found["mean_class_recall"] == pytest.approx(2 / 3)
+
+
+def test_certain_and_wrong_costs_a_finite_log_loss() -> None:
+    found = results.metrics(predictions([0, 1], [[0.0, 1.0], [0.0, 1.0]]))
+    assert found["log_loss"] == pytest.approx(-math.log(1e-7) / 2, rel=1e-3)
+
+
+def test_top5_counts_the_five_most_probable() -> None:
+    rows = [[0.3, 0.25, 0.2, 0.1, 0.1, 0.05]] * 6
+    assert results.metrics(predictions(list(range(6)), rows))["top5_accuracy"] == 5 / 6
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "köpfe" / "svm"
+    results.save(folder, RECORD, FOUR, write_model=lambda f: (f / "model").touch())
+    assert results.load(folder) == RECORD
+    read = results.load_predictions(folder)
+    assert read.paths == FOUR.paths
+    assert np.array_equal(read.labels, FOUR.labels)
+    assert np.array_equal(read.probabilities, FOUR.probabilities)
+    assert read.probabilities.dtype == np.float32
+    assert list(results.folders(folder.parent)) == [folder]
+
+
+def test_a_model_that_cannot_be_written_leaves_no_record(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError("disk full")
+
+    results.save(tmp_path / "svm", RECORD, FOUR, write_model=lambda f: None)
+    with pytest.raises(OSError, match="disk full"):
+        results.save(tmp_path / "svm", RECORD, FOUR, write_model=fail)
+    assert list(results.folders(tmp_path)) == []
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -3])
+def test_truncated_record_is_refused_by_name(tmp_path: Path, keep: int) -> None:
+    results.save(tmp_path, RECORD, FOUR, write_model=lambda f: None)
+    path = tmp_path / "result.json"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"result\.json.*train it again"):
+        results.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "3", '"svm"', "\udcff"])
+def test_another_kind_of_record_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match=r"result\.json"):
+        results.load(tmp_path)
+
+
+def test_missing_record_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not there"):
+        results.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 1000])
+def test_truncated_predictions_are_refused(tmp_path: Path, keep: int) -> None:
+    results.save(tmp_path, RECORD, FOUR, write_model=lambda f: None)
+    path = tmp_path / "predictions.h5"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"predictions\.h5"):
+        results.load_predictions(tmp_path)
+
+
+def test_record_is_plain_json(tmp_path: Path) -> None:
+    results.save(tmp_path, replace(RECORD, seed=7), FOUR, write_model=lambda f: None)
+    record = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert (record["seed"], record["schema"], record["data"]) == (7, 1, "köpfe")
+
+
+def test_calibration_error_by_hand() -> None:
+    # Two bins: 0.9 sure and right once of two, |0.5 - 0.9|; 0.5 sure and right, |1 - 0.5|.
+    right = np.array([True, False, True])
+    found = results.calibration_error(np.array([0.9, 0.9, 0.5]), right)
+    assert found == pytest.approx((2 * 0.4 + 1 * 0.5) / 3)
+
+
+def test_calibration_error_at_the_ends_and_on_a_border() -> None:
+    sure = np.array([1.0, 0.0, 10 / 15])
+    assert results.calibration_error(sure, np.array([True, False, False])) == pytest.approx(2 / 9)
+
+
+def test_probabilities_that_labels_are_drawn_with_have_almost_no_calibration_error() -> None:
+    random = np.random.default_rng(0)
+    sure = random.uniform(0.5, 1.0, 20_000)
+    assert results.calibration_error(sure, random.random(20_000) < sure) < 0.02
+
+
+def test_bins_of_reliability_by_hand() -> None:
+    sure = np.array([0.9, 0.9, 0.5, 1.0])
+    photos, mean, accuracy = results.reliability(sure, np.array([True, False, True, True]))
+    assert photos.tolist() == [0] * 7 + [1] + [0] * 5 + [2, 1]
+    assert (mean[13], accuracy[13]) == (pytest.approx(0.9), 0.5)
+    assert np.isnan(mean[photos == 0]).all()
+    assert np.isnan(accuracy[photos == 0]).all()
+
+
+def test_losses_make_the_log_loss() -> None:
+    assert results.losses(FOUR).tolist() == pytest.approx(
+        [-math.log(p) for p in (0.8, 0.6, 0.3, 0.9)], rel=1e-6
+    )
+
+
+def test_a_record_of_before_the_machine_was_kept_is_read(tmp_path: Path) -> None:
+    results.save(
+        tmp_path, replace(RECORD, machine="2 cores"), FOUR, write_model=lambda folder: None
+    )
+    path = tmp_path / "result.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert results.load(tmp_path).machine == record.pop("machine") == "2 cores"
+    path.write_text(json.dumps(record))
+    assert results.load(tmp_path).machine == ""
+    del record["seed"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="seed"):
+        results.load(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "size"), [("head.skops", 5), ("model.keras", 7), ("else", None)])
+def test_size_of_the_model(tmp_path: Path, name: str, size: int | None) -> None:
+    (tmp_path / name).write_bytes(bytes(size or 3))
+    assert results.model_bytes(tmp_path) == size

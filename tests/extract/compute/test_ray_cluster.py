@@ -1,0 +1,41 @@
+"""Whether a cluster can be asked at all; tests/test_crew.py has what it does."""
+
+import socket
+import time
+
+import pytest
+
+from extract.compute import ray_cluster
+from extract.compute.ray_cluster import connected
+from extract.system.console import InputError
+
+
+@pytest.mark.parametrize("on", ["dask", "ray://", "ray://host", "ray:/host:1", "rays", "ray://h:x"])
+def test_what_names_no_cluster_is_refused(on: str) -> None:
+    with (
+        pytest.raises(InputError, match=f"--on {on}: neither ray nor ray://HOST:PORT"),
+        connected(on),
+    ):
+        pass
+
+
+def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = time.monotonic()
+    for address in (f"127.0.0.1:{port}", "127.0.0.1:70000", "no.such.host.invalid:10001"):
+        with (
+            pytest.raises(InputError, match=f"ray://{address}: nobody answers"),
+            connected(f"ray://{address}"),
+        ):
+            pass
+    assert time.monotonic() - started < 5
+
+
+def test_without_ray_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
+    with (
+        pytest.raises(InputError, match="--on ray: Ray is not installed; pip install"),
+        connected("ray"),
+    ):
+        pass

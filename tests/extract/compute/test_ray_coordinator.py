@@ -1,0 +1,287 @@
+"""Extraction on a cluster of two machines, both of them this one, with a stand-in for VGG16."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from upath import UPath
+
+from extract import build
+from extract.compute import ray_coordinator
+from extract.compute.ray_coordinator import LOSSES, Piece, cut, halves, shares
+from extract.compute.ray_worker import Extractor
+from extract.engines import selection
+from extract.engines.base import Engine
+from extract.photos import decode, scan
+from extract.store import features_file, shard_index, shards
+from extract.system import console
+from extract.system.console import InputError
+from extract.vgg16.recipe import TAPS, recipe
+from extract.vgg16.weights import Weights
+from tests.conftest import MakePhotos, picture
+from tests.object_store import ObjectStore
+from tests.stand_in import values
+
+WEIGHTS = Weights([], "f" * 64, "stand-in")
+
+
+class Quick(Extractor):
+    """An extractor with a stand-in for VGG16 that does what files in the store say."""
+
+    def unsuited(self, root: Any, mark: Path | None) -> str:
+        if mark:
+            (mark.parent.parent / f"{os.getpid()}.here").touch()
+        return super().unsuited(root, mark)
+
+    def _engine(self, photos: NDArray[np.uint8]) -> Engine:
+        orders = self.folder.parent
+
+        def forward(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+            time.sleep(0.02)
+            if (orders / "slowly").exists():
+                time.sleep(0.3)
+            if (orders / "deadly").exists():
+                deadly = np.load(orders / "deadly")
+                if any(np.array_equal(photo, deadly) for photo in photos):
+                    os._exit(1)
+            return values(photos)
+
+        if (orders / "no engine").exists():
+            raise InputError("--engine mnn: MNN is not installed")
+        return Engine("stand-in", forward)
+
+
+@pytest.fixture
+def on(machines: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what --on says to use the machines, with stand-ins for VGG16."""
+    monkeypatch.setenv("RAY_ADDRESS", machines.address)
+    monkeypatch.setattr(ray_coordinator, "Extractor", Quick)
+    monkeypatch.setattr(build.weights, "load", lambda *a, **k: WEIGHTS)
+    monkeypatch.setattr(selection, "choose", lambda *a, **k: Engine("stand-in", values))
+    monkeypatch.setattr(ray_coordinator, "WATCH_SECONDS", 0.05)
+    return "ray"
+
+
+def content(file: Path) -> dict[str, Any]:
+    """Return all that is in a features file but when and how long."""
+    with h5py.File(file) as opened:
+        found = {name: opened[name][:] for name in ("path", "digest", "label", "split")}
+        found |= {tap: opened[f"taps/{tap}"][:] for tap in TAPS}
+        found |= {name: opened[name][:] for name in ("skipped/path", "skipped/reason", "near/row")}
+        found |= {name: opened.attrs[name] for name in ("data_digest", "images_computed", "root")}
+    return found
+
+
+def assert_equal(one: Path, other: Path) -> None:
+    theirs = content(other)
+    for name, ours in content(one).items():
+        np.testing.assert_array_equal(ours, theirs[name], err_msg=name)
+
+
+def made(root: Path, out: Path, on: str | None = None) -> Path:
+    build.make(str(root), out=out, seed=0, on=on)
+    return features_file.file_of(str(root), out)
+
+
+def computing(
+    root: Path, out: Path, *, on: str = "ray", advance: Any = lambda n, name: None
+) -> Any:
+    """Compute all photos of a folder on the cluster, without publishing."""
+    made_by = recipe(WEIGHTS.digest)
+    folder = shards.folder_of(out, made_by)
+    folder.mkdir(parents=True, exist_ok=True)
+    return ray_coordinator.compute(
+        root,
+        [photo.path for photo in scan.labelled_photos(root).photos],
+        on=on,
+        weights=WEIGHTS,
+        recipe=made_by,
+        folder=folder,
+        own=folder,
+        engine="auto",
+        advance=advance,
+    )
+
+
+def test_a_cluster_publishes_what_one_machine_does(
+    on: str, photos: MakePhotos, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = photos({"cats": 40, "dogs": 41})
+    (root / "cats/broken.jpg").write_bytes((root / "cats/000.png").read_bytes()[:300])
+    (root / "dogs/none.jpg").write_bytes(b"")
+    here = made(root, tmp_path / "here")
+    told = capfd.readouterr().err
+    there = made(root, tmp_path / "there", on)
+    assert_equal(here, there)
+    out, err = capfd.readouterr()
+    assert err == told
+    assert "VGG16: 81 images computed" in out
+    extractors = next(line for line in out.splitlines() if line.startswith("photos/s: "))
+    # The second may have come too late to get any.
+    assert extractors.count("-0 ") in (1, 2)
+    # Nothing is left to compute, and nobody is asked.
+    (root / "cats/broken.jpg").unlink()
+    (root / "dogs/none.jpg").unlink()
+    made(root, tmp_path / "there", "ray://nobody:1")
+    assert "VGG16: " not in capfd.readouterr().out
+
+
+def test_what_a_lost_machine_was_at_is_done_by_others(
+    on: str, machines: Any, photos: MakePhotos, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = photos({"cats": 150, "dogs": 150})
+    node = machines.add_node(num_cpus=1)
+    orders = tmp_path / "out/features/cache"
+    orders.mkdir(parents=True)
+    (orders / "slowly").touch()
+    lost = []
+
+    def advance(n: int, name: str) -> None:
+        nonlocal node
+        # Nobody gets another piece before the last machine is there for one.
+        late = time.monotonic() + 60
+        while len(list(orders.glob("*.here"))) < 3 and time.monotonic() < late:
+            time.sleep(0.05)
+        if n > 0 and node and f"-{node.node_id[:4]}-" in name:
+            machines.remove_node(node, allow_graceful=False)
+            lost.append(name)
+            node = None
+
+    done = computing(root, tmp_path / "out", advance=advance)
+    assert len(lost) == 1
+    assert len(done.digests) == 300
+    assert not done.unreadable
+    made_by = recipe(WEIGHTS.digest)
+    kept = shard_index.index(shards.folder_of(tmp_path / "out", made_by), made_by)
+    assert set(done.digests.values()) == kept.keys()
+    told = capfd.readouterr().err
+    assert f"lost: {lost[0]}" in told
+    assert "to be done by another" in told
+
+
+def test_a_photo_that_ends_every_process_is_skipped(
+    on: str, photos: MakePhotos, tmp_path: Path
+) -> None:
+    root = photos({"cats": 20, "dogs": 20})
+    orders = tmp_path / "out/features/cache"
+    orders.mkdir(parents=True)
+    np.save(orders / "deadly.npy", decode.square(picture(7), size=224))
+    (orders / "deadly.npy").rename(orders / "deadly")
+    done = computing(root, tmp_path / "out")
+    assert done.unreadable == {"cats/007.png": f"ended the process that read it, {LOSSES} times"}
+    assert len(done.digests) == 39
+
+
+def test_a_stop_keeps_what_was_computed(on: str, photos: MakePhotos, tmp_path: Path) -> None:
+    root = photos({"cats": 200, "dogs": 200})
+    orders = tmp_path / "out/features/cache"
+    orders.mkdir(parents=True)
+    (orders / "slowly").touch()
+    seen = 0
+
+    def advance(n: int, name: str) -> None:
+        nonlocal seen
+        seen += n
+        if seen >= 64:
+            raise console.Stopped(2)
+
+    with pytest.raises(console.Stopped):
+        computing(root, tmp_path / "out", advance=advance)
+    made_by = recipe(WEIGHTS.digest)
+    kept = shard_index.index(shards.folder_of(tmp_path / "out", made_by), made_by)
+    assert seen <= len(kept) < 400
+
+
+def test_machines_may_share_nothing_but_a_store(
+    on: str, photos: MakePhotos, tmp_path: Path, s3: ObjectStore
+) -> None:
+    known = s3.environment
+    options = {
+        "key": known["AWS_ACCESS_KEY_ID"],
+        "secret": known["AWS_SECRET_ACCESS_KEY"],
+        "endpoint_url": known["AWS_ENDPOINT_URL_S3"],
+    }
+    root = photos()
+    made_by = recipe(WEIGHTS.digest)
+    folder = UPath("s3://bucket/shared/recipe", **options)
+    done = ray_coordinator.compute(
+        UPath(s3.upload(root, "pets"), **options),
+        [photo.path for photo in scan.labelled_photos(root).photos],
+        on=on,
+        weights=WEIGHTS,
+        recipe=made_by,
+        folder=folder,
+        own=tmp_path / "of nobody else",
+        engine="auto",
+        advance=lambda n, name: None,
+    )
+    assert len(done.digests) == 12
+    assert shard_index.index(folder, made_by).keys() == set(done.digests.values())
+
+
+def test_engines_are_kept_where_the_machine_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Path] = []
+    monkeypatch.setattr(selection, "choose", lambda *a, folder: kept.append(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    for own in (tmp_path / "elsewhere/recipe", tmp_path):
+        extractor = Extractor(WEIGHTS, recipe("f" * 64), tmp_path, own, "auto", 1)
+        extractor._engine(np.zeros((1, 224, 224, 3), np.uint8))
+    assert kept == [tmp_path / "home/onepass/recipe", tmp_path]
+
+
+def test_what_is_wrong_on_a_machine_is_told(on: str, photos: MakePhotos, tmp_path: Path) -> None:
+    root = photos()
+    orders = tmp_path / "out/features/cache"
+    orders.mkdir(parents=True)
+    (orders / "no engine").touch()
+    with pytest.raises(InputError, match=r"-0: --engine mnn: MNN is not installed$"):
+        computing(root, tmp_path / "out")
+
+
+def test_a_machine_without_the_photos_or_the_store_is_unsuited(tmp_path: Path) -> None:
+    mark = tmp_path / "cache/mark"
+    extractor = Extractor(WEIGHTS, recipe("f" * 64), mark.parent, mark.parent, "auto", 1)
+    assert f"there is no folder {tmp_path}/none" in extractor.unsuited(tmp_path / "none", None)
+    assert f"{mark.parent} is not the folder" in extractor.unsuited(tmp_path, mark)
+    mark.parent.mkdir()
+    assert f"{mark.parent} is not the folder" in extractor.unsuited(tmp_path, mark)
+    mark.touch()
+    assert extractor.unsuited(tmp_path, mark) == ""
+    assert extractor.unsuited(tmp_path, None) == ""
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({"CPU": 2.0}, [(2, 0)]),
+        ({"CPU": 8.0, "memory": 1e9}, [(8, 0)]),
+        ({"CPU": 12.0}, [(6, 0), (6, 0)]),
+        ({"CPU": 16.0, "GPU": 2.0}, [(8, 1), (8, 1)]),
+        ({"CPU": 1.0, "GPU": 2.0}, [(1, 1), (1, 1)]),
+        ({"memory": 1e9}, []),
+    ],
+)
+def test_an_extractor_has_a_gpu_or_some_cores(
+    resources: dict[str, float], expected: list[tuple[int, int]]
+) -> None:
+    assert [tuple(share) for share in shares(resources)] == expected
+
+
+def test_every_file_is_in_one_piece() -> None:
+    paths = [str(i) for i in range(10_000)]
+    for n in (1, 5, 23, 24, 10_000):
+        for extractors in (1, 3, 100):
+            pieces = cut(paths[:n], extractors)
+            assert [path for piece in pieces for path in piece.paths] == paths[:n]
+            assert max(len(piece.paths) for piece in pieces) <= shards.SHARD_IMAGES
+            assert len(pieces) >= min(n, extractors)
+    parts = halves(Piece(paths[:5], LOSSES))
+    assert [len(part.paths) for part in parts] == [2, 3]
+    assert [path for part in parts for path in part.paths] == paths[:5]

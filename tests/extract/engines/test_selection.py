@@ -1,0 +1,321 @@
+"""Engines: the same numbers whatever the batch, and the reference whenever there is doubt."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from extract.engines import keras_engine, mnn_engine, selection
+from extract.engines.base import TOLERANCE, Engine, Taps, Unusable, relative_difference
+from extract.engines.selection import PACKAGES, Check, choose
+from extract.system import machine
+from extract.system.console import InputError
+from extract.vgg16 import onnx_graph, weights
+from extract.vgg16.recipe import TAPS
+from extract.vgg16.weights import Weights
+from tests.conftest import CHECKOUT, Arrays
+
+
+@pytest.fixture(scope="module")
+def vgg16(vgg16_arrays: Arrays) -> Weights:
+    return Weights(vgg16_arrays, weights.digest(vgg16_arrays), "random")
+
+
+@pytest.fixture(scope="module")
+def keras(vgg16: Weights) -> Engine:
+    return keras_engine.build(vgg16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("recipe")
+
+
+@pytest.fixture(scope="module", params=["mnn", "ncnn"])
+def fast(request: pytest.FixtureRequest, vgg16: Weights, folder: Path) -> Engine:
+    """Every engine but the reference."""
+    return selection.build(request.param, vgg16, folder)
+
+
+@pytest.fixture(scope="module")
+def reference(keras: Engine) -> Callable[[int], Taps]:
+    """Return what Keras makes of some noise, once."""
+    return cache(lambda n: keras.forward(noise(n)))
+
+
+def noise(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, 224, 224, 3), dtype=np.uint8)
+
+
+def resident() -> int:
+    """Return this process's memory in bytes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_gpu", lambda: False)
+
+
+@pytest.fixture
+def only_mnn(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "PACKAGES", {"mnn": PACKAGES["mnn"]})
+
+
+def test_the_graph_is_valid_and_says_its_shapes(vgg16_arrays: Arrays) -> None:
+    model = onnx_graph.vgg16(vgg16_arrays)
+    onnx.checker.check_model(model, full_check=True)
+    shapes = {
+        output.name: [d.dim_value for d in output.type.tensor_type.shape.dim][1:]
+        for output in model.graph.output
+    }
+    assert shapes == {tap: [width] for tap, width in TAPS.items()}
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 32])
+def test_every_engine_gives_the_taps_of_keras_in_every_batch_size(
+    n: int, reference: Callable[[int], Taps], fast: Engine
+) -> None:
+    found, expected = fast.forward(noise(n)), reference(n)
+    assert relative_difference(found, expected) < TOLERANCE
+    for tap, width in TAPS.items():
+        assert found[tap].shape == (n, width)
+        assert found[tap].dtype == np.float32
+        # Photo by photo, so that no row can stand in the place of another.
+        for row in range(n):
+            norm = np.linalg.norm(expected[tap][row])
+            assert np.linalg.norm(found[tap][row] - expected[tap][row]) < TOLERANCE * norm
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_every_engine_agrees_on_black_and_white(value: int, keras: Engine, fast: Engine) -> None:
+    photos = np.full((2, 224, 224, 3), value, np.uint8)
+    assert relative_difference(fast.forward(photos), keras.forward(photos)) < TOLERANCE
+
+
+@pytest.mark.parametrize("size", [96, 320])
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_engine_agrees_at_another_size(
+    name: str, size: int, vgg16: Weights, tmp_path: Path
+) -> None:
+    photos = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    found = selection.build(name, vgg16, tmp_path, size=size).forward(photos)
+    expected = keras_engine.build(vgg16, size=size).forward(photos)
+    assert relative_difference(found, expected) < TOLERANCE
+    assert {tap: values.shape for tap, values in found.items()} == {
+        tap: (3, width) for tap, width in TAPS.items()
+    }
+
+
+def test_no_result_of_an_earlier_batch_changes(fast: Engine) -> None:
+    first = fast.forward(noise(3))
+    copy = {tap: values.copy() for tap, values in first.items()}
+    fast.forward(noise(5))
+    for tap in TAPS:
+        np.testing.assert_array_equal(first[tap], copy[tap])
+
+
+@pytest.mark.parametrize("name", ["keras", *PACKAGES])
+def test_memory_does_not_grow_with_the_batches(name: str, vgg16: Weights, folder: Path) -> None:
+    engine = keras_engine.build(vgg16) if name == "keras" else selection.build(name, vgg16, folder)
+    photos = noise(1)
+    for _ in range(5):
+        engine.forward(photos)
+    before = resident()
+    for _ in range(30):
+        engine.forward(photos)
+    # The largest activation of one photo takes 13 MB.
+    assert resident() - before < 13e6
+
+
+def test_colours_are_not_exchanged(fast: Engine) -> None:
+    photos = noise(2)
+    red, blue = fast.forward(photos), fast.forward(photos[..., ::-1])
+    assert relative_difference(red, blue) > TOLERANCE
+
+
+def test_auto_checks_every_engine_once_and_takes_the_fastest(
+    vgg16: Weights,
+    folder: Path,
+    no_gpu: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "engines.json").unlink(missing_ok=True)
+    engine = choose("auto", vgg16, noise(9), folder=folder)
+    checks = {
+        name.split()[0]: Check(**check)
+        for name, check in json.loads((folder / "engines.json").read_text()).items()
+    }
+    assert set(checks) == {"MNN", "ncnn"}
+    assert all(0 < check.difference < TOLERANCE for check in checks.values())
+    fastest = max(checks, key=lambda name: checks[name].speed)
+    assert engine.name.startswith(f"{fastest} ")
+    assert engine.name.endswith(f"within {checks[fastest].difference:.0e} of keras")
+    told = capsys.readouterr().out
+    assert engine.name in told
+    for name, check in checks.items():
+        assert f"{name} {check.speed:.1f}" in told
+
+    def compared_again(weights: Weights, photos: np.ndarray) -> Taps:
+        raise AssertionError("compared again")
+
+    monkeypatch.setattr(selection, "_reference", compared_again)
+    assert choose("auto", vgg16, noise(9), folder=folder).name == engine.name
+    monkeypatch.setattr(machine, "processor", lambda: "another machine")
+    with pytest.raises(AssertionError, match="compared again"):
+        choose("auto", vgg16, noise(9), folder=folder)
+
+
+def test_the_faster_of_two_is_taken_though_it_comes_second(
+    vgg16: Weights, folder: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"mnn": Check(1e-5, 10.0), "ncnn": Check(1e-6, 20.0)}
+    monkeypatch.setattr(selection, "_checks", lambda *_: (found, []))
+    assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("ncnn ")
+    found["mnn"] = Check(1e-5, 30.0)
+    assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("MNN ")
+
+
+def test_the_next_engine_is_taken_where_the_fastest_cannot_be_built(
+    vgg16: Weights,
+    folder: Path,
+    no_gpu: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def broken(weights: Weights, folder: Path, *, size: int) -> Engine:
+        raise Unusable("MNN cannot be used: no such library")
+
+    found = {"mnn": Check(1e-5, 20.0), "ncnn": Check(1e-6, 10.0)}
+    monkeypatch.setattr(selection, "_checks", lambda *_: (found, []))
+    monkeypatch.setattr(mnn_engine, "build", broken)
+    assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("ncnn ")
+    assert "not used: MNN cannot be used: no such library" in capsys.readouterr().out
+
+
+def test_an_engine_that_differs_is_refused_with_its_figure(
+    vgg16: Weights,
+    keras: Engine,
+    tmp_path: Path,
+    only_mnn: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def wrong(photos: np.ndarray) -> Taps:
+        return {tap: values * np.float32(1.01) for tap, values in keras.forward(photos).items()}
+
+    monkeypatch.setattr(mnn_engine, "build", lambda weights, folder, size: Engine("MNN x", wrong))
+    engine = choose("auto", vgg16, noise(2), folder=tmp_path)
+    assert engine.name.startswith("keras")
+    assert "differs from keras by 0.01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tap", list(TAPS))
+def test_one_tap_without_numbers_is_a_difference_without_a_number(tap: str) -> None:
+    reference = {name: np.ones((2, width), np.float32) for name, width in TAPS.items()}
+    wrong = reference | {tap: np.full_like(reference[tap], np.nan)}
+    assert relative_difference(reference, reference) == 0
+    assert np.isnan(relative_difference(wrong, reference))
+
+
+def test_an_engine_that_gives_no_numbers_is_refused(
+    vgg16: Weights, keras: Engine, tmp_path: Path, only_mnn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(photos: np.ndarray) -> Taps:
+        return {tap: values * np.float32(np.nan) for tap, values in keras.forward(photos).items()}
+
+    monkeypatch.setattr(mnn_engine, "build", lambda weights, folder, size: Engine("MNN x", wrong))
+    assert choose("mnn", vgg16, noise(2), folder=tmp_path).name.startswith("keras")
+
+
+@pytest.mark.parametrize(
+    ("convert", "reason"),
+    [
+        ("import sys; sys.exit(3)", "converter failed with 3"),
+        ("pass", "converter failed with 0"),
+        (
+            "import sys; open(sys.argv[sys.argv.index('--MNNModel') + 1], 'w').write('no')",
+            "MNN cannot be used",
+        ),
+    ],
+)
+def test_a_converter_that_fails_falls_back_with_the_reason(
+    convert: str,
+    reason: str,
+    vgg16: Weights,
+    tmp_path: Path,
+    only_mnn: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(mnn_engine, "CONVERT", convert)
+    assert choose("auto", vgg16, noise(1), folder=tmp_path).name.startswith("keras")
+    assert reason in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.mnn"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda m: m.setattr(selection, "find_spec", lambda name: None), "neither MNN nor ncnn"),
+        (lambda m: m.setattr(machine, "has_gpu", lambda: True), "there is a GPU"),
+    ],
+)
+def test_auto_falls_back_to_keras_and_says_why(
+    change: Callable[[pytest.MonkeyPatch], None],
+    reason: str,
+    vgg16: Weights,
+    tmp_path: Path,
+    no_gpu: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change(monkeypatch)
+    assert choose("auto", vgg16, noise(1), folder=tmp_path).name.startswith("keras")
+    assert reason in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "package"), PACKAGES.items())
+def test_an_engine_asked_for_and_not_installed_is_an_input_error(
+    name: str, package: str, vgg16: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=f"--engine {name}: {package} is not installed"):
+        choose(name, vgg16, noise(1), folder=tmp_path)
+
+
+@pytest.mark.parametrize(("gpu", "told"), [(True, "2 cores, NVIDIA GPU"), (False, "2 cores")])
+def test_machine_names_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool, told: str) -> None:
+    monkeypatch.setattr(machine, "processor", lambda: "2 cores")
+    monkeypatch.setattr(machine, "has_gpu", lambda: gpu)
+    assert machine.machine() == told
+
+
+BUILDS = """
+import sys
+from pathlib import Path
+from extract.engines import selection
+from extract.vgg16 import weights
+selection.build("mnn", weights.load(Path(sys.argv[1]), cache=Path(sys.argv[2])), Path(sys.argv[2]))
+"""
+
+
+def test_mnn_prints_nothing_not_even_when_the_process_ends(
+    vgg16_weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("MNN")
+    command = [sys.executable, "-c", BUILDS, str(vgg16_weights), str(tmp_path)]
+    # It keeps the C library from buffering, too.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

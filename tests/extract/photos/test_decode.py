@@ -1,0 +1,346 @@
+import io
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from sklearn.datasets import load_sample_images
+
+from extract.photos import decode
+from extract.photos.decode import Unreadable, decode_photo
+from tests.conftest import CHECKOUT, picture
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def plain(colour: object, mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def only_colour(pixels: NDArray[np.uint8]) -> list[int]:
+    """Return the one colour that all pixels have."""
+    colours = np.unique(pixels.reshape(-1, 3), axis=0)
+    assert len(colours) == 1, colours
+    return colours[0].tolist()
+
+
+PHOTO = picture(1, size=(64, 48))
+
+
+@pytest.mark.parametrize(("size", "decoded"), [(96, 300), (224, 1200), (320, 1200), (512, 2400)])
+def test_a_large_jpeg_is_decoded_at_no_less_than_three_times_the_size(
+    size: int, decoded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    transpose = ImageOps.exif_transpose
+    monkeypatch.setattr(
+        ImageOps, "exif_transpose", lambda image: sizes.append(image.size) or transpose(image)
+    )
+    assert decode_photo(saved(plain("red", size=(2400, 2400)), "JPEG"), size=size).shape[0] == size
+    assert sizes == [(decoded, decoded)]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    large = Image.fromarray(small).resize((2400, 1800), Image.Resampling.BICUBIC).convert(mode)
+    content = saved(large, "JPEG", quality=90)
+    drafted = decode_photo(content, size=224).astype(int)
+    loads = []
+    draft = JpegImageFile.draft
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *_: loads.append("full"))
+    full = decode_photo(content, size=224).astype(int)
+    assert loads == ["full"]
+    monkeypatch.setattr(JpegImageFile, "draft", draft)
+    assert np.abs(drafted - full).mean() < 1
+    # Something was really done at another size.
+    assert (drafted != full).any()
+
+
+def test_a_jpeg_that_is_not_large_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 900, 3), np.uint8))
+    content = saved(photo, "JPEG", quality=90)
+    drafted = decode_photo(content, size=224)
+    monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
+    np.testing.assert_array_equal(drafted, decode_photo(content, size=224))
+
+
+def test_photo_is_squashed_to_a_square_of_rgb_bytes() -> None:
+    pixels = decode_photo(saved(PHOTO, "PNG"), size=32)
+    assert pixels.dtype == np.uint8
+    expected = np.asarray(PHOTO.resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(pixels, expected)
+    assert decode_photo(saved(PHOTO, "PNG"), size=224).shape == (224, 224, 3)
+
+
+def test_channels_are_red_green_blue() -> None:
+    assert only_colour(decode_photo(saved(plain((250, 100, 5)), "PNG"), size=224)) == [250, 100, 5]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_real_photo_keeps_its_look(index: int) -> None:
+    photo = load_sample_images().images[index]
+    pixels = decode_photo(saved(Image.fromarray(photo), "JPEG", quality=95), size=224)
+    left, right = np.hsplit(pixels, 2)
+    for half, original in zip((left, right), np.hsplit(photo, 2), strict=True):
+        np.testing.assert_allclose(half.mean((0, 1)), original.mean((0, 1)), atol=1.5)
+
+
+def jpeg_with_lost_end() -> bytes:
+    return saved(PHOTO, "JPEG")[:-200]
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG of a few bytes that claims a size."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty file"),
+        (b"this is a text, whatever its name says", "not an image file"),
+        (b"\0" * 4096, "not an image file"),
+        (jpeg_with_lost_end(), "damaged image"),
+        (saved(PHOTO, "JPEG")[:10], "damaged image"),
+        (saved(PHOTO, "PNG")[:-3000], "damaged image"),
+        (saved(PHOTO, "WEBP")[:-300], "damaged image"),
+        (png_header(20, 20), "damaged image"),
+        (png_header(100_000, 100_000), "more pixels than is safe"),
+        (saved(plain(0.5, "F"), "TIFF"), "floating-point"),
+    ],
+    ids=[
+        "empty",
+        "text",
+        "zeros",
+        "truncated jpeg",
+        "jpeg of 10 bytes",
+        "truncated png",
+        "truncated webp",
+        "png with too few pixels",
+        "decompression bomb",
+        "float tiff",
+    ],
+)
+def test_what_gives_no_picture_gives_a_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(Unreadable, match=reason) as refused:
+        decode_photo(content, size=224)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_damage_anywhere_gives_pixels_or_a_reason_that_can_be_stored(kind: str) -> None:
+    whole = saved(PHOTO, kind)
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        content = np.frombuffer(whole, np.uint8).copy()
+        where = random.integers(0, min(len(content), 400), 6)
+        content[where] = random.integers(0, 256, 6)
+        reason = ""
+        try:
+            assert decode_photo(content.tobytes(), size=8).shape == (8, 8, 3)
+        except Unreadable as error:
+            reason = str(error)
+        assert "\0" not in reason
+        reason.encode()
+
+
+def test_decompression_bomb_that_its_own_pixels_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 // 2 - 1)
+    with pytest.raises(Unreadable, match="more pixels than is safe"):
+        decode_photo(saved(PHOTO, "PNG"), size=224)
+
+
+def test_big_photo_below_the_bomb_is_read_without_a_warning() -> None:
+    program = """
+import io
+from PIL import Image
+from extract.photos.decode import decode_photo
+Image.MAX_IMAGE_PIXELS = 100
+file = io.BytesIO()
+Image.new("RGB", (12, 12)).save(file, "PNG")
+print(decode_photo(file.getvalue(), size=4).shape)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "(4, 4, 3)\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA"])
+def test_one_pixel_is_a_picture(mode: str) -> None:
+    image = plain("white", "RGB", (1, 1)).convert(mode)
+    assert only_colour(decode_photo(saved(image, "PNG"), size=224)) == [255, 255, 255]
+
+
+def test_cmyk_jpeg() -> None:
+    red, green, blue = only_colour(
+        decode_photo(saved(plain((0, 255, 255, 0), "CMYK"), "JPEG"), size=224)
+    )
+    assert red > 230
+    assert green < 30
+    assert blue < 30
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(kind: str) -> None:
+    values = np.array([0, 257, 128 * 257, 254 * 257, 65535], np.uint16)
+    for value, expected in zip(values, [0, 1, 128, 254, 255], strict=True):
+        image = Image.fromarray(np.full((4, 4), value, np.uint16))
+        assert only_colour(decode_photo(saved(image, kind), size=224)) == [expected] * 3
+
+
+def test_thirty_two_bit_grey_is_cut_at_sixteen() -> None:
+    for value, expected in [(-5, 0), (128 * 257, 128), (1_000_000, 255)]:
+        image = Image.fromarray(np.full((4, 4), value, np.int32))
+        assert only_colour(decode_photo(saved(image, "TIFF"), size=224)) == [expected] * 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("L", 77, [77, 77, 77]),
+        ("1", 1, [255, 255, 255]),
+        ("LA", (40, 255), [40, 40, 40]),
+        ("LA", (40, 0), [255, 255, 255]),
+        ("RGBA", (200, 30, 10, 255), [200, 30, 10]),
+        ("RGBA", (200, 30, 10, 0), [255, 255, 255]),
+        ("RGBA", (0, 0, 0, 51), [204, 204, 204]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_modes_become_rgb_with_transparency_over_white(
+    mode: str, colour: object, expected: list[int], kind: str
+) -> None:
+    found = only_colour(decode_photo(saved(plain(colour, mode), kind), size=224))
+    np.testing.assert_allclose(found, expected, atol=1)
+
+
+def test_palette_with_a_transparent_colour() -> None:
+    image = plain(1, "P")
+    image.putpalette([0, 0, 255, 10, 20, 30])
+    assert only_colour(decode_photo(saved(image, "PNG"), size=224)) == [10, 20, 30]
+    assert only_colour(decode_photo(saved(image, "PNG", transparency=1), size=224)) == [
+        255,
+        255,
+        255,
+    ]
+    assert only_colour(decode_photo(saved(image, "PNG", transparency=0), size=224)) == [10, 20, 30]
+
+
+def test_rgb_with_a_transparent_colour() -> None:
+    content = saved(plain((10, 20, 30)), "PNG", transparency=(10, 20, 30))
+    assert only_colour(decode_photo(content, size=224)) == [255, 255, 255]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animation_gives_its_first_frame(kind: str) -> None:
+    frames = [plain("red"), plain("blue"), plain("lime")]
+    options = {} if kind == "TIFF" else {"duration": 50}
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    content = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options, **lossless)
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.n_frames == 3
+    assert only_colour(decode_photo(content, size=224)) == [255, 0, 0]
+
+
+def test_webp_keeps_every_pixel() -> None:
+    pixels = decode_photo(saved(PHOTO, "WEBP", lossless=True), size=24)
+    np.testing.assert_array_equal(pixels, decode_photo(saved(PHOTO, "PNG"), size=24))
+
+
+UPRIGHT = np.asarray(picture(2, size=(6, 4)))
+# What lies in the file, for each EXIF orientation, of the photo that is meant.
+STORED = {
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.transpose(1, 0, 2),
+    6: np.rot90(UPRIGHT, 1),
+    7: UPRIGHT.transpose(1, 0, 2)[::-1, ::-1],
+    8: np.rot90(UPRIGHT, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    content = saved(stored, kind, exif=exif.tobytes() if kind == "WEBP" else exif, **options)
+    upright = saved(Image.fromarray(UPRIGHT), "PNG")
+    np.testing.assert_array_equal(decode_photo(content, size=12), decode_photo(upright, size=12))
+
+
+def test_exif_orientation_of_a_jpeg() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = Image.fromarray(np.vstack([np.full((40, 80, 3), v, np.uint8) for v in (20, 220)]))
+    pixels = decode_photo(saved(stored, "JPEG", exif=exif), size=224)
+    assert pixels[:, :100].mean() == pytest.approx(220, abs=3)
+    assert pixels[:, 124:].mean() == pytest.approx(20, abs=3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"]
+)
+def test_nonsense_in_the_exif_block_loses_no_photo(exif: bytes) -> None:
+    content = saved(PHOTO, "JPEG", exif=exif)
+    np.testing.assert_array_equal(
+        decode_photo(content, size=224), decode_photo(saved(PHOTO, "JPEG"), size=224)
+    )
+
+
+@pytest.mark.parametrize(("size", "expected"), [((400, 100), (64, 16)), ((30, 40), (30, 40))])
+def test_thumbnail_keeps_proportions_and_is_never_larger(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    data = decode.thumbnail(saved(plain((200, 30, 60), size=size), "PNG"), size=64)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.format, image.size) == ("WEBP", expected)
+        assert np.abs(np.asarray(image, int) - (200, 30, 60)).max() < 8
+
+
+def test_thumbnail_is_upright_over_white_and_without_what_the_file_tells_beside_it() -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    turned[0x010F] = "a camera"
+    data = decode.thumbnail(saved(plain("red", size=(60, 20)), "JPEG", exif=turned), size=64)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (20, 60)
+        assert not dict(image.getexif())
+    clear = decode.thumbnail(saved(plain((0, 0, 0, 0), "RGBA"), "PNG"), size=64)
+    assert decode_photo(clear, size=8).min() > 250
+
+
+def test_thumbnail_of_no_picture_gives_the_reason() -> None:
+    with pytest.raises(Unreadable, match="not an image"):
+        decode.thumbnail(b"text", size=64)

@@ -1,0 +1,225 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from extract.system import console
+from extract.system.console import InputError, Stopped, count, one_line, progress, say, warn
+from tests.conftest import CHECKOUT
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Größe 12 ♞ ok", "Größe 12 ♞ ok"),
+        ("a\nb", r"a\nb"),
+        ("a\r\tb", r"a\r\tb"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("a\u2028b\x85c", r"a\u2028b\x85c"),
+        ("right\u202eleft", r"right\u202eleft"),
+        ("caf\udce9", r"caf\udce9"),
+        ("nul\0", r"nul\x00"),
+    ],
+)
+def test_text_is_shown_on_one_line(text: str, shown: str) -> None:
+    assert one_line(text) == shown
+    assert len(one_line(text).splitlines()) == 1
+    one_line(text).encode()
+
+
+def test_say_and_warn_write_one_line_to_their_stream(capfd: pytest.CaptureFixture[str]) -> None:
+    say("said\nin\udce9")
+    warn(ValueError("warned\nof"))
+    assert capfd.readouterr() == ("said\\nin\\udce9\n", "warned\\nof\n")
+
+
+def test_count() -> None:
+    assert count(1, "photo") == "1 photo"
+    assert count(0, "photo") == "0 photos"
+    assert count(2000, "photo") == "2,000 photos"
+    assert count(1, "class", "classes") == "1 class"
+    assert count(3, "class", "classes") == "3 classes"
+
+
+def test_progress_is_silent_when_not_on_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress("VGG16", 3, unit="photos") as advance:
+        advance(1)
+        advance(2)
+    assert capfd.readouterr() == ("", "")
+
+
+def run(raised: BaseException | None) -> None:
+    def main() -> None:
+        if raised:
+            raise raised
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        console.run(main)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [
+        (None, 0, []),
+        (InputError("photos\n: no such folder"), 2, ["error: photos\\n: no such folder"]),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "features/x.h5"),
+            2,
+            ["error: features/x.h5: No space left on device", "--out"],
+        ),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), 2, ["quota", "--out"]),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), 2, ["File too large", "--out"]),
+        (
+            OSError(errno.EACCES, os.strerror(errno.EACCES), "/x"),
+            2,
+            ["error: /x: Permission denied", "--out"],
+        ),
+        (
+            OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "/x"),
+            2,
+            ["error: /x: Not a directory", "--out"],
+        ),
+        (Stopped(signal.SIGINT), 130, ["stopped", "again"]),
+        (Stopped(signal.SIGTERM), 143, ["stopped", "again"]),
+    ],
+)
+def test_run_tells_what_went_wrong_in_one_line(
+    raised: BaseException | None,
+    code: int,
+    words: list[str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(raised)
+    assert stopped.value.code == code
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == bool(words)
+    for word in words:
+        assert word in err
+
+
+@pytest.mark.parametrize(
+    "raised", [ValueError("a defect"), OSError(errno.EBADF, "a defect"), AssertionError("a defect")]
+)
+def test_defect_keeps_its_traceback(raised: Exception) -> None:
+    with pytest.raises(type(raised), match="a defect"):
+        run(raised)
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from extract.system import console
+
+def main():
+    try:
+        Path(sys.argv[1]).write_text("here")
+        time.sleep(30)
+    finally:
+        print("tidied")
+
+console.run(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_run_the_clean_up_and_give_their_exit_code(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(started)],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(1000):
+        if started.exists():
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    program.send_signal(number)
+    out, err = program.communicate(timeout=20)
+    assert program.returncode == code
+    assert out == "tidied\n"
+    assert len(err.splitlines()) == 1
+    assert err.startswith("stopped")
+
+
+def test_defect_in_a_process_shows_where(tmp_path: Path) -> None:
+    program = "from extract.system import console\ndef main(): raise ValueError('ours')\nconsole.run(main)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ValueError: ours" in done.stderr
+
+
+SAY_MUCH = """
+import sys
+from extract.system import console
+
+def main():
+    try:
+        for i in range(100_000):
+            console.say(f"line {i}")
+    finally:
+        print("tidied", file=sys.stderr)
+
+console.run(main)
+"""
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", SAY_MUCH],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout
+    assert program.stderr
+    assert program.stdout.readline() == "line 0\n"
+    program.stdout.close()
+    assert program.stderr.read() == "tidied\n"
+    assert program.wait(timeout=20) == 128 + signal.SIGPIPE
+
+
+FINISH = """
+import os, signal
+from extract.system import console
+
+def main():
+    with console.finishing(), console.finishing():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("finished")
+    print("not to be seen")
+
+console.run(main)
+"""
+
+CHECK = FINISH.replace("finishing(), console.finishing()", "finishing() as check").replace(
+    'print("finished")', 'print("some"); check(); print("more")'
+)
+
+
+@pytest.mark.parametrize(("program", "out"), [(FINISH, "finished\n"), (CHECK, "some\n")])
+def test_signal_waits_for_what_must_be_finished(program: str, out: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (143, out)
+    assert len(done.stderr.splitlines()) == 1

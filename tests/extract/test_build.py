@@ -1,0 +1,468 @@
+"""What the features file of changed photos, clocks, recipes and labels is."""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from extract.photos import decode
+from extract.store import features_file
+from extract.vgg16.recipe import TAPS, named
+from tests import stand_in
+from tests.conftest import MakePhotos, picture, write_photos
+from tests.test_crashes import contents
+
+OTHER_RECIPE = "from extract.vgg16 import recipe; recipe.PIXELS = 'otherwise'"
+OTHER_WEIGHTS = """
+from extract import build
+from extract.vgg16.weights import Weights
+build.weights.load = lambda *a, **k: Weights([], "e" * 64, "other weights")
+"""
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def path(out: Path) -> Path:
+    return out / "features" / "pets.h5"
+
+
+@pytest.fixture
+def pets(photos: MakePhotos, out: Path) -> Path:
+    """Photos whose features are there."""
+    root = photos()
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 12), done.err
+    return root
+
+
+def right(path: Path, root: Path) -> bool:
+    """Return whether every row has the taps of the photo that is there."""
+    with features_file.open(path) as features:
+        decoded = np.stack(
+            [decode.decode_photo((root / name).read_bytes(), size=224) for name in features.paths]
+        )
+        found = features.read(list(TAPS), *features_file.SPLITS)
+    return np.array_equal(found, np.hstack(list(stand_in.values(decoded).values())))
+
+
+# Identity
+
+
+def test_taps_are_those_of_the_photos(pets: Path, path: Path) -> None:
+    assert right(path, pets)
+
+
+def copied(root: Path) -> Path:
+    shutil.copy(root / "cats" / "000.png", root / "cats" / "copy.png")
+    return root
+
+
+def touched(root: Path) -> Path:
+    for photo in root.rglob("*.png"):
+        os.utime(photo)
+    return root
+
+
+def moved(root: Path) -> Path:
+    return root.rename(root.with_name("elsewhere"))
+
+
+def split_by_hand(root: Path) -> Path:
+    for photo in sorted(root.rglob("*.png")):
+        split = "test" if photo.stem in ("000", "001") else "train"
+        folder = root / split / photo.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        photo.rename(folder / photo.name)
+    for name in ("cats", "dogs"):
+        (root / name).rmdir()
+    return root
+
+
+def in_a_second_data_set(root: Path) -> Path:
+    second = root.with_name("second")
+    shutil.copytree(root / "cats", second / "young")
+    shutil.copytree(root / "dogs", second / "old")
+    return second
+
+
+@pytest.mark.parametrize("change", [copied, touched, moved, split_by_hand, in_a_second_data_set])
+def test_known_photos_are_not_computed(
+    change: Callable[[Path], Path], pets: Path, out: Path
+) -> None:
+    root = change(pets)
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 0), done.err
+    assert right(out / "features" / f"{root.name}.h5", root)
+
+
+def test_known_photos_are_not_computed_without_the_index(pets: Path, out: Path) -> None:
+    (out / "features" / "cache" / "digests.sqlite").unlink()
+    done, given = stand_in.run(pets, out)
+    assert (done.code, given) == (0, 0), done.err
+    assert "nothing to do" in done.out
+
+
+@pytest.mark.parametrize("change", [OTHER_RECIPE, OTHER_WEIGHTS])
+def test_another_recipe_computes_all_beside_the_old(
+    change: str, pets: Path, out: Path, path: Path
+) -> None:
+    before = contents(path)
+    old = {shard: shard.read_bytes() for shard in (out / "features/cache").rglob("*.h5")}
+    done, given = stand_in.run(pets, out, before=change)
+    assert (done.code, given) == (0, 12), done.err
+    assert contents(path)["@recipe_digest"] != before["@recipe_digest"]
+    folders = [folder for folder in (out / "features/cache").iterdir() if folder.is_dir()]
+    assert len(folders) == 2
+    assert {shard: shard.read_bytes() for shard in old} == old
+    done, given = stand_in.run(pets, out)
+    assert (done.code, given) == (0, 0), done.err
+    assert contents(path) == before
+
+
+# Sizes
+
+
+def right_at(size: int, path: Path, root: Path) -> bool:
+    """Return whether every row has the taps of the photo that is there, shown at a size."""
+    with features_file.open(path) as features:
+        contents = [(root / name).read_bytes() for name in features.paths]
+        decoded = np.stack([decode.decode_photo(content, size=size) for content in contents])
+        names = [named(tap, size) for tap in TAPS]
+        found = features.read(names, *features_file.SPLITS)
+    return np.array_equal(found, np.hstack(list(stand_in.values(decoded).values())))
+
+
+def test_a_further_size_is_computed_beside_the_first_and_never_again(
+    pets: Path, out: Path, path: Path
+) -> None:
+    plain = contents(path)
+    done, given = stand_in.run(pets, out, "--sizes", 224, 160, 96)
+    assert (done.code, given) == (0, 24), done.err
+    said = [line for line in done.out.splitlines() if line.startswith("VGG16")]
+    assert [line.split(" computed")[0] for line in said] == [
+        "VGG16 at 96 x 96: 12 images",
+        "VGG16 at 160 x 160: 12 images",
+    ]
+    several = contents(path)
+    assert all(right_at(size, path, pets) for size in (224, 160, 96))
+    sizes_of = {name for name in several if name.endswith(("_96", "_160"))}
+    assert {name for name in sizes_of if name.startswith("@")} == {
+        *("@recipe_96", "@recipe_160", "@seconds_96", "@seconds_160")
+    }
+    different = {name for name in plain if several[name] != plain[name]}
+    assert different <= {"@recipe_digest", "@created", "@images_computed", "@images_reused"}
+    assert set(several) - set(plain) == sizes_of
+    done, given = stand_in.run(pets, out, "--sizes", 96, 160, 224, 96)
+    assert (done.code, given) == (0, 0), done.err
+    assert "nothing to do" in done.out
+    for sizes, expected in (((224,), plain), ((224, 96, 160), several)):
+        done, given = stand_in.run(pets, out, "--sizes", *sizes)
+        assert (done.code, given) == (0, 0), done.err
+        assert done.out.splitlines()[-1] == f"{path}: written"
+        assert contents(path).keys() == expected.keys()
+        assert contents(path)["@recipe_digest"] == expected["@recipe_digest"]
+
+
+def test_new_photos_are_computed_at_every_size(pets: Path, out: Path, path: Path) -> None:
+    stand_in.run(pets, out, "--sizes", 224, 96)
+    write_photos(pets, {"owls": 4}, seed=5)
+    done, given = stand_in.run(pets, out, "--sizes", 224, 96)
+    assert (done.code, given) == (0, 8), done.err
+    assert right_at(224, path, pets)
+    assert right_at(96, path, pets)
+
+
+CHANGED_BETWEEN = """
+from pathlib import Path
+from extract import build
+see, changed = build._see, Path({photo!r})
+
+def see_and_change(*given):
+    see(*given)
+    changed.write_bytes(changed.with_name('001.png').read_bytes()[:-8] + b'and more')
+
+build._see = see_and_change
+"""
+
+
+def test_photo_that_changes_between_two_sizes_is_the_same_at_both(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos()
+    change = CHANGED_BETWEEN.format(photo=str(root / "cats" / "000.png"))
+    done, _ = stand_in.run(root, out, "--sizes", 224, 96, before=change)
+    assert done.code == 0, done.err
+    assert right_at(224, path, root)
+    assert right_at(96, path, root)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ((320,), "--sizes 320: 224 must be among them, because "),
+        ((224, 225), "--sizes 224 225: 225 is not a multiple of 32 from 96 to 640"),
+        ((224, 64), "--sizes 224 64: 64 is not a multiple of 32 from 96 to 640"),
+        ((672, 224), "--sizes 672 224: 672 is not a multiple of 32 from 96 to 640"),
+        ((224, -96), "--sizes 224 -96: -96 is not a multiple of 32 from 96 to 640"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_in_one_line(
+    sizes: tuple[int, ...], reason: str, photos: MakePhotos, out: Path
+) -> None:
+    done, given = stand_in.run(photos(), out, "--sizes", *sizes)
+    assert (done.code, given, done.out) == (2, 0, "")
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith(f"error: {reason}")
+    assert not out.exists()
+
+
+# Clocks and photos that change
+
+
+LONG_AGO = "import time; time.time = lambda: 1e9; time.time_ns = lambda: 10**18"
+
+
+@pytest.mark.parametrize("clock", ["", LONG_AGO])
+@pytest.mark.parametrize("mtime", [4_000_000_000, 1_000_000_000, 0])
+def test_replaced_photo_is_seen_whatever_the_clocks_say(
+    clock: str, mtime: int, photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos()
+    changed = root / "cats" / "changed.bmp"
+    picture(500).save(changed)
+    os.utime(changed, (mtime, mtime))
+    done, given = stand_in.run(root, out, before=clock)
+    assert (done.code, given) == (0, 13), done.err
+    done, given = stand_in.run(root, out, before=clock)
+    assert (done.code, given) == (0, 0), done.err
+    assert "nothing to do" in done.out
+    # Another picture of the same size, in the same file, with the same time.
+    size, inode = changed.stat().st_size, changed.stat().st_ino
+    picture(501).save(root.parent / "new.bmp")
+    changed.write_bytes((root.parent / "new.bmp").read_bytes())
+    os.utime(changed, (mtime, mtime))
+    assert (changed.stat().st_size, changed.stat().st_ino) == (size, inode)
+    done, given = stand_in.run(root, out, before=clock)
+    assert (done.code, given) == (0, 1), done.err
+    assert right(path, root)
+
+
+def test_clock_that_is_set_back_between_runs_changes_nothing(
+    pets: Path, out: Path, path: Path
+) -> None:
+    before = path.read_bytes()
+    done, given = stand_in.run(pets, out, before=LONG_AGO)
+    assert (done.code, given) == (0, 0), done.err
+    assert path.read_bytes() == before
+    write_photos(pets, {"owls": 4}, seed=5)
+    done, given = stand_in.run(pets, out, before=LONG_AGO)
+    assert (done.code, given) == (0, 4), done.err
+    assert right(path, pets)
+
+
+def remembered(out: Path, path: str, digest: str) -> None:
+    """Have the index say that a photo has the given digest."""
+    with sqlite3.connect(out / "features" / "cache" / "digests.sqlite") as index:
+        changed = index.execute(
+            "UPDATE files SET digest = ? WHERE path = ?",
+            (bytes.fromhex(digest), os.fsencode(path)),
+        )
+        assert changed.rowcount == 1
+    index.close()
+
+
+def old_photos(root: Path) -> Path:
+    """Give photos a time at which the index may remember them."""
+    for photo in root.rglob("*.png"):
+        os.utime(photo, (1_500_000_000, 1_500_000_000))
+    return root
+
+
+def test_what_the_index_says_is_corrected_by_the_bytes_that_are_read(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = old_photos(photos())
+    stand_in.run(root, out)
+    before = contents(path)
+    remembered(out, "cats/000.png", "a" * 64)
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 1), done.err
+    assert contents(path) == before
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 0), done.err
+    assert "nothing to do" in done.out
+
+
+def test_rehash_does_not_believe_the_index(photos: MakePhotos, out: Path, path: Path) -> None:
+    root = old_photos(photos())
+    stand_in.run(root, out)
+    with features_file.open(path) as features:
+        digests = dict(zip(features.paths, features.digests, strict=True))
+    remembered(out, "cats/000.png", digests["cats/001.png"])
+    done, given = stand_in.run(root, out, "--rehash")
+    assert (done.code, given) == (0, 0), done.err
+    assert "nothing to do" in done.out
+    assert right(path, root)
+
+
+# Copies, conflicts and photos that look alike
+
+
+def test_copies_are_counted(photos: MakePhotos, out: Path, path: Path) -> None:
+    root = photos()
+    for i in range(3):
+        shutil.copy(root / "cats" / "000.png", root / "cats" / f"copy {i}.png")
+    shutil.copy(root / "dogs" / "000.png", root / "dogs" / "copy.png")
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 12), done.err
+    assert "copies: 4, each in the split of its original" in done.out.splitlines()
+    with features_file.open(path) as features:
+        assert features.attributes["copies"] == 4
+        assert features.near == [], "copies are no pairs"
+
+
+def test_the_same_photo_in_two_classes_is_an_error(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos({"cats": 6, "dogs": 6, "owls": 6})
+    shutil.copy(root / "cats" / "002.png", root / "dogs" / "a cat.png")
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (2, 18)
+    assert done.err.startswith("error: the same photo is in two classes: ")
+    assert "cats/002.png and dogs/a cat.png; " in done.err
+    assert "--allow-conflicts" in done.err
+    assert not path.exists()
+    shutil.copy(root / "owls" / "003.png", root / "dogs" / "an owl.png")
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (2, 0)
+    assert ", and 1 other photo alike; " in done.err
+
+
+def test_conflicts_that_are_allowed_are_kept_in_one_split(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos({"cats": 12, "dogs": 12})
+    for i in range(4):
+        shutil.copy(root / "cats" / f"{i:03d}.png", root / "dogs" / f"cat {i}.png")
+    done, given = stand_in.run(root, out, "--allow-conflicts")
+    assert (done.code, given) == (0, 24), done.err
+    with features_file.open(path) as features:
+        split = dict(zip(features.paths, features.splits.tolist(), strict=True))
+        label = dict(zip(features.paths, features.labels.tolist(), strict=True))
+        assert len(split) == 28
+        assert features.attributes["copies"] == 4
+    for i in range(4):
+        assert split[f"cats/{i:03d}.png"] == split[f"dogs/cat {i}.png"]
+        assert (label[f"cats/{i:03d}.png"], label[f"dogs/cat {i}.png"]) == (0, 1)
+
+
+def test_the_same_photo_in_two_classes_of_given_splits_is_an_error(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos({f"{s}/{name}": 4 for s in ("train", "test") for name in ("cats", "dogs")})
+    shutil.copy(root / "test" / "dogs" / "000.png", root / "train" / "cats" / "dog.png")
+    done, _ = stand_in.run(root, out)
+    assert done.code == 2
+    assert "test/dogs/000.png and train/cats/dog.png; " in done.err
+    done, given = stand_in.run(root, out, "--allow-conflicts")
+    assert (done.code, given) == (0, 0), done.err
+    with features_file.open(path) as features:
+        assert "train/cats/dog.png" not in features.paths
+        assert [name for name, _ in features.skipped] == ["train/cats/dog.png"]
+
+
+def test_unreadable_copies_are_no_conflict(photos: MakePhotos, out: Path) -> None:
+    root = photos()
+    for name in ("cats", "dogs"):
+        (root / name / "empty.jpg").write_bytes(b"")
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 12), done.err
+
+
+def test_photos_that_look_the_same_in_different_splits_are_told_and_stored(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos({f"{s}/{name}": 4 for s in ("train", "test") for name in ("cats", "dogs")})
+    # The same pixels in other bytes; and once more within a split.
+    for one, other in [("test/cats/000", "train/cats/same"), ("test/dogs/001", "test/dogs/same")]:
+        with Image.open(root / f"{one}.png") as image:
+            image.save(root / f"{other}.bmp")
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 18), done.err
+    with features_file.open(path) as features:
+        ((one, other, cosine),) = features.near
+        assert (features.paths[one], features.paths[other]) == (
+            "test/cats/000.png",
+            "train/cats/same.bmp",
+        )
+        split = features.splits[other]
+        assert one < other
+        assert cosine == pytest.approx(1.0)
+        assert features.file["near/row"][:].tolist() == [[one, other]]
+        assert features.file["near/cosine"].shape == (1,)
+    assert done.err.splitlines() == [
+        "near-duplicates in different splits: 1 pair to look at, the most alike first",
+        f"  test/cats/000.png (test) and train/cats/same.bmp ({split}): cosine 1.000",
+    ]
+
+
+def test_near_duplicates_beyond_ten_are_counted(photos: MakePhotos, out: Path, path: Path) -> None:
+    root = photos({f"{s}/{name}": 8 for s in ("train", "test") for name in ("cats", "dogs")})
+    for name in ("cats", "dogs"):
+        for i in range(6):
+            with Image.open(root / "test" / name / f"{i:03d}.png") as image:
+                image.save(root / "train" / name / f"{i}.bmp")
+    done, _ = stand_in.run(root, out)
+    assert done.code == 0, done.err
+    lines = done.err.splitlines()
+    assert lines[0].startswith("near-duplicates in different splits: 12 pairs")
+    assert len(lines) == 12
+    assert lines[-1] == "  and 2 more, all in the features file"
+    with features_file.open(path) as features:
+        assert len(features.near) == 12
+    # Where photos are too many, that none was found is not said.
+    path.unlink()
+    few = "from extract.photos import duplicates; duplicates.ROWS = 43"
+    done, _ = stand_in.run(root, out, before=few)
+    assert done.err.startswith("near-duplicates: not looked for among more than")
+    assert len(done.err.splitlines()) == 1
+    with features_file.open(path) as features:
+        assert features.near == []
+    assert (
+        "not looked for" in stand_in.Run(["info", str(path)], out / "log", before=few).ended().out
+    )
+
+
+# Classes
+
+
+def test_class_without_a_photo_in_a_given_split_is_told(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos({"train/cats": 4, "train/dogs": 4, "train/owls": 4, "test/cats": 4})
+    write_photos(root, {"test/dogs": 1, "train/dogs": 4}, seed=7)
+    done, _ = stand_in.run(root, out)
+    assert done.code == 0, done.err
+    assert done.err.splitlines() == [
+        "classes without a photo in a split: 1",
+        "  class 'owls' has no photo in test",
+    ]
+    with features_file.open(path) as features:
+        assert features.class_names == ["cats", "dogs", "owls"]
+
+
+def test_class_that_is_too_small_is_refused_before_anything_is_computed(
+    photos: MakePhotos, out: Path
+) -> None:
+    done, given = stand_in.run(photos({"cats": 6, "dogs": 2}), out)
+    assert (done.code, given) == (2, 0)
+    assert "class 'dogs' has 2 distinct usable photos" in done.err

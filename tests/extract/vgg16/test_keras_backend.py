@@ -1,0 +1,192 @@
+"""Keras: the same taps on every backend, and one trace for batches of any size."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from extract.engines import keras_engine
+from extract.engines.base import relative_difference
+from extract.system.console import InputError
+from extract.vgg16 import keras_backend, weights
+from extract.vgg16.keras_backend import compiled, keras
+from extract.vgg16.weights import Weights
+from tests.conftest import Arrays
+
+CHECKOUT = Path(__file__).parent.parent
+FORWARD = """
+import sys
+import numpy as np
+from extract.engines import keras_engine
+from extract.vgg16 import weights
+given = np.load(sys.argv[1])
+arrays = [given[f"{i:02d}"] for i in range(26)]
+engine = keras_engine.build(weights.Weights(arrays, weights.digest(arrays), "random"))
+np.savez(sys.argv[2], name=engine.name, **engine.forward(given["photos"]))
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_another_backend_gives_the_same_taps(
+    backend: str, vgg16_arrays: Arrays, tmp_path: Path
+) -> None:
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    photos = np.random.default_rng(1).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    arrays = {f"{i:02d}": array for i, array in enumerate(vgg16_arrays)}
+    np.savez(tmp_path / "given.npz", photos=photos, **arrays)  # type: ignore[arg-type]
+    subprocess.run(
+        [sys.executable, "-c", FORWARD, tmp_path / "given.npz", tmp_path / "taps.npz"],
+        cwd=CHECKOUT,
+        env=os.environ | {"KERAS_BACKEND": backend},
+        check=True,
+    )
+    found = dict(np.load(tmp_path / "taps.npz"))
+    assert str(found.pop("name")).endswith(f" on {backend}")
+    reference = Weights(vgg16_arrays, weights.digest(vgg16_arrays), "random")
+    assert relative_difference(found, keras_engine.build(reference).forward(photos)) < 1e-5
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_another_backend_trains_and_resumes(backend: str) -> None:
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    chosen = ["tests/test_train.py", "-k", "best_epoch or resumed or augmentation"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
+        cwd=CHECKOUT,
+        env=os.environ | {"KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+
+
+def test_a_smaller_batch_is_not_traced_anew() -> None:
+    photos = keras.Input((4, 4, 3))
+    network = keras.Model(photos, {"sum": keras.layers.Flatten()(photos)})
+    run = compiled(network)
+    for n in (32, 7, 1, 32):
+        batch = np.full((n, 4, 4, 3), n, np.uint8)
+        np.testing.assert_array_equal(run(batch)["sum"], np.full((n, 48), n, np.float32))
+    assert run.experimental_get_tracing_count() == 1  # type: ignore[attr-defined]
+
+
+# Networks that were not saved here
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """Return a small network in a file."""
+    photo = keras.Input((4, 4, 3))
+    network = keras.Model(photo, keras.layers.Dense(2)(keras.layers.Flatten()(photo)))
+    network.save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+def changed(
+    path: Path,
+    config: Callable[[dict[str, Any]], None] = lambda layers: None,
+    weights: Callable[[h5py.File], None] = lambda file: None,
+) -> None:
+    """Change what a saved network says of itself, or its weights."""
+    with zipfile.ZipFile(path) as file:
+        files = {name: file.read(name) for name in file.namelist()}
+    about = json.loads(files["config.json"])
+    config(about)
+    files["config.json"] = json.dumps(about).encode()
+    image = io.BytesIO(files["model.weights.h5"])
+    with h5py.File(image, "r+") as hdf5:
+        weights(hdf5)
+    files["model.weights.h5"] = image.getvalue()
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as told:
+        keras_backend.load(path)
+    message = str(told.value)
+    assert message.startswith(f"{path}: not a network that can be used (")
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_a_saved_network_is_read(saved: Path) -> None:
+    changed(saved)
+    photos = np.ones((2, 4, 4, 3), np.float32)
+    wanted = keras.models.load_model(saved).predict(photos, verbose=0)
+    np.testing.assert_array_equal(keras_backend.load(saved).predict(photos, verbose=0), wanted)
+
+
+def test_a_network_with_a_lambda_is_refused_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.keras"
+    photo = keras.Input((4, 4, 3))
+    hostile = keras.layers.Lambda(lambda x: (__import__("os").putenv("RAN", "1"), x)[1])
+    keras.Model(photo, hostile(photo)).save(path)
+    ran: list[object] = []
+    monkeypatch.setattr(os, "putenv", lambda *given: ran.append(given))
+    assert "keras.layers.Lambda, which could run code" in refused(path)
+    assert ran == []
+    # It would have run.
+    keras.models.load_model(path, safe_mode=False)
+    assert ran
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"module": "os", "class_name": "system", "config": "touch marker"},
+        {"module": "builtins", "class_name": "function", "config": "exec"},
+        {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "/tmp"}},
+        {"module": "kerasnot.layers", "class_name": "Dense", "config": {}},
+    ],
+)
+def test_a_network_that_names_code_is_refused(
+    saved: Path, layer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[object] = []
+    monkeypatch.setattr(os, "system", ran.append)
+    changed(saved, config=lambda about: about["config"]["layers"][1].update(layer))
+    assert f"{layer['module']}.{layer['class_name']}, which could run code" in refused(saved)
+    # However deep it is hidden.
+    changed(saved, config=lambda about: about["config"].update(layers=[{"any": [layer]}]))
+    assert "which could run code" in refused(saved)
+    assert ran == []
+
+
+def test_weights_in_another_file_are_refused(saved: Path, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["secret"] = np.ones((48, 2), np.float32)
+
+    def link(file: h5py.File) -> None:
+        del file["layers/dense/vars/0"]
+        file["layers/dense/vars/0"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "secret")
+
+    changed(saved, weights=link)
+    assert "ExternalLink" in refused(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x89HDF\r\n\x1a\n"])
+def test_a_damaged_network_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.keras").write_bytes(content)
+    refused(tmp_path / "model.keras")
+
+
+def test_a_network_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.keras: not there"):
+        keras_backend.load(tmp_path / "model.keras")

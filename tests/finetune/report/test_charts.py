@@ -1,0 +1,94 @@
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from finetune.compare.comparison import Comparison, compare
+from finetune.report import charts
+from tests.test_compare import features, save
+
+
+def words(svg: str) -> set[str]:
+    return {element.text for element in ElementTree.fromstring(svg).iter() if element.text}
+
+
+@pytest.fixture(scope="module")
+def chess(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    runs = tmp_path_factory.mktemp("runs")
+    of = features([f"piece {i}" for i in range(6)], test=30)
+    took = {"fit": 900.0}
+    folders = [save(runs, of, "mlp", [1]), save(runs, of, "svm", [0, 7])]
+    folders += [
+        save(runs, of, name, range(12), stage="network", seconds=took)
+        for name in ("baseline", "finetuned")
+    ]
+    return compare(of, folders)
+
+
+def heads(size: int) -> dict[str, dict[str, dict[str, float]]]:
+    figures = {"mean": 0.5 + size / 100, "sd": 0.1, "half_width": 0.05}
+    return {name: {"accuracy": figures} for name in ("svm", "<mlp>")}
+
+
+def test_charts_take_their_colours_from_the_page(chess: Comparison) -> None:
+    drawn = [
+        charts.cost(chess),
+        charts.scores(chess),
+        charts.reliability(chess.rows),
+        charts.photos_needed({1: heads(1), 10: heads(10)}),
+    ]
+    for svg in [svg for chart in drawn for svg in (chart.wide, chart.narrow)]:
+        assert "currentColor" in svg
+        assert not set(re.findall(r"#[0-9a-f]{6}\b", svg))
+        root = ElementTree.fromstring(svg)
+        assert root.attrib["aria-label"] == root[0].text
+        assert root[0].tag.endswith("title")
+
+
+def test_picture_stands_alone(chess: Comparison) -> None:
+    svg = charts.alone(charts.cost(chess))
+    assert {"svm", "mlp", "baseline", "finetuned"} <= words(svg)
+    assert "Highest: mlp, 96.7%" in ElementTree.fromstring(svg).attrib["aria-label"]
+    assert "prefers-color-scheme: dark" in svg
+
+
+def test_labels_of_close_points_are_apart() -> None:
+    moved = charts._apart([0.0, 0.0, 0.0, 9.0], [0.5, 0.5, 0.51, 0.5], reach=1, gap=0.1)
+    near = sorted(moved[:3])
+    assert min(np.diff(near)) > 0.099
+    assert moved[3] == 0.5
+
+
+def test_axis_of_a_narrow_range_tells_its_lines_apart(tmp_path: Path) -> None:
+    of = features(["a", "b"], test=2000)
+    found = compare(of, [save(tmp_path, of, name, range(40)) for name in ("x", "y")])
+    shares = [word for word in words(charts.cost(found).wide) if word.endswith("%")]
+    drawn = re.findall(r">([0-9.]+%)<", charts.cost(found).wide)
+    assert len(shares) == len(drawn) > 2
+    times = {word for word in words(charts.cost(found).wide) if word.endswith((" s", "min"))}
+    assert {"10 s", "30 s", "1 min"} <= times
+
+
+@pytest.mark.parametrize("models", [1, 2, 7])
+def test_reliability_has_a_panel_for_each_model(tmp_path: Path, models: int) -> None:
+    of = features(["a", "b"])
+    names = [f"model {i}" for i in range(models)]
+    rows = compare(of, [save(tmp_path, of, name, [i]) for i, name in enumerate(names)]).rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chart = charts.reliability(rows)
+    assert set(names) <= words(chart.wide)
+    assert set(names) <= words(chart.narrow)
+
+
+@pytest.mark.parametrize("sizes", [[1], [1, 2, 5, 1000]])
+def test_any_photos_curve_is_drawn(sizes: list[int]) -> None:
+    curve: dict[int, Any] = {size: heads(size) for size in sizes}
+    del curve[sizes[0]]["svm"]
+    curve[sizes[-1]]["svm"] = heads(1)["svm"]
+    svg = charts.photos_needed(curve).narrow
+    assert {"svm", "<mlp>", *(f"{size:,}" for size in sizes)} <= words(svg)

@@ -1,0 +1,415 @@
+import base64
+import hashlib
+import io
+import json
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    recall_score,
+    top_k_accuracy_score,
+)
+
+from classify import results
+from finetune.compare.comparison import Comparison, compare
+from finetune.compare.significance import bootstrap
+from finetune.compare.suspects import Suspect, Suspects
+from finetune.report import page
+from tests import browser
+from tests.compared import HOSTILE, MODELS, comparison, five
+from tests.conftest import picture
+from tests.test_compare import features, save
+
+
+class Page(HTMLParser):
+    """What a page holds.
+
+    Attributes
+    ----------
+    tables : dict of id to rows of cells
+    galleries : dict of heading to list of (address of the picture, lines below it)
+    tags : list of str
+    attributes : list of (tag, name, value)
+    words : str
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.galleries: dict[str, list[tuple[str, list[str]]]] = {}
+        self.words = ""
+        self.heading = ""
+        self.rows: list[list[str]] = []
+        self.cards: list[tuple[str, list[str]]] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        given = dict(attrs)
+        if tag in ("h2", "h3"):
+            self.heading = ""
+        elif tag == "table":
+            self.rows = self.tables[given["id"] or ""] = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        elif tag == "small" and self.rows:
+            self.rows[-1][-1] += " "
+        elif tag == "ul" and "photos" in (given.get("class") or ""):
+            self.cards = self.galleries.setdefault(self.heading, [])
+        elif tag == "li" and self.cards is not None:
+            self.cards.append(("", []))
+        elif tag == "img" and self.cards and not self.cards[-1][0]:
+            self.cards[-1] = (given["src"] or "", self.cards[-1][1])
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "table":
+            self.rows = []
+        if tag == "ul":
+            self.cards = None
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data.strip()
+        elif self.cards and data.strip():
+            self.cards[-1][1].append(data.strip())
+        elif not self.rows and not self.heading and data.strip():
+            self.heading = data.strip()
+
+
+@pytest.fixture(scope="module", params=[2, 102])
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    k = request.param
+    folder = tmp_path_factory.mktemp("house")
+    return five(folder, [f"class {i}" for i in range(k)], test=max(60, 2 * k))
+
+
+@pytest.fixture(scope="module")
+def text(found: Comparison) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return page.page(found)
+
+
+@pytest.fixture(scope="module")
+def shown(text: str) -> Page:
+    return Page(text)
+
+
+def spread(bounds: tuple[float, float], write: Callable[[float], str]) -> str:
+    return " to ".join(map(write, bounds))
+
+
+def test_every_figure_follows_from_the_predictions(found: Comparison, shown: Page) -> None:
+    heading, *rows = shown.tables["models"]
+    assert sorted(row[0] for row in rows) == sorted(MODELS)
+    best = [float(row[1].split("%")[0]) for row in rows]
+    assert best == sorted(best, reverse=True)
+    names = found.features.class_names
+    for place, (row, cells) in enumerate(zip(found.rows, rows, strict=True)):
+        said = row.predictions
+        y, p = said.labels, said.probabilities.astype(np.float64)
+        p = np.clip(p, 1e-7, None) / np.clip(p, 1e-7, None).sum(axis=1, keepdims=True)
+        named, every = p.argmax(axis=1), list(range(len(names)))
+        right = int((named == y).sum())
+        wilson = binomtest(right, len(y)).proportion_ci(method="wilson")
+        drawn = bootstrap(said)
+        recall = recall_score(y, named, average="macro", zero_division=0)
+        f1 = f1_score(y, named, labels=every, average="macro", zero_division=0)
+        loss = log_loss(y, p, labels=every)
+        expected = {
+            "Model": row.model,
+            "Accuracy": f"{accuracy_score(y, named):.1%} {spread(wilson, '{:.1%}'.format)}",
+            "Mean class recall": f"{recall:.1%} "
+            + spread(drawn["mean_class_recall"], "{:.1%}".format),
+            "Macro F1": f"{f1:.3f} " + spread(drawn["macro_f1"], "{:.3f}".format),
+            "Log loss": f"{loss:.3f} " + spread(drawn["log_loss"], "{:.3f}".format),
+            "Calibration error": f"{results.metrics(said)['calibration_error']:.3f}",
+        }
+        if len(names) > 5:
+            expected["Top-5"] = f"{top_k_accuracy_score(y, p, k=5, labels=every):.1%}"
+        assert dict(zip(heading, cells, strict=True)) == expected
+        confusion = confusion_matrix(y, named, labels=every)
+        if len(names) <= 20:
+            matrix = shown.tables[f"matrix-{place}"]
+            assert matrix[0][1:] == names
+            assert [[int(n) for n in cells[1:]] for cells in matrix[1:]] == confusion.tolist()
+        else:
+            first = shown.tables[f"confused-{place}"][1]
+            off = confusion * ~np.eye(len(names), dtype=bool)
+            assert first[2].startswith(f"{off.max()} of ")
+        by_class = {cells[0]: cells[2 + place] for cells in shown.tables["recalls"][1:]}
+        assert by_class == {
+            name: f"{confusion[i, i] / confusion[i].sum():.1%}" for i, name in enumerate(names)
+        }
+        mistaken = np.flatnonzero(named != y)
+        surest = mistaken[np.argsort(-p.max(axis=1)[mistaken], kind="stable")]
+        cards = shown.galleries[row.model]
+        assert [lines[-3:] for _, lines in cards] == [
+            [names[y[i]], f"{names[named[i]]} {p[i].max():.0%}", said.paths[i]] for i in surest[:8]
+        ]
+        told = [cells for cells in shown.tables["bins"] if cells[0] == row.model]
+        assert sum(int(cells[1]) for cells in told) == len(y)
+
+
+def test_page_holds_every_part(found: Comparison, shown: Page) -> None:
+    n, k = len(found.rows[0].correct), len(found.features.class_names)
+    assert found.verdict in shown.words
+    assert f"{n} test photos, {k} classes" in shown.words
+    first = found.pairs[0]
+    assert shown.tables["pairs"][1][:4] == [
+        first.one,
+        first.other,
+        str(first.one_only),
+        str(first.other_only),
+    ]
+    assert len(shown.tables["pairs"]) == 1 + 10
+    cost = {row[0]: row[1:] for row in shown.tables["cost"]}
+    assert cost["Model"][:3] == ["Total", "VGG16 pass", "Tuning"]
+    # 60 seconds for 3 n photos and half a second for n.
+    speed = f"{1 / (60 / (3 * n) + 0.5 / n):,.1f}"
+    assert cost["svm"] == (
+        ["16 min 0 s", "1 min 0 s", "—", "15 min 0 s", "0.50 s", speed, "1.2 MB", "1,234"]
+    )
+    assert cost["baseline"][:3] == ["15 min 0 s", "—", "—"]
+    assert cost["baseline"][5] == f"{n / 0.5:,.1f}"
+    assert "at all sizes asked for, took 1 min 1 s." in shown.words.replace("\n", " ")
+    assert sum(int(row[-1]) for row in shown.tables["photos"][1:]) == 3 * n
+    assert shown.tables["skipped"][1:] == [["b.fcgi", "not an image"], ["a.jpg", "truncated"]]
+    assert shown.tables["near"][1:] == [["00001 ü.jpg (test)", "00003 ü.jpg (train)", "0.988"]]
+    told = ["3", "<b>block5", "0.250", "nan", "1.000", "0.750", "3.000"]
+    assert shown.tables["curve-0"][3] == told
+    assert shown.tables["needed-photos"][1:] == [["1", "50.0% ± 12.5"], ["1,000", "50.0% ± 12.5"]]
+    spread = "50.0% ± 25.0"
+    assert shown.tables["protocol-0"][1:] == [["svm", spread, spread, "0.500", "0.500"]]
+    assert ["seed", "3"] in shown.tables["provenance"]
+    assert ["weights", "VGG16 <ImageNet>"] in shown.tables["provenance"]
+    assert [row[3] for row in shown.tables["made"][1:]] == ["a <machine>"] * 5
+    assert "python -m classify chess --heads svm --seed 0" in shown.words
+    assert "old: made from other photos" in shown.words
+    root = found.features.attributes["root"]
+    assert root not in shown.words
+
+
+def test_pictures_are_of_the_photos_named(found: Comparison, shown: Page) -> None:
+    cards = [card for cards in shown.galleries.values() for card in cards]
+    assert len(cards) > 20
+    for address, lines in cards:
+        row = int(re.findall(r"(\d{5}) ü", " ".join(lines))[0])
+        if row % 2 == 0:
+            assert address == ""
+            assert lines[0] == "not there any more"
+            continue
+        with Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))) as thumbnail:
+            assert thumbnail.size == picture(row).size
+            mean = np.asarray(thumbnail, float).mean(axis=(0, 1))
+        assert np.abs(mean - np.asarray(picture(row), float).mean(axis=(0, 1))).max() < 6
+    suspects = shown.galleries["Labels to check"][-2:]
+    assert [lines[-3:] for _, lines in suspects] == [
+        ["class 1", "class 0 99%", "00003 ü.jpg"],
+        ["class 0", "class 1 70%", "00000 ü.jpg"],
+    ]
+
+
+def test_page_needs_no_network_and_no_second_file(text: str, shown: Page) -> None:
+    assert not {"link", "iframe", "object", "image", "base", "form"} & set(shown.tags)
+    assert shown.tags.count("script") == 1
+    for _, name, value in shown.attributes:
+        if name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+            assert value.startswith(("#", "data:image/webp;base64,"))
+        assert not name.startswith("on")
+    assert "@import" not in text
+    assert set(re.findall(r"url\((.)", text)) <= {"#"}
+    assert set(re.findall(r"https?://[^\"'< ]*", text)) == {"http://www.w3.org/2000/svg"}
+    (policy,) = [v for tag, name, v in shown.attributes if (tag, name) == ("meta", "content")][:1]
+    script = re.findall(r"(?s)<script>(.*?)</script>", text)[-1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}';" in policy
+
+
+def test_ids_are_unique_and_references_lead_somewhere(text: str, shown: Page) -> None:
+    ids = [value for _, name, value in shown.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    used = {value[1:] for _, name, value in shown.attributes if name == "href"}
+    used |= set(re.findall(r"url\(#([^)]*)\)", text))
+    assert used
+    assert used <= set(ids)
+
+
+def test_every_picture_and_chart_has_words(text: str, shown: Page) -> None:
+    assert shown.tags.count("img") == len(re.findall(r"<img [^>]* alt=\"[^\"]+\"", text))
+    assert shown.tags.count("svg") == len(re.findall(r"<svg [^>]*aria-label=\"[^\"]+\"", text))
+
+
+def test_one_perfect_model_has_no_pairs_and_no_mistakes(tmp_path: Path) -> None:
+    shown = Page(page.page(comparison(tmp_path, features(["a", "b"]), svm=[])))
+    assert "pairs" not in shown.tables
+    assert shown.galleries == {}
+    assert "svm is the only model" in shown.words
+    assert "Train and val were not looked through" in shown.words
+
+
+def test_models_that_tie(tmp_path: Path) -> None:
+    shown = Page(page.page(comparison(tmp_path, features(["a", "b"]), x=[0], y=[0])))
+    assert "No clear winner" in shown.words
+    assert [row[0] for row in shown.tables["models"][1:]] == ["x", "y"]
+    assert shown.tables["pairs"][1] == ["x", "y", "0", "0", "1.000", "1.000"]
+
+
+def test_hostile_names_are_only_text(tmp_path: Path) -> None:
+    of = features(HOSTILE, skipped=[("<img src=x onerror=alert(1)>\u202e.jpg", "`|\n# no")])
+    of.data = '"><script>'
+    of.paths = [f"{HOSTILE[0]}/{path}" for path in of.paths]
+    runs = {"<b>$\\frac$|": [0], "_svm_": [0, 1, 2]}
+    found = comparison(tmp_path, of, **runs)
+    found = replace(found, suspects=Suspects("svm", 9, [Suspect(0, 0, 4, 0.1, 0.9)]))
+    text = page.page(found)
+    shown = Page(text)
+    assert not {"img", "b"} & set(shown.tags)
+    assert shown.tags.count("script") == 1
+    assert "alert(1)" not in re.findall(r"(?s)<script>(.*?)</script>", text)[-1]
+    assert "onerror" not in [name for _, name, _ in shown.attributes]
+    names = [name.replace("\n", "\\n") for name in HOSTILE]
+    assert shown.tables["matrix-0"][0][1:] == names
+    assert [row[0] for row in shown.tables["photos"][1:]] == names
+    assert shown.tables["skipped"][1][0] == "<img src=x onerror=alert(1)>\\u202e.jpg"
+    assert [row[0] for row in shown.tables["models"][1:]] == list(runs)
+    assert shown.galleries["_svm_"][0][1][1:3] == [names[0], f"{names[1]} 90%"]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        {"loss": [1.0]},
+        {"val_accuracy": [0.5, None, "x"], "phase": ["a"]},
+        {"phase": ["a", "b"], "seconds": [1.0]},
+        {"loss": [], "accuracy": [0.5, 0.6], "phase": ["a", "a", "b", "b"]},
+    ],
+)
+def test_any_history_is_drawn(tmp_path: Path, history: dict[str, Any]) -> None:
+    of = features(["a", "b"])
+    folder = save(tmp_path, of, "baseline", [0], stage="network")
+    (folder / "history.json").write_text(json.dumps(history))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        shown = Page(page.page(compare(of, [folder])))
+    longest = max(len(values) for values in history.values())
+    assert len(shown.tables["curve-0"]) == longest + 1
+
+
+def test_no_time_and_perfect_accuracy_are_drawn(tmp_path: Path) -> None:
+    of = features(["a", "b"])
+    folders = [
+        save(tmp_path, of, "svm", [], seconds={}),
+        save(tmp_path, of, "mlp", [], seconds={"features": 5.0, "fit": 0.0}),
+    ]
+    assert "100.0%" in page.page(compare(of, folders))
+
+
+def test_ten_thousand_photos_make_less_than_five_megabytes(tmp_path: Path) -> None:
+    names = [f"class {i}" for i in range(102)]
+    of = features(names, test=10_000)
+    of.skipped = [(f"{i}.txt", "not an image file that Pillow can read") for i in range(10_000)]
+    of.near = [(i, i + 1, 0.99) for i in range(9_000)]
+    of.attributes["root"] = str(tmp_path)
+    # Noise, which compresses worst.
+    picture(0, size=(400, 300)).save(tmp_path / "noise.jpg", quality=95)
+    of.digests = [hashlib.sha256((tmp_path / "noise.jpg").read_bytes()).hexdigest()] * 30_000
+    of.paths = [f"a{'/' * i}/../noise.jpg" for i in range(2)] * 15_000
+    (tmp_path / "a").mkdir()
+    found = comparison(tmp_path, of, **{f"m{i}": range(i, 5000) for i in range(5)})
+    suspects = [Suspect(i, 0, 1, 0.1, 0.9) for i in range(5_000)]
+    text = page.page(replace(found, suspects=Suspects("svm", 20_000, suspects)))
+    assert text.count("<img") == 5 * page.MISTAKES + 4 * page.SHOWN
+    assert len(text.encode()) < 5e6
+    assert "These are the first 200" in text
+
+
+@pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is not installed")
+def test_a_browser_shows_it_without_a_request_and_sorts_and_filters(tmp_path: Path) -> None:
+    found = five(tmp_path, [*HOSTILE, *(f"class {i}" for i in range(8))], test=130)
+    path = tmp_path / "index.html"
+    path.write_text(page.page(found), encoding="utf-8")
+    with browser.running(tmp_path / "profile") as tab:
+        for width in (1280, 390):
+            light, dark = (
+                (
+                    tab.open(path, width=width, dark=dark),
+                    tab.run("getComputedStyle(document.documentElement).backgroundColor"),
+                    tab.screenshot(tmp_path / f"{width}-{dark}.png"),
+                )
+                for dark in (False, True)
+            )
+            assert light[1] != dark[1]
+            assert tab.run("document.documentElement.scrollWidth") <= width
+            with Image.open(tmp_path / f"{width}-False.png") as shot:
+                assert shot.width <= width
+                assert shot.height > 3000
+                assert len(shot.convert("L").getcolors() or []) > 100
+        assert [url for url in tab.requests if not url.startswith("data:")] == [path.as_uri()]
+        assert tab.complaints == []
+        broken = "[...document.images].filter(image => !image.naturalWidth).length"
+        assert tab.run(broken) == 0
+
+        def column(table: str, place: int) -> list[str]:
+            cells = f"[...document.querySelectorAll('#{table} tbody tr')].filter(r => !r.hidden)"
+            text: list[str] = tab.run(f"{cells}.map(r => r.cells[{place}].textContent)")
+            return text
+
+        def press(table: str, place: int) -> None:
+            tab.run(f"document.querySelectorAll('#{table} th button')[{place}].focus()")
+            for kind in ("keyDown", "keyUp"):
+                enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+                tab.call("Input.dispatchKeyEvent", type=kind, **enter)
+
+        total = {row.model: row.seconds for row in found.rows}
+        press("cost", 1)
+        dearest = column("cost", 0)
+        assert [total[model] for model in dearest] == sorted(total.values(), reverse=True)
+        press("cost", 1)
+        assert [total[model] for model in column("cost", 0)] == sorted(total.values())
+        assert tab.run("document.querySelectorAll('#cost th')[1].ariaSort") == "ascending"
+        # A dash is below the numbers both ways.
+        for _ in range(2):
+            press("cost", 2)
+            assert column("cost", 2)[-2:] == ["—", "—"]
+        press("cost", 0)
+        assert column("cost", 0) == sorted(total)
+        assert len(column("recalls", 0)) == 13
+        tab.run(
+            "{const f = document.querySelector('input[type=search]');"
+            "f.value = 'CLASS 7'; f.dispatchEvent(new Event('input'))}"
+        )
+        assert column("recalls", 0) == ["class 7"]
+        tab.call("Emulation.setScriptExecutionDisabled", value=True)
+        tab.open(path, width=1280)
+        assert tab.requests[0] == path.as_uri()
+
+
+@pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is not installed")
+def test_the_browser_of_these_tests_sees_requests_and_complaints(tmp_path: Path) -> None:
+    path = tmp_path / "bad.html"
+    path.write_text("<img src=gone.png><script>console.error(1); throw Error('x')</script>")
+    with browser.running(tmp_path / "profile") as tab:
+        tab.open(path, width=800)
+        assert (tmp_path / "gone.png").as_uri() in tab.requests
+        assert len(tab.complaints) >= 2

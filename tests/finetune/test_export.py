@@ -1,0 +1,193 @@
+"""One file, photo in, probabilities out: what the model says, without us."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+from sklearn.pipeline import Pipeline
+
+from classify import dense, results, search
+from classify.heads import HEADS
+from classify.serving import predict
+from extract.photos import decode
+from extract.store import features_file
+from extract.system.console import InputError
+from extract.vgg16 import onnx_graph
+from extract.vgg16.keras_backend import keras
+from extract.vgg16.recipe import TAPS
+from finetune import export
+from tests import synthetic
+from tests.conftest import CHECKOUT
+
+SHAPES = [(30, 40), (500, 300), (552, 388), (553, 388), (224, 224), (1, 1), (2, 900), (300, 225)]
+
+
+@pytest.fixture(scope="module")
+def head(house: Path) -> Pipeline:
+    return predict.load_head(house / "runs/pets/logistic")
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def probabilities(house: Path, weights: Path, name: str, photo: np.ndarray) -> np.ndarray:
+    """Return what the model itself says of a photo that it never saw."""
+    Image.fromarray(photo).save(house / "one.png")
+    cache = house / "features/cache"
+    model = predict.load(house / "runs/pets" / name, cache=cache, weights_file=weights)
+    item = predict.Read("one.png", "", decode.square(Image.fromarray(photo), size=224), "")
+    return model.probabilities([item])
+
+
+def test_photos_are_squashed_as_pillow_does_to_the_last_bit() -> None:
+    photo = keras.Input((None, None, 3), dtype="uint8")
+    by_keras = keras.Model(photo, export.squashed(photo, 224))
+    single = keras.Model(photo, export.squashed(photo, 224, dtype="float32"))
+    for height, width in SHAPES:
+        pixels = noise(height, width)
+        wanted = decode.square(Image.fromarray(pixels), size=224).astype(np.float32)
+        np.testing.assert_array_equal(by_keras(pixels[None])[0], wanted)
+        off = abs(np.asarray(single(pixels[None])[0]) - wanted)
+        assert off.max() <= 1
+        assert (off > 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("name", HEADS)
+def test_a_folded_head_gives_the_same_probabilities(
+    name: str, classes: int, tmp_path: Path
+) -> None:
+    with features_file.open(synthetic.publish(tmp_path, classes=classes)) as opened:
+        rows = opened.rows("train", "val")
+        labels = opened.labels[rows]
+        taps = ["block5_avg", "block4_max"]
+        X = opened.read(taps, "train", "val")
+        chosen = {"taps": taps, "root": True, "alpha": 0.1, "C": 10.0, "epochs": 5}
+        widths = {tap: TAPS[tap] for tap in taps}
+        weights = np.ones(len(labels))
+        fitted, _ = search._fit(name, chosen, 0.5, X, labels, weights, widths, 0)
+    folded = dense.fold(fitted)
+    assert (folded.taps, folded.root) == (taps, True)
+    parts = np.split(X, [512], axis=1)
+    x = np.hstack([np.sqrt(p) / np.linalg.norm(np.sqrt(p), axis=1, keepdims=True) for p in parts])
+    for kernel, bias in folded.layers[:-1]:
+        x = np.maximum(x @ kernel + bias, 0)
+    found = np.exp(x @ folded.layers[-1][0] + folded.layers[-1][1])
+    found /= found.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, fitted.predict_proba(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["logistic", "mlp"])
+def test_onnx_runs_without_keras_and_says_what_the_head_says(
+    house: Path, vgg16_weights: Path, name: str
+) -> None:
+    run = house / "runs/pets" / name
+    path, difference = export.export(run, to="onnx", out=house, weights_file=vgg16_weights)
+    assert difference <= 1e-3
+    photo = noise(553, 388)
+    np.save(house / "photo.npy", photo)
+    program = f"""
+import json, sys
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession({str(path)!r}, providers=["CPUExecutionProvider"])
+photo = numpy.load({str(house / "photo.npy")!r})
+found = session.run(None, {{session.get_inputs()[0].name: photo[None]}})[0]
+names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+assert not {{"keras", "tensorflow", "sklearn", "extract"}} & set(sys.modules)
+print(json.dumps([names, found.tolist()]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names, found = json.loads(done.stdout)
+    assert names == ["cats", "dogs"]
+    wanted = probabilities(house, vgg16_weights, name, photo)
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def test_keras_and_litert_files_say_it_too(house: Path, vgg16_weights: Path) -> None:
+    run, photo = house / "runs/pets/logistic", noise(300, 700)
+    wanted = probabilities(house, vgg16_weights, "logistic", photo)
+    for to, read in (("keras", export._by_keras), ("litert", export._by_litert)):
+        path, difference = export.export(run, to=to, out=house, weights_file=vgg16_weights)
+        assert difference <= 1e-3
+        found = read(path.read_bytes())(photo[None])
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
+        with zipfile.ZipFile(path) as file:
+            record = json.loads(file.read(export.RECORD))
+            assert file.read("labels.txt").decode().split() == record["class_names"]
+        assert record["class_names"] == ["cats", "dogs"]
+
+
+def test_a_network_takes_photos_of_any_size_too(house: Path) -> None:
+    photo = keras.Input((32, 32, 3))
+    pixels = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(photo))
+    network = keras.Model(photo, keras.layers.Dense(2, activation="softmax")(pixels))
+    heads = house / "runs/pets/logistic"
+    run = house / "runs/pets/network"
+    results.save(
+        run,
+        replace(results.load(heads), model="network", stage="network"),
+        results.load_predictions(heads),
+        write_model=lambda folder: network.save(folder / "model.keras"),
+    )
+    path, difference = export.export(run, to="keras", out=house)
+    assert difference <= 1e-5
+    assert path.name == "exported.keras"
+    with pytest.raises(InputError, match="only heads are exported to ONNX"):
+        export.export(run, to="onnx", out=house)
+
+
+def test_what_differs_from_the_original_is_not_written(
+    house: Path, vgg16_weights: Path, head: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = house / "runs/pets/logistic"
+    (run / "exported.onnx").unlink(missing_ok=True)
+    taps, root, layers = dense.fold(head)
+    moved = dense.Folded(taps, root, [(kernel, bias + np.array([0, 1])) for kernel, bias in layers])
+    monkeypatch.setattr(dense, "fold", lambda head: moved)
+    with pytest.raises(InputError, match=r"logistic: as onnx it differs from the original by 0\."):
+        export.export(run, to="onnx", out=house, weights_file=vgg16_weights)
+    assert not (run / "exported.onnx").exists()
+
+
+def test_photos_to_compare_on_may_be_named_and_must_be_there(
+    house: Path, vgg16_weights: Path, tmp_path: Path
+) -> None:
+    result = results.load(house / "runs/pets/logistic")
+    run = house / "runs/pets/logistic"
+    root, paths = export._some(run, result, house, house / "pets")
+    assert (root, len(paths)) == (house / "pets", 13)
+    (tmp_path / "notes.txt").write_text("no photo")
+    with pytest.raises(InputError, match="name a folder with --photos"):
+        export._some(run, result, house, tmp_path)
+
+
+def test_the_command_says_where_the_file_is(house: Path, vgg16_weights: Path) -> None:
+    run = house / "runs/pets/mlp"
+    words = ["finetune", "export", run, "--to", "onnx", "--out", house, "--weights", vgg16_weights]
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, words)], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{run / 'exported.onnx'}: written, " in done.stdout
+
+
+def test_an_empty_tap_gives_probabilities_and_not_nan(
+    vgg16_arrays: list[np.ndarray],
+) -> None:
+    silent = [array * 0 for array in vgg16_arrays]
+    layers = [(np.ones((512, 2), np.float32), np.array([0, 1], np.float32))]
+    model = onnx_graph.classifier(silent, ["block5_avg"], layers, root=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    found = session.run(None, {"rgb": noise(20, 30)[None]})[0]
+    np.testing.assert_allclose(found, [[1 / (1 + np.e), np.e / (1 + np.e)]], atol=1e-6)

@@ -1,0 +1,201 @@
+"""The commands that train networks and compare: what they need, say, refuse and leave alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from classify import results
+from extract import build
+from extract.store import features_file
+from extract.system import machine
+from tests.conftest import CHECKOUT, write_photos
+
+
+def finetune(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "finetune", *map(str, arguments)]
+    given = os.environ | environment
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=given)
+
+
+def make_features(out: Path, weights: Path, *, sizes: tuple[int, ...]) -> None:
+    options = {"weights_file": weights, "engine": "keras", "sizes": sizes}
+    build.make(str(out / "pets"), out=out, seed=0, **options)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
+    """A folder with features of 2 x 6 photos by random weights, and both networks trained."""
+    out = tmp_path_factory.mktemp("finetune")
+    root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
+    # A further size, which is of no use to networks, is there while they are trained.
+    make_features(out, vgg16_weights, sizes=(224, 96))
+    done = finetune("train", root, "--out", out, "--weights", vgg16_weights, "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    said = ["baseline", "block4_pool, plain", "block4_pool, mirrored", "finetuned"]
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == said
+    # What only an unfinished training needs is gone.
+    for name in ("baseline", "finetuned"):
+        kept = {path.name for path in (out / "runs/pets" / name).iterdir()}
+        files = {"result.json", "predictions.h5", "history.json", "model.keras"}
+        assert kept == files | {"tensorboard"}
+    return out
+
+
+@pytest.mark.parametrize(
+    ("name", "phases"), [("baseline", {"scratch"}), ("finetuned", {"top", "block5"})]
+)
+def test_a_network_leaves_a_whole_result(made: Path, name: str, phases: set[str]) -> None:
+    folder = made / "runs/pets" / name
+    result, predictions = results.load(folder), results.load_predictions(folder)
+    with features_file.open(made / "features/pets.h5") as features:
+        rows = features.rows("test")
+        assert predictions.paths == [features.paths[row] for row in rows]
+        np.testing.assert_array_equal(predictions.labels, features.labels[rows])
+        assert result.data_digest == features.data_digest
+    history = json.loads((folder / "history.json").read_text())
+    assert set(history["phase"]) == phases
+    assert {len(values) for values in history.values()} == {result.epochs}
+    assert result.metrics == results.metrics(predictions)
+    assert (folder / "model.keras").stat().st_size > 100_000
+    cached = {"features", "activations"} if name == "finetuned" else set()
+    assert set(result.seconds) == {*cached, "fit", "predict"}
+    assert min(result.seconds.values()) > 0
+    assert result.machine == machine.machine()
+
+
+def test_nothing_is_trained_again_when_nothing_changed(made: Path, vgg16_weights: Path) -> None:
+    folder = made / "runs/pets/baseline"
+    before = (folder / "model.keras").stat().st_mtime_ns
+    arguments = ["train", made / "pets", "--out", made, "--epochs", 2, "--models", "baseline"]
+    code = "import sys, runpy; runpy.run_module('finetune', run_name='__main__')"
+    command = [sys.executable, "-X", "importtime", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert "nothing to do" in done.stdout
+    assert " keras" not in done.stderr
+    assert " tensorflow" not in done.stderr
+    assert (folder / "model.keras").stat().st_mtime_ns == before
+    options = ("--balanced", "--label-smoothing", 0.1, "--batch-norm")
+    done = finetune(*arguments[:-3], 1, "--models", "baseline", *options)
+    asked = results.load(folder).hyperparameters["asked"]
+    assert asked == {
+        **{"learning_rate": None, "epochs": 1, "batch_size": None},
+        **{"label_smoothing": 0.1, "balanced": True, "batch_norm": True},
+    }
+    assert "2 epochs" not in done.stdout
+    assert "1 epochs" in done.stdout
+
+
+def test_what_other_sizes_the_features_have_is_nothing_to_a_network(
+    made: Path, vgg16_weights: Path
+) -> None:
+    with features_file.open(made / "features/pets.h5") as both:
+        assert both.sizes == [224, 96]
+        of_two = both.recipe_digest
+    make_features(made, vgg16_weights, sizes=(224,))
+    try:
+        options = ("--epochs", 2, "--models", "finetuned")
+        done = finetune("train", made / "pets", "--out", made, *options)
+        assert "nothing to do" in done.stdout
+        result = results.load(made / "runs/pets/finetuned")
+        with features_file.open(made / "features/pets.h5") as plain:
+            assert result.recipe_digest == plain.recipe_digest != of_two
+            assert result.seconds["features"] == plain.seconds < both.seconds
+    finally:
+        make_features(made, vgg16_weights, sizes=(224, 96))
+
+
+def test_other_weights_than_the_features_were_made_with_are_refused(
+    made: Path, vgg16_arrays: list[np.ndarray], tmp_path: Path
+) -> None:
+    from tests.conftest import write_keras_file
+
+    write_keras_file(tmp_path / "other.h5", [array + 1 for array in vgg16_arrays])
+    done = finetune(
+        *("train", made / "pets", "--out", made, "--models", "finetuned", "--again"),
+        *("--weights", tmp_path / "other.h5"),
+    )
+    assert done.returncode == 2
+    assert "other.h5: not the weights the features were made with" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_compare_writes_the_report_and_prints_the_table(made: Path) -> None:
+    done = finetune("compare", made / "pets", "--out", made)
+    assert done.returncode == 0, done.stderr
+    assert "baseline" in done.stdout
+    assert "finetuned" in done.stdout
+    assert {path.name for path in (made / "reports/pets").iterdir()} == {
+        "index.html",
+        "compare.md",
+        "compare.json",
+        "compare.svg",
+    }
+
+
+def test_compare_puts_several_data_sets_side_by_side_and_opens_the_page(
+    made: Path, tmp_path: Path
+) -> None:
+    for folder in ("features", "runs"):
+        shutil.copytree(made / folder, tmp_path / folder, ignore=shutil.ignore_patterns("cache"))
+    shutil.copytree(tmp_path / "runs/pets", tmp_path / "runs/zoo")
+    shutil.copy(tmp_path / "features/pets.h5", tmp_path / "features/zoo.h5")
+    with h5py.File(tmp_path / "features/zoo.h5", "r+") as file:
+        file.attrs["data"] = "zoo"
+    shown = tmp_path / "shown"
+    opener = tmp_path / "opener"
+    opener.write_text(f'#!/bin/sh\necho "$1" >> {shown}\n')
+    opener.chmod(0o755)
+    done = finetune(
+        *("compare", "pets", "zoo", "pets", "--open", "--out", tmp_path), BROWSER=str(opener)
+    )
+    assert done.returncode == 0, done.stderr
+    page = tmp_path / "reports/pets+zoo/index.html"
+    assert done.stdout.splitlines()[-1] == f"all of them: {page}"
+    assert shown.read_text().split() == [page.as_uri()]
+    for name in ("pets", "zoo", "pets+zoo"):
+        assert (tmp_path / "reports" / name / "compare.json").exists()
+
+
+def test_compare_refuses_a_result_of_other_data_by_name(made: Path) -> None:
+    record = made / "runs/pets/baseline/result.json"
+    kept = record.read_text()
+    changed = json.loads(kept) | {"data_digest": "f" * 64}
+    record.write_text(json.dumps(changed))
+    done = finetune("compare", made / "pets", "--out", made)
+    record.write_text(kept)
+    assert done.returncode == 0
+    assert "baseline: made from other photos or another split" in done.stderr
+    assert "baseline" not in done.stdout
+
+
+def test_compare_without_features_or_results_says_what_to_run(made: Path, tmp_path: Path) -> None:
+    done = finetune("compare", "chess", "--out", tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "run make features" in done.stderr
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features/pets.h5").write_bytes((made / "features/pets.h5").read_bytes())
+    done = finetune("compare", "pets", "--out", tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "run `make heads`" in done.stderr
+
+
+@pytest.mark.parametrize("option", [("--variants", -1), ("--batch-size", 0), ("--epochs", 0)])
+def test_numbers_that_make_no_sense_are_refused(option: tuple[str, int], tmp_path: Path) -> None:
+    done = finetune("train", "pets", "--out", tmp_path, *option)
+    assert done.returncode == 2
+    assert f"argument {option[0]}: {option[1]} is less than" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("share", ["1", "-0.1", "nan"])
+def test_label_smoothing_is_a_share(share: str, tmp_path: Path) -> None:
+    done = finetune("train", "pets", "--out", tmp_path, "--label-smoothing", share)
+    assert done.returncode == 2
+    said = f"argument --label-smoothing: {share} is not at least 0 and less than 1"
+    assert said in done.stderr.splitlines()[-1]
