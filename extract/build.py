@@ -113,7 +113,8 @@ def make(
         In pixels, of the squares that VGG16 is shown of each photo: some of
         `extract.vgg16.recipe.SIZES`, 224 among them.
     on : str or None
-        The cluster that computes, see `extract.compute.ray_cluster.connected`; this process if None.
+        The cluster that computes, see `extract.compute.ray_cluster.connected`. None is this
+        process.
     cache : Path, UPath or None
         Where the shards of every recipe are, if not below `out`. Others may use it meanwhile.
 

@@ -58,7 +58,7 @@ def vary(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
 
 
 def variant_recipe(weights_digest: str, layer: str, variant: int) -> dict[str, Any]:
-    """Describe how photos become the activations of a layer, a key of `extract.vgg16.recipe.MAPS`."""
+    """Describe how photos become a layer's activations; the layer is a key of `recipe.MAPS`."""
     how = ["plain", "mirrored"][variant % 2]
     if variant >= 2:
         how = f"{how}, number {variant}: side {SMALLEST_CROP} at least, jitter {JITTER}"

@@ -120,8 +120,9 @@ def build(name: str, weights: Weights, folder: Path, *, size: int = SIZE) -> Eng
     Unusable
         If it cannot be used here.
     """
-    engine = mnn_engine if name == "mnn" else ncnn_engine
-    return engine.build(weights, folder, size=size)
+    if name == "mnn":
+        return mnn_engine.build(weights, folder, size=size)
+    return ncnn_engine.build(weights, folder, size=size)
 
 
 def _checks(

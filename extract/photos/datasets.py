@@ -16,7 +16,7 @@ import pooch
 import requests
 
 from extract.photos import scan
-from extract.system import atomic, locations
+from extract.system import atomic, downloads, locations
 from extract.system.console import InputError, say
 from extract.system.downloads import Wheel
 from extract.system.locations import Location

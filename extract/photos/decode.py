@@ -1,10 +1,14 @@
 """Image files to pixels: decode a file, or say why it gives no picture."""
 
 import io
+import warnings
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Pillow warns of odd palettes, EXIF blocks and sizes; what cannot be used is told by its reason.
+warnings.filterwarnings("ignore", module="PIL")
 
 DRAFT = 3
 """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this many times the result is left."""

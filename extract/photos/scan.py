@@ -1,7 +1,6 @@
-"""Photos: scan a folder, decode a file to RGB, say what cannot be used and why."""
+"""Scan a folder: which files may be photos, of which class and split, and what is skipped."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,6 @@ Scandir = Callable[[str], Iterable[Entry]]
 SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 CLUTTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
-
-# Pillow warns of odd palettes, EXIF blocks and sizes; what cannot be used is told by its reason.
-warnings.filterwarnings("ignore", module="PIL")
 
 
 @dataclass(frozen=True, order=True)
@@ -52,7 +48,8 @@ class Scan:
     class_names : list of str, sorted
         Of all class folders, with or without photos.
     stamps : dict of path to list of int, or None
-        Of objects in a store, see `extract.system.locations.Listing`; None of files, which have theirs.
+        What changes with an object in a store, see `extract.system.locations.Listing`. None for
+        files on a disk, which are asked for theirs.
     """
 
     photos: list[Photo] = field(default_factory=list)

@@ -180,6 +180,7 @@ def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
 
 
 def name_of(digests: Sequence[str]) -> str:
+    """Return the file name of the shard that holds these images in this order."""
     return f"{hashlib.sha256(''.join(digests).encode()).hexdigest()[:32]}.h5"
 
 
@@ -333,10 +334,18 @@ def _recipe(file: h5py.File) -> dict[str, Any]:
 
 
 def text_attribute(file: h5py.File, name: str) -> str:
+    """Read an attribute that was stored as UTF-8 bytes."""
     return bytes(file.attrs[name]).decode()
 
 
 def read_digests(file: h5py.File, recipe: dict[str, Any]) -> list[str]:
+    """Read the digests of an open shard, and check that its taps fit them.
+
+    Raises
+    ------
+    ValueError
+        If they do not, or the shard is of another schema.
+    """
     if file.attrs["schema"] != SCHEMA:
         raise ValueError(f"its schema is {file.attrs['schema']}, and this version reads {SCHEMA}")
     digests: list[str] = file["digest"].asstr("ascii")[:].tolist()

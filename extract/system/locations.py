@@ -68,7 +68,8 @@ class Listing(NamedTuple):
     ----------
     folders : dict of path to list of Entry
     stamps : dict of path to list of int
-        Of every object what changes with it, for `extract.photos.hashes`; empty where the store has none.
+        For every object, numbers that change when it changes. They are empty where the store has
+        none. `extract.photos.hashes` uses them.
     """
 
     folders: dict[str, list[Entry]]

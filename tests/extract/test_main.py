@@ -17,6 +17,7 @@ import pytest
 
 from extract.engines import keras_engine
 from extract.engines.base import TOLERANCE
+from extract.photos.decode import decode_photo
 from extract.store import features_file
 from extract.vgg16 import weights
 from extract.vgg16.recipe import TAPS, recipe, recipe_digest
@@ -216,7 +217,8 @@ def test_second_run_has_nothing_to_do_and_needs_no_keras(again: Run, vgg16_weigh
     assert rerun(again, vgg16_weights).code == 0
     before = again.features.read_bytes(), again.features.stat().st_mtime_ns
     program = (
-        "import sys, atexit; from extract import __main__ as command; from extract.system import console; "
+        "import sys, atexit; from extract import __main__ as command; "
+        "from extract.system import console; "
         "atexit.register(lambda: print({'keras', 'tensorflow'} & set(sys.modules))); "
         "console.run(command.main)"
     )

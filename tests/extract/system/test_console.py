@@ -158,7 +158,11 @@ def test_signals_run_the_clean_up_and_give_their_exit_code(
 
 
 def test_defect_in_a_process_shows_where(tmp_path: Path) -> None:
-    program = "from extract.system import console\ndef main(): raise ValueError('ours')\nconsole.run(main)"
+    program = (
+        "from extract.system import console\n"
+        "def main(): raise ValueError('ours')\n"
+        "console.run(main)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from extract.engines import keras_engine
+from extract.photos.decode import decode_photo
 from extract.system.console import InputError
 from extract.vgg16 import weights
 from extract.vgg16.architecture import LAYERS

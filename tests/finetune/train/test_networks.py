@@ -7,6 +7,7 @@ import extract.features
 import numpy as np
 import pytest
 
+from extract.photos.decode import decode_photo
 from extract.store import features_file
 from extract.store.features_file import Features
 from extract.system.console import InputError
