@@ -30,7 +30,7 @@ from extract.compute import ray_cluster, ray_coordinator
 from extract.compute.ray_worker import Extractor
 from extract.engines.base import Engine
 from extract.photos import duplicates, hashes, scan
-from extract.store import shards
+from extract.store import features_writer, shard_index, shards
 from extract.vgg16.recipe import TAPS
 
 ROWS = (10_000, 100_000)
