@@ -1,4 +1,4 @@
-"""What an engine is: photos go in, taps come out; and how two engines are compared."""
+"""The interface of an engine (photos in, taps out), and the comparison of two engines."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -36,7 +36,7 @@ PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
 """The engines for a CPU beside the reference, and the package that each needs."""
 
 ENGINES = ("auto", "keras", *PACKAGES)
-"""What a user may ask for."""
+"""The values of ``--engine``."""
 
 
 class Check(NamedTuple):
@@ -45,7 +45,7 @@ class Check(NamedTuple):
     Attributes
     ----------
     difference : float
-        From the reference, see `relative_difference`.
+        The difference from the reference, see `relative_difference`.
     speed : float
         Photos a second.
     """

@@ -17,11 +17,6 @@ class Convolution(NamedTuple):
     inputs: int
     filters: int
 
-    @property
-    def block(self) -> str:
-        """The block it belongs to, ``block1`` for example."""
-        return self.name.split("_")[0]
-
 
 class MaxPool(NamedTuple):
     """The maximum of every 2 x 2 pixels, stride 2."""
@@ -88,7 +83,7 @@ TAP_LAYERS = (
 """The taps, deepest first."""
 
 IMAGENET_MEANS_BGR = (103.939, 116.779, 123.68)
-"""What the network expects to be subtracted from blue, green and red, 0..255."""
+"""The means that are subtracted from blue, green and red, 0..255."""
 
 FILTERS_FIRST = (3, 2, 0, 1)
 """Transposes a kernel from Keras's axes, which are used here, to those of ONNX and ncnn.

@@ -25,7 +25,7 @@ CODE_CLASSES = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "function")
 """Classes in a saved network that stand for code from outside Keras."""
 
 OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")
-"""What TensorFlow and PyTorch call the exception."""
+"""Exceptions of TensorFlow and PyTorch by name, as neither need be installed."""
 
 
 def inference_function(network: keras.Model) -> Callable[[NDArray[np.uint8]], Any]:

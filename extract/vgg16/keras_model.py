@@ -34,7 +34,7 @@ def convolutions(
     Parameters
     ----------
     arrays : sequence of 26 ndarrays
-        As in `extract.vgg16.weights.Weights`.
+        Kernels and biases as in `extract.vgg16.weights.Weights`.
     size : int
         One of `extract.vgg16.recipe.SIZES`.
     precision : str

@@ -57,7 +57,7 @@ def weights(arrays: Sequence[NDArray[np.float32]]) -> bytes:
     Parameters
     ----------
     arrays : sequence of 26 ndarrays
-        As in `extract.vgg16.weights.Weights`.
+        Kernels and biases as in `extract.vgg16.weights.Weights`.
     """
     arrays = [*preprocessing(), *arrays]
     parts = []

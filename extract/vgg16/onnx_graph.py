@@ -76,7 +76,7 @@ def vgg16(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> onnx.Mo
     Parameters
     ----------
     arrays : sequence of 26 ndarrays
-        As in `extract.vgg16.weights.Weights`.
+        Kernels and biases as in `extract.vgg16.weights.Weights`.
     size : int
         One of `extract.vgg16.recipe.SIZES`.
 

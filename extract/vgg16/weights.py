@@ -57,7 +57,7 @@ class Weights:
     digest : str
         SHA-256 over the arrays' bytes, little-endian, in that order.
     origin : str
-        Where they came from, to be shown to users.
+        The file, URL or package that they came from, to be shown to users.
     """
 
     arrays: Arrays

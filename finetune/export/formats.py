@@ -1,4 +1,4 @@
-"""What the exported formats share: how their files are named, described and called."""
+"""The formats of exported files: their names, the record inside, and the type of a loaded file."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a head does with the taps before its first layer, written once for every exported format."""
+"""The input of a head as tensor operations, written once for every exported format."""
 
 from collections.abc import Sequence
 from typing import Any

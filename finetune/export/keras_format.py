@@ -29,7 +29,7 @@ def build(classify: Classify, size: int, *, dtype: str) -> keras.Model:
     size : int
         Side of the squares that it takes.
     dtype : str
-        Of the resize, see `squares`.
+        The dtype of the resize, see `squares`.
     """
     photos = keras.Input((None, None, 3), dtype="uint8", name="rgb")
     resized = squares(photos, size, keras.ops, dtype=dtype)

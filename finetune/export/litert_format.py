@@ -21,7 +21,7 @@ def encode(network: keras.Model, result: Result) -> bytes:
     Parameters
     ----------
     network : keras.Model
-        From `finetune.export.keras_format.build`, resizing in `RESIZE_DTYPE`.
+        Built by `finetune.export.keras_format.build` with `RESIZE_DTYPE`.
     result : Result
     """
     import tensorflow as tf

@@ -88,12 +88,10 @@ def compare(model: Model, exported: Run, root: Location, paths: Sequence[str]) -
     """
     items = [pipeline.read(root, path, size=model.size, known=model.known) for path in paths]
     wanted = model.probabilities(items)
-    found = [
-        exported(
-            np.asarray(decode.upright(locations.read_bytes(root, path), size=model.size))[None]
-        )
-        for path in paths
-    ]
+    found = []
+    for path in paths:
+        photo = decode.upright(locations.read_bytes(root, path), size=model.size)
+        found.append(exported(np.asarray(photo)[None]))
     return float(np.abs(np.concatenate(found) - wanted).max())
 
 

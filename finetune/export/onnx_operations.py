@@ -66,9 +66,9 @@ class OnnxOperations:
         *inputs : Tensor or array_like
             Numbers take the dtype of the first tensor.
         dtype : str
-            Of the output, if it is not that of the first tensor.
+            The dtype of the output, if it differs from that of the first tensor.
         **attributes
-            Those of the operator.
+            The operator's attributes.
         """
         kind = next(given.dtype for given in inputs if isinstance(given, Tensor))
         tensors = [
