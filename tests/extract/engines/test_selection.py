@@ -283,13 +283,6 @@ def test_an_engine_asked_for_and_not_installed_is_an_input_error(
         choose(name, vgg16, noise(1), folder=tmp_path)
 
 
-@pytest.mark.parametrize(("gpu", "told"), [(True, "2 cores, NVIDIA GPU"), (False, "2 cores")])
-def test_machine_names_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool, told: str) -> None:
-    monkeypatch.setattr(machine, "processor", lambda: "2 cores")
-    monkeypatch.setattr(machine, "has_gpu", lambda: gpu)
-    assert machine.machine() == told
-
-
 BUILDS = """
 import sys
 from pathlib import Path

@@ -55,8 +55,8 @@ def test_preprocessing_is_blue_green_red_minus_the_means(network: keras.Model) -
     expected = [[30, 20, 10], [255, 255, 255], [0, 0, 255]] - MEANS
     np.testing.assert_allclose(found[0, 0, :3], expected, atol=1e-4)
     np.testing.assert_allclose(found[0, 100, 100], -MEANS, atol=1e-4)
-    kerass = keras.applications.vgg16.preprocess_input(photo.astype(np.float32))
-    np.testing.assert_allclose(found, kerass, atol=1e-4)
+    by_keras = keras.applications.vgg16.preprocess_input(photo.astype(np.float32))
+    np.testing.assert_allclose(found, by_keras, atol=1e-4)
 
 
 def test_first_convolution_by_hand(
