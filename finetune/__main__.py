@@ -105,9 +105,9 @@ def main() -> None:
 
 def _export(options: argparse.Namespace) -> None:
     # Importing Keras takes seconds.
-    from finetune import export
+    from finetune.export import model_file
 
-    path, difference = export.export(
+    path, difference = model_file.write(
         options.run,
         to=options.to,
         out=options.out,

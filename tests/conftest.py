@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from extract.vgg16.architecture import LAYERS
+from extract.vgg16.architecture import CONVOLUTIONS
 
 if TYPE_CHECKING:
     from tests.object_store import ObjectStore
@@ -93,12 +93,10 @@ def vgg16_arrays() -> Arrays:
     """VGG16's 26 arrays with random values, small enough that activations stay moderate."""
     random = np.random.default_rng(16)
     arrays: Arrays = []
-    channels = 3
-    for filters in LAYERS.values():
-        kernel = random.standard_normal((3, 3, channels, filters), np.float32)
-        arrays.append(kernel * np.float32((2 / (9 * channels)) ** 0.5))
+    for _, inputs, filters in CONVOLUTIONS.values():
+        kernel = random.standard_normal((3, 3, inputs, filters), np.float32)
+        arrays.append(kernel * np.float32((2 / (9 * inputs)) ** 0.5))
         arrays.append(random.standard_normal(filters, np.float32) / 10)
-        channels = filters
     return arrays
 
 
@@ -119,7 +117,7 @@ def write_keras_file(
 ) -> None:
     """Write the 26 arrays under the given names, one group a layer."""
     with h5py.File(path, "w") as file:
-        for index, layer in enumerate(LAYERS):
+        for index, layer in enumerate(CONVOLUTIONS):
             file[kernel.format(layer=layer)] = arrays[2 * index]
             file[bias.format(layer=layer)] = arrays[2 * index + 1]
 

@@ -107,7 +107,7 @@ def load(
         from extract.engines import keras_engine
 
         classes = len(result.class_names)
-        size, forward = keras_engine.saved(run / "model.keras", classes=classes)
+        size, forward = keras_engine.load_network(run / "model.keras", classes=classes)
         return Model(result, size, (), lambda items: forward(_pixels(items)))
     head = load_head(run)
     lookup = Lookup(cache, weights_file=weights_file, engine=engine)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.vgg16 import keras_model
-from extract.vgg16.architecture import LAYERS
+from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
 
 BASELINE_SIZE = 128
@@ -114,7 +114,7 @@ def vgg16_with(
 
 def unfreeze(network: keras.Model, start: str) -> None:
     """Let the convolutions from `start` (``block5``, ``block4`` or ``all``) on be trained."""
-    names = list(LAYERS)
+    names = list(CONVOLUTIONS)
     for name in names[names.index(TRAINED_FROM[start]) :]:
         network.get_layer(name).trainable = True
 

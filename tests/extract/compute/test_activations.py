@@ -89,7 +89,7 @@ def test_they_are_what_keras_gives_of_the_variant(
         found = make(features, ("val",), vgg16, layer=layer, variant=variant, out=tmp_path)
         assert found.seconds > 0
         varied = np.stack([vary(photo(features, row), variant) for row in rows])
-        expected = keras_engine.giving(layer, vgg16).forward(varied)[layer]
+        expected = keras_engine.build_map(layer, vgg16).forward(varied)[layer]
         for row, of_photo in zip(rows, expected, strict=True):
             values = found.read(features.digests[row])
             assert (values.shape, values.dtype) == (MAPS[layer], np.float16)

@@ -1,4 +1,4 @@
-"""Engines: the same numbers whatever the batch, and the reference whenever there is doubt."""
+"""Engines give the same numbers in every batch size; in doubt, the reference is used."""
 
 import json
 import os
@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from extract.engines import keras_engine, mnn_engine, selection
@@ -18,7 +17,7 @@ from extract.engines.base import TOLERANCE, Engine, Taps, Unusable, relative_dif
 from extract.engines.selection import PACKAGES, Check, choose
 from extract.system import machine
 from extract.system.console import InputError
-from extract.vgg16 import onnx_graph, weights
+from extract.vgg16 import weights
 from extract.vgg16.recipe import TAPS
 from extract.vgg16.weights import Weights
 from tests.conftest import CHECKOUT, Arrays
@@ -41,13 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["mnn", "ncnn"])
 def fast(request: pytest.FixtureRequest, vgg16: Weights, folder: Path) -> Engine:
-    """Every engine but the reference."""
+    """Build each engine but the reference."""
     return selection.build(request.param, vgg16, folder)
 
 
 @pytest.fixture(scope="module")
 def reference(keras: Engine) -> Callable[[int], Taps]:
-    """Return what Keras makes of some noise, once."""
+    """Return a function that computes the taps of some noise by Keras, once for each amount."""
     return cache(lambda n: keras.forward(noise(n)))
 
 
@@ -56,7 +55,7 @@ def noise(n: int) -> np.ndarray:
 
 
 def resident() -> int:
-    """Return this process's memory in bytes."""
+    """Return the memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
@@ -71,16 +70,6 @@ def only_mnn(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "PACKAGES", {"mnn": PACKAGES["mnn"]})
 
 
-def test_the_graph_is_valid_and_says_its_shapes(vgg16_arrays: Arrays) -> None:
-    model = onnx_graph.vgg16(vgg16_arrays)
-    onnx.checker.check_model(model, full_check=True)
-    shapes = {
-        output.name: [d.dim_value for d in output.type.tensor_type.shape.dim][1:]
-        for output in model.graph.output
-    }
-    assert shapes == {tap: [width] for tap, width in TAPS.items()}
-
-
 @pytest.mark.parametrize("n", [1, 2, 7, 32])
 def test_every_engine_gives_the_taps_of_keras_in_every_batch_size(
     n: int, reference: Callable[[int], Taps], fast: Engine
@@ -90,7 +79,7 @@ def test_every_engine_gives_the_taps_of_keras_in_every_batch_size(
     for tap, width in TAPS.items():
         assert found[tap].shape == (n, width)
         assert found[tap].dtype == np.float32
-        # Photo by photo, so that no row can stand in the place of another.
+        # Photo by photo, so that exchanged rows are noticed.
         for row in range(n):
             norm = np.linalg.norm(expected[tap][row])
             assert np.linalg.norm(found[tap][row] - expected[tap][row]) < TOLERANCE * norm
@@ -137,7 +126,7 @@ def test_memory_does_not_grow_with_the_batches(name: str, vgg16: Weights, folder
     assert resident() - before < 13e6
 
 
-def test_colours_are_not_exchanged(fast: Engine) -> None:
+def test_colour_channels_are_not_exchanged(fast: Engine) -> None:
     photos = noise(2)
     red, blue = fast.forward(photos), fast.forward(photos[..., ::-1])
     assert relative_difference(red, blue) > TOLERANCE
@@ -169,18 +158,18 @@ def test_auto_checks_every_engine_once_and_takes_the_fastest(
     def compared_again(weights: Weights, photos: np.ndarray) -> Taps:
         raise AssertionError("compared again")
 
-    monkeypatch.setattr(selection, "_reference", compared_again)
+    monkeypatch.setattr(selection, "_compute_reference", compared_again)
     assert choose("auto", vgg16, noise(9), folder=folder).name == engine.name
     monkeypatch.setattr(machine, "processor", lambda: "another machine")
     with pytest.raises(AssertionError, match="compared again"):
         choose("auto", vgg16, noise(9), folder=folder)
 
 
-def test_the_faster_of_two_is_taken_though_it_comes_second(
+def test_the_faster_of_two_is_taken_even_if_it_is_listed_second(
     vgg16: Weights, folder: Path, no_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"mnn": Check(1e-5, 10.0), "ncnn": Check(1e-6, 20.0)}
-    monkeypatch.setattr(selection, "_checks", lambda *_: (found, []))
+    monkeypatch.setattr(selection, "_check_all", lambda *_: (found, []))
     assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("ncnn ")
     found["mnn"] = Check(1e-5, 30.0)
     assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("MNN ")
@@ -197,7 +186,7 @@ def test_the_next_engine_is_taken_where_the_fastest_cannot_be_built(
         raise Unusable("MNN cannot be used: no such library")
 
     found = {"mnn": Check(1e-5, 20.0), "ncnn": Check(1e-6, 10.0)}
-    monkeypatch.setattr(selection, "_checks", lambda *_: (found, []))
+    monkeypatch.setattr(selection, "_check_all", lambda *_: (found, []))
     monkeypatch.setattr(mnn_engine, "build", broken)
     assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("ncnn ")
     assert "not used: MNN cannot be used: no such library" in capsys.readouterr().out
@@ -221,14 +210,14 @@ def test_an_engine_that_differs_is_refused_with_its_figure(
 
 
 @pytest.mark.parametrize("tap", list(TAPS))
-def test_one_tap_without_numbers_is_a_difference_without_a_number(tap: str) -> None:
+def test_a_nan_in_any_tap_makes_the_difference_nan(tap: str) -> None:
     reference = {name: np.ones((2, width), np.float32) for name, width in TAPS.items()}
     wrong = reference | {tap: np.full_like(reference[tap], np.nan)}
     assert relative_difference(reference, reference) == 0
     assert np.isnan(relative_difference(wrong, reference))
 
 
-def test_an_engine_that_gives_no_numbers_is_refused(
+def test_an_engine_that_gives_nan_is_refused(
     vgg16: Weights, keras: Engine, tmp_path: Path, only_mnn: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(photos: np.ndarray) -> Taps:
@@ -241,8 +230,8 @@ def test_an_engine_that_gives_no_numbers_is_refused(
 @pytest.mark.parametrize(
     ("convert", "reason"),
     [
-        ("import sys; sys.exit(3)", "converter failed with 3"),
-        ("pass", "converter failed with 0"),
+        ("import sys; sys.exit(3)", "converter failed with exit code 3"),
+        ("pass", "converter failed with exit code 0"),
         (
             "import sys; open(sys.argv[sys.argv.index('--MNNModel') + 1], 'w').write('no')",
             "MNN cannot be used",
@@ -294,13 +283,6 @@ def test_an_engine_asked_for_and_not_installed_is_an_input_error(
         choose(name, vgg16, noise(1), folder=tmp_path)
 
 
-@pytest.mark.parametrize(("gpu", "told"), [(True, "2 cores, NVIDIA GPU"), (False, "2 cores")])
-def test_machine_names_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool, told: str) -> None:
-    monkeypatch.setattr(machine, "processor", lambda: "2 cores")
-    monkeypatch.setattr(machine, "has_gpu", lambda: gpu)
-    assert machine.machine() == told
-
-
 BUILDS = """
 import sys
 from pathlib import Path
@@ -315,7 +297,7 @@ def test_mnn_prints_nothing_not_even_when_the_process_ends(
 ) -> None:
     pytest.importorskip("MNN")
     command = [sys.executable, "-c", BUILDS, str(vgg16_weights), str(tmp_path)]
-    # It keeps the C library from buffering, too.
+    # With this variable the C library would not buffer its output either.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
