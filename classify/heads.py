@@ -308,8 +308,8 @@ def space(name: str, *, rows: int, classes: int, taps: Mapping[str, int]) -> Spa
 
     Small data are searched whole: every set of taps, with and without square roots, every value.
     Sets whose matrix would not fit into memory are left out (see `classify.out_of_core`), but for
-    the smallest. Where searched rows x classes x columns, the operations of one step of the logistic
-    head, exceed 3 x 10^9, only the nine parts of block 5, alone and with block 4, are tried, of
+    the smallest. Where searched rows x classes x columns, the operations of one step of the
+    logistic head, exceed 3 x 10^9, only the nine parts of block 5, alone and with block 4, are tried, of
     the latter also those of all sizes. The MLP sees each photo so often that at most 40,000 photos
     pass, or 20 times where that is more.
 
