@@ -149,7 +149,7 @@ def fit(
     best.top.layers[-1].set_weights([best.solution.kernel, best.solution.bias])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
     best.top.compile(loss=loss, weighted_metrics=["accuracy"])
-    history = {
+    history: dict[str, list[Any]] = {
         **_evaluate(best.top, train, balanced=balanced),
         **{f"val_{name}": v for name, v in _evaluate(best.top, val, balanced=balanced).items()},
         "seconds": [time.perf_counter() - started],

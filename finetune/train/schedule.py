@@ -1,7 +1,7 @@
 """How long and how fast a network is trained: a rule, and the user's exceptions to it."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def by_rule(phase: str, photos: int) -> Schedule:
 
 def plan(phase: str, photos: int, options: TrainingOptions) -> Phase:
     """Return a phase with the schedule of the rule, but for what the user has set."""
-    asked = {
+    asked: dict[str, Any] = {
         "learning_rate": options.learning_rate,
         "epochs": options.epochs,
         "batch_size": options.batch_size,

@@ -157,9 +157,7 @@ def _splits(
     batches: Batches, batching: Batching, *, seed: int, hardware: Hardware
 ) -> tuple[Any, Any]:
     """Return the batches of the train split, shuffled, and of the val split, in path order."""
-    train = batches(
-        split="train", seed=seed, batching=replace(batching, part=hardware.train_part)
-    )
+    train = batches(split="train", seed=seed, batching=replace(batching, part=hardware.train_part))
     val = batches(
         split="val",
         batching=replace(batching, batch_size=BATCH_SIZE, part=hardware.val_part),
