@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.store import STAND_IN, alone, random_taps, write_photos
-from extract import build
+from extract import build, plan
 from extract.compute import ray_cluster, ray_coordinator
 from extract.compute.ray_worker import Extractor
 from extract.engines.base import Engine
 from extract.photos import duplicates, hashes, scan
-from extract.store import features_file, shards
+from extract.store import shards
 from extract.vgg16.recipe import TAPS
 
 ROWS = (10_000, 100_000)
@@ -126,16 +126,16 @@ def _make(folder: Path) -> None:
     ray_coordinator.Extractor = import_module("benchmarks.scale").StandIn
     ray_cluster.PACKAGES += ("benchmarks",)
     for module, name in (
-        (scan, "scan"),
+        (scan, "labelled_photos"),
         (hashes, "of_files"),
-        (shards, "index"),
+        (shard_index, "read"),
         (ray_coordinator, "compute"),
-        (build, "_plan"),
-        (features_file, "publish"),
+        (plan, "plan"),
+        (features_writer.Draft, "write_taps"),
         (duplicates, "near"),
     ):
         setattr(module, name, _told(module.__name__, getattr(module, name)))
-    build.make(str(folder / "photos"), out=folder, seed=0, on="ray")
+    build.build(str(folder / "photos"), build.Options(out=folder, on="ray"))
 
 
 def _told(owner: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -104,7 +104,7 @@ def _make(folder: Path) -> None:
     weights.load = lambda source, *, cache: STAND_IN  # type: ignore[assignment]
     selection.choose = lambda *wanted, folder: stand_in
     build.say = build.warn = lambda message: None  # type: ignore[assignment]
-    build.make(str(folder / "photos"), out=folder, seed=0)
+    build.build(str(folder / "photos"), build.Options(out=folder))
 
 
 def _rows(n: int) -> list[Row]:
@@ -125,7 +125,7 @@ def _publish(folder: Path, n: int) -> None:
     features_writer.publish(
         folder / "random.h5",
         _rows(n),
-        {SIZE: shard_index.index(folder / "cache", recipe("0" * 64))},
+        {SIZE: shard_index.read(folder / "cache", recipe("0" * 64))},
         class_names=[f"class {label}" for label in range(CLASSES)],
         skipped=[],
         attributes={

@@ -1,51 +1,47 @@
-"""Photos to features: ``python -m extract chess``.
+"""Photos to features.
 
-VGG16 looks at every distinct photo once; its pooled activations are published in
-``features/<data>.h5``, and a photo that was ever seen is not computed again. Photos may be behind a
-URL, ``s3://bucket/photos``, and what VGG16 saw be kept at another, ``--cache``. Beside it:
-``python -m extract info FILE`` tells what is in a features file, ``python -m extract verify``
-checks the whole store, ``python -m extract gc`` removes from the cache what no features file needs.
+VGG16 looks at every distinct photo once. Its pooled activations are published in
+features/<data>.h5, and a photo that was ever seen is not computed again. The photos may lie behind
+a URL such as s3://bucket/photos, and so may the cache.
 """
 
 import argparse
-import sys
-from pathlib import Path
 
-from extract import build
-from extract.compute import ray_cluster
-from extract.engines.selection import ENGINES
+from extract import build, options
 from extract.photos import datasets
 from extract.store import maintenance
-from extract.system import console, locations
+from extract.system import console
 from extract.vgg16.recipe import SIZE, SIZES
 
 
 def main() -> None:
     """Read the command line and do what it says."""
-    # A data set that is called like a command is given as ./verify.
-    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
-    if command is None:
-        _features(sys.argv[1:])
-    else:
-        command(sys.argv[2:])
-
-
-def _features(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog="python -m extract",
         description=__doc__,
+        epilog="python -m extract DATA is short for python -m extract features DATA.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_features(commands.add_parser("features", help="compute what is new, and publish"))
+    _add_info(commands.add_parser("info", help="show what is in a features file"))
+    _add_verify(commands.add_parser("verify", help="check every shard and features file"))
+    _add_gc(commands.add_parser("gc", help="remove from the cache what no features file needs"))
+    options.run(parser, commands.choices, default="features")
+
+
+def _add_features(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Bring features/<data>.h5 up to date with the photos."
     names = ", ".join(datasets.BUILT_IN)
-    parser.add_argument("data", help=f"{names}, or a folder or URL with one sub-folder per class")
-    console.add_out(parser, "features/")
-    console.add_seed(parser, "the split")
-    parser.add_argument("--weights", type=Path, help="VGG16's weights: Keras's file or ONNX")
+    options.add_data(parser, f"{names}, or a folder or URL with one sub-folder per class")
+    options.add_out(parser, "features/")
+    options.add_seed(parser, "the split")
+    options.add_weights(parser)
     parser.add_argument(
         "--background", action="store_true", help=f"keep a class named {datasets.BACKGROUND}"
     )
     parser.add_argument(
-        "--strict", action="store_true", help="take an unreadable photo for an error"
+        "--strict", action="store_true", help="treat an unreadable photo as an error"
     )
     parser.add_argument(
         "--rehash", action="store_true", help="read every file, whatever its size and time say"
@@ -53,72 +49,62 @@ def _features(arguments: list[str]) -> None:
     parser.add_argument(
         "--allow-conflicts", action="store_true", help="accept the same photo in two classes"
     )
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
-    ray_cluster.add_on(parser, "where VGG16 runs")
+    options.add_engine(parser)
+    options.add_on(parser, "where VGG16 runs")
     parser.add_argument(
         "--sizes",
         nargs="+",
         type=int,
         default=[SIZE],
         metavar="SIZE",
-        help=f"of the squares that VGG16 is shown of each photo: {SIZE}, which is the default, and "
-        f"others that are multiples of 32 from {min(SIZES)} to {max(SIZES)}",
+        help=f"sides in pixels of the squares that VGG16 sees: {SIZE} (the default), and others "
+        f"that are multiples of 32 from {min(SIZES)} to {max(SIZES)}",
     )
-    _add_cache(parser, "where the features of every photo are kept, by default in features/cache")
-    options = parser.parse_args(arguments)
-    build.make(
-        options.data,
-        out=options.out,
-        seed=options.seed,
-        weights_file=options.weights,
-        background=options.background,
-        strict=options.strict,
-        rehash=options.rehash,
-        allow_conflicts=options.allow_conflicts,
-        engine=options.engine,
-        sizes=options.sizes,
-        on=options.on,
-        cache=options.cache,
-    )
+    options.add_cache(parser, "where the features of every photo are kept (default features/cache)")
+    parser.set_defaults(command=_features)
 
 
-def _info(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m extract info", description="Tell what is in a features file."
-    )
-    parser.add_argument("file", type=Path, help="features/<data>.h5")
-    maintenance.info(parser.parse_args(arguments).file)
-
-
-def _verify(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m extract verify",
-        description="Read every shard and every features file and check them; "
-        "a damaged shard is set aside.",
-    )
-    console.add_out(parser, "features/")
-    _add_cache(parser, "another cache to check")
-    options = parser.parse_args(arguments)
-    maintenance.verify(options.out, options.cache)
-
-
-def _gc(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m extract gc",
-        description="Remove from the cache the images that no features file names, "
-        "and join small shards.",
-    )
-    console.add_out(parser, "features/")
-    maintenance.collect(parser.parse_args(arguments).out)
-
-
-def _add_cache(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
-        "--cache", type=locations.location, metavar="FOLDER|URL", help=f"{what}; may be shared"
+def _features(chosen: argparse.Namespace) -> None:
+    build.build(
+        chosen.data,
+        build.Options(
+            out=chosen.out,
+            seed=chosen.seed,
+            weights=chosen.weights,
+            background=chosen.background,
+            strict=chosen.strict,
+            rehash=chosen.rehash,
+            allow_conflicts=chosen.allow_conflicts,
+            engine=chosen.engine,
+            sizes=chosen.sizes,
+            on=chosen.on,
+            cache=chosen.cache,
+        ),
     )
 
 
-COMMANDS = {"info": _info, "verify": _verify, "gc": _gc}
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Show what is in a features file."
+    parser.add_argument("file", metavar="FILE", type=options.path, help="features/<data>.h5")
+    parser.set_defaults(command=lambda chosen: maintenance.info(chosen.file))
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Read every shard and every features file and check them. A damaged shard is set aside."
+    )
+    options.add_out(parser, "features/")
+    options.add_cache(parser, "another cache to check")
+    parser.set_defaults(command=lambda chosen: maintenance.verify(chosen.out, chosen.cache))
+
+
+def _add_gc(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Remove from the cache the images that no features file names, and join small shards."
+    )
+    options.add_out(parser, "features/")
+    parser.set_defaults(command=lambda chosen: maintenance.collect(chosen.out))
+
 
 if __name__ == "__main__":
     console.run(main)

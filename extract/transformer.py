@@ -1,4 +1,4 @@
-"""VGG16 as a step of a scikit-learn pipeline: photos in, taps out.
+"""VGG16 as a step of a scikit-learn pipeline, from photos to taps.
 
 ::
 
@@ -27,28 +27,28 @@ from extract.engines.selection import ENGINES
 from extract.photos import decode
 from extract.vgg16.recipe import SIZE, TAPS
 
-OF_THE_USER = "onepass"
-"""Where weights are kept in the user's own cache folder, if there is no other cache."""
+USER_CACHE = "onepass"
+"""The folder in the user's cache where weights are kept if no other cache is given."""
 
 
 class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Pooled activations of a frozen VGG16, by the rules and engines of ``make features``.
+    """Pooled activations of a frozen VGG16, with the rules and engines of ``make features``.
 
-    Nothing is learned: `fit` only looks at what it is given. Parts of a pipeline that are fitted
-    again and again, as in a grid search, compute a photo once where there is a `cache`.
+    Nothing is learned: `fit` only checks its input. With a `cache`, a pipeline that is fitted many
+    times, as in a grid search, computes each photo once.
 
-    Its tags say that it takes no rows of numbers, and `check_estimator` then checks nothing; with
-    rows put into pictures, which only a test does, all its checks pass.
+    The estimator's tags say that it takes no rows of numbers, so `check_estimator` checks nothing.
+    A test puts such rows into pictures, and then all its checks pass.
 
     Parameters
     ----------
     taps : sequence of str
-        Of `extract.vgg16.recipe.TAPS`, side by side in this order.
+        Names in `extract.vgg16.recipe.TAPS`; their values are side by side in this order.
     cache : str, Path or None
-        Folder that keeps the taps of every file, ``features/cache`` to share it with the commands.
-        None computes them each time. Arrays are computed each time.
+        The folder that keeps the taps of every file; ``features/cache`` shares it with the
+        commands. None computes them each time. The taps of arrays are never kept.
     weights : str, Path or None
-        File of VGG16's weights, if not the usual ones.
+        A file of VGG16's weights, if not the published ones.
     engine : str
         What runs VGG16, see `extract.engines.selection.choose`.
 
@@ -72,7 +72,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.engine = engine
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Check the parameters and that X, see `transform`, is photos; learn nothing."""
+        """Check the parameters and that X holds photos, see `transform`; learn nothing."""
         self._check()
         _photos(X)
         return self
@@ -83,7 +83,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : sequence of n paths, or of n arrays of shape (height, width, 3), uint8 RGB
-            The paths of files in any format that Pillow reads; a column of them will do, too.
+            The paths of files in any format that Pillow reads. A column of them works too.
 
         Returns
         -------
@@ -93,15 +93,15 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If X is something else, or a file gives no picture.
+            If X holds anything else, or a file gives no picture.
         InputError
-            If VGG16's weights are not to be had.
+            If VGG16's weights cannot be found or downloaded.
         """
         self._check()
         photos = _photos(X)
-        cache = Path(self.cache or pooch.os_cache(OF_THE_USER))
+        cache = Path(self.cache or pooch.os_cache(USER_CACHE))
         weights = Path(self.weights) if self.weights else None
-        # What is found out about the engines is no output of a pipeline.
+        # Messages about engines do not belong in the standard output of a pipeline.
         with redirect_stdout(sys.stderr):
             lookup = _lookup(cache, weights, self.engine)
             if isinstance(photos[0], str):
@@ -112,7 +112,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.hstack([found[tap] for tap in self.taps])
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Return the name of every column: its tap and its place in it."""
+        """Return the name of every column: its tap and its position in the tap."""
         self._check()
         names = [f"{tap}_{place}" for tap in self.taps for place in range(TAPS[tap])]
         return np.array(names, dtype=object)
@@ -139,12 +139,12 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 @lru_cache(maxsize=1)
 def _lookup(cache: Path, weights_file: Path | None, engine: str) -> Lookup:
-    """Keep the network of the last call: a pipeline transforms in many."""
+    """Keep the network of the last call, because a pipeline calls `transform` many times."""
     return Lookup(cache, weights_file=weights_file, engine=engine)
 
 
 def _photos(X: Any) -> list[str] | list[NDArray[np.uint8]]:
-    """Return paths or arrays, whatever kind of sequence they came in.
+    """Return paths or arrays from any kind of sequence.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def _photos(X: Any) -> list[str] | list[NDArray[np.uint8]]:
     if isinstance(X, str | Path):
         raise ValueError(f"X must be a sequence of photos, and is one path: {X}")
     if not isinstance(X, Sequence):
-        # Of arrays, and of the columns of pandas and polars.
+        # Arrays, and the columns of pandas and polars, are no Sequence.
         X = np.asarray(X)
         if X.ndim == 2 and X.shape[1] == 1:
             X = X[:, 0]

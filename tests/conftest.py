@@ -135,7 +135,8 @@ def house(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path
     out = tmp_path_factory.mktemp("house")
     root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
     picture(9, size=(300, 700)).save(root / "cats/tall.png")
-    build.make(str(root), out=out, seed=0, weights_file=vgg16_weights, engine="keras")
+    options = build.Options(out=out, weights=vgg16_weights, engine="keras")
+    build.build(str(root), options)
     with features_file.open(out / "features/pets.h5") as opened:
         train_heads(opened, list(HEADS), out=out, seed=0, balanced=False)
     return out

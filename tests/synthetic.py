@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.photos import duplicates
 from extract.store import features_file, features_writer, shards
 from extract.store.features_file import Row
-from extract.store.shard_index import Place
+from extract.store.features_writer import Contents
+from extract.store.shard_index import ShardRow
 from extract.store.shards import Shard
 from extract.vgg16.recipe import SIZE, TAPS, joint_digest, named, recipe
 
@@ -38,6 +41,23 @@ def shard(folder: Path, names: Sequence[object], *, seconds: float = 1.0) -> Pat
     folder.mkdir(exist_ok=True)
     photo_digests = digests(*names)
     return shards.write(folder, Shard(photo_digests, taps(photo_digests), "test", seconds), RECIPE)
+
+
+def write_features(
+    path: Path,
+    rows: Sequence[Row],
+    sources: Mapping[int, Mapping[str, ShardRow]],
+    *,
+    class_names: Sequence[str],
+    skipped: Sequence[tuple[str, str]],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write a features file with its near-duplicates, as `extract.build` does."""
+    contents = Contents(rows, class_names, skipped, attributes)
+    with features_writer.writing(path, contents, sources) as draft:
+        draft.write_taps()
+        digests, splits = [row.digest for row in rows], [row.split for row in rows]
+        draft.write_near(duplicates.near(draft.read, digests, splits))
 
 
 def publish(
@@ -92,9 +112,9 @@ def publish(
             taps[tap] = values
         cache = folder / named("cache", size)
         shard = shards.write(cache, Shard(digests, taps, "none", 10.0), the_recipe)
-        places[size] = {d: Place(shard, i, 10.0 / len(rows)) for i, d in enumerate(digests)}
+        places[size] = {d: ShardRow(shard, i, 10.0 / len(rows)) for i, d in enumerate(digests)}
     path = folder / "synthetic.h5"
-    features_writer.publish(
+    write_features(
         path,
         rows,
         places,

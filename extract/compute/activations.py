@@ -1,8 +1,8 @@
-"""What the trained layers of VGG16 are given of each photo and its variants, computed once.
+"""The activations that fine-tuning starts from, computed once for each photo and variant.
 
-Fine-tuning would run the frozen layers on the same photos in every epoch. Their activations are
-kept as shards beside those of the features; a variant is part of the recipe, so each has a folder
-of its own, and one more variant computes nothing that is there.
+Fine-tuning would otherwise run the frozen layers on the same photos in every epoch. Their
+activations are kept as shards beside those of the features. The variant is part of the recipe, so
+each variant has a folder of its own, and asking for one more computes nothing that is there.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from extract.engines import base, selection
 from extract.engines.base import Engine, Taps, Unusable
 from extract.store import hdf5, shard_index, shards
 from extract.store.features_file import Features
-from extract.store.shard_index import Place
+from extract.store.shard_index import ShardRow
 from extract.system import console, locations, lock, machine
 from extract.system.console import InputError, count, say
 from extract.system.locations import Location
@@ -31,17 +31,18 @@ from extract.vgg16.weights import Weights
 DTYPE = "float16"
 LARGEST = float(np.finfo(DTYPE).max)
 SMALLEST_CROP = 0.8
-"""Side of a variant's crop, as a share of the photo's, at least."""
+"""The least side of a variant's crop, as a share of the photo's side."""
 
 JITTER = 0.2
-"""How much lighter or darker, and richer or poorer in contrast, a variant is at most."""
+"""How much the brightness and the contrast of a variant change at most, as a share."""
 
 
 def vary(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
-    """Return a variant of a photo, always the same: 0 is the photo, 1 is mirrored.
+    """Return a variant of a photo: 0 is the photo itself, 1 is mirrored.
 
-    From 2 on it is cropped, scaled back to its size and given other light and contrast, all drawn
-    from the SHA-256 of pixels and number; those with an odd number are mirrored too.
+    Variants from 2 on are cropped, scaled back to the photo's size, and get another brightness and
+    contrast. All of this is drawn from the SHA-256 of the pixels and the number, so a variant is
+    always the same. Those with an odd number are mirrored too.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def vary(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
 
 
 def variant_recipe(weights_digest: str, layer: str, variant: int) -> dict[str, Any]:
-    """Describe how photos become a layer's activations; the layer is a key of `recipe.MAPS`."""
+    """Describe how photos become the activations of a layer, which is a key of `recipe.MAPS`."""
     how = ["plain", "mirrored"][variant % 2]
     if variant >= 2:
         how = f"{how}, number {variant}: side {SMALLEST_CROP} at least, jitter {JITTER}"
@@ -67,19 +68,19 @@ def variant_recipe(weights_digest: str, layer: str, variant: int) -> dict[str, A
 
 
 class Activations:
-    """The activations of one layer and variant, read a photo at a time, from any thread.
+    """The activations of one layer and variant; any thread may read them, a photo at a time.
 
     Attributes
     ----------
     seconds : float
-        What computing them cost, whenever that was.
+        The time it took to compute them, in this run or an earlier one.
     """
 
-    def __init__(self, layer: str, places: dict[str, Place]) -> None:
+    def __init__(self, layer: str, rows: dict[str, ShardRow]) -> None:
         self.layer = layer
-        self.places = places
-        self.seconds = sum(place.seconds for place in places.values())
-        self.files = {shard: hdf5.open_whole(shard) for shard in _shards(places.values())}
+        self.rows = rows
+        self.seconds = sum(row.seconds for row in rows.values())
+        self.files = {shard: hdf5.open_whole(shard) for shard in _shards(rows.values())}
 
     def read(self, digest: str) -> NDArray[np.float16]:
         """Return the activations of one photo: (height, width, channels), float16.
@@ -87,9 +88,9 @@ class Activations:
         Raises
         ------
         InputError
-            If a checksum says that the shard was damaged since it was opened.
+            If a checksum shows that the shard was damaged after it was opened.
         """
-        shard, row, _ = self.places[digest]
+        shard, row, _ = self.rows[digest]
         try:
             values: NDArray[np.float16] = self.files[shard][f"taps/{self.layer}"][row]
         except OSError as error:
@@ -107,23 +108,22 @@ def make(
     variant: int,
     out: Path,
 ) -> Activations:
-    """Have the activations of some splits' photos in the cache, computing those not there.
+    """Have the activations of the photos of some splits in the cache; compute what is missing.
 
     Every shard that is needed is read whole and checked.
 
     Parameters
     ----------
     features : Features
-        Says which photos, with which digests.
+        Tells the photos and their digests.
     splits : collection of str
     weights : Weights
-        VGG16's.
     layer : str
-        Key of `extract.vgg16.recipe.MAPS`.
+        A key of `extract.vgg16.recipe.MAPS`.
     variant : int
         See `vary`.
     out : Path
-        Where ``features/`` is.
+        The folder that has ``features/``.
 
     Raises
     ------
@@ -136,14 +136,14 @@ def make(
     with lock.held(shards.cache_of(out) / "lock"):
         shards.sweep(folder)
         while True:
-            places = shard_index.index(folder, the_recipe)
-            pending = [path for digest, path in paths.items() if digest not in places]
+            rows = shard_index.read(folder, the_recipe)
+            pending = [path for digest, path in paths.items() if digest not in rows]
             if pending:
                 described = f"{layer}, {the_recipe['variant'].split(':')[0]}"
                 build = partial(_engine, weights, layer, variant)
                 _compute(features, pending, shards.Writer(folder, the_recipe), build, described)
                 continue
-            needed = {digest: places[digest] for digest in paths}
+            needed = {digest: rows[digest] for digest in paths}
             try:
                 for shard in _shards(needed.values()):
                     shards.read(shard)
@@ -176,8 +176,8 @@ def _compute(
 
 
 def _engine(weights: Weights, layer: str, variant: int, photos: NDArray[np.uint8]) -> Engine:
-    """Return the engine for a variant: ncnn where it gives the numbers of the reference."""
-    # Importing Keras takes seconds, and where all is in the cache nothing is computed.
+    """Return the engine for a variant: ncnn, if its numbers agree with those of the reference."""
+    # Importing Keras takes seconds, and nothing is computed if everything is in the cache.
     from extract.engines import keras_engine
 
     reference = keras_engine.giving(layer, weights)
@@ -210,8 +210,8 @@ def _ncnn(weights: Weights, layer: str) -> Engine | None:
         return None
 
 
-def _shards(places: Iterable[Place]) -> list[Location]:
-    return sorted({place.shard for place in places})
+def _shards(rows: Iterable[ShardRow]) -> list[Location]:
+    return sorted({row.shard for row in rows})
 
 
 def _cropped_and_lit(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:

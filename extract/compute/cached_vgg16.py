@@ -16,7 +16,7 @@ from extract.compute.pipeline import BATCH_SIZE, Read
 from extract.engines import selection
 from extract.engines.base import Engine, Taps
 from extract.store import shard_index, shards
-from extract.store.shard_index import Place
+from extract.store.shard_index import ShardRow
 from extract.store.shards import Writer
 from extract.system import lock
 from extract.system.console import InputError, warn
@@ -41,7 +41,7 @@ class Lookup:
     ----------
     recipe_digest : str
         Of the taps that this gives.
-    known : dict of digest to Place
+    known : dict of digest to ShardRow
         Images whose taps are in the cache.
     """
 
@@ -55,7 +55,9 @@ class Lookup:
         self.wanted = engine
         self.engine: Engine | None = None
         self.writer: Writer | None = None
-        self.known: dict[str, Place] = shard_index.index(self.folder, self.recipe, on_damage=_left)
+        self.known: dict[str, ShardRow] = shard_index.read(
+            self.folder, self.recipe, on_damage=_left
+        )
 
     def recipe_digests(self) -> set[str]:
         """Return the digests of features that have these taps, alone or beside those of others.
@@ -157,13 +159,13 @@ class Lookup:
         """Add what is computed in the block to the cache."""
         with lock.held(self.folder.parent / "lock"):
             # Others may have added and removed some meanwhile.
-            self.known = shard_index.index(self.folder, self.recipe)
+            self.known = shard_index.read(self.folder, self.recipe)
             try:
                 with Writer(self.folder, self.recipe) as self.writer:
                     yield
             finally:
                 self.writer = None
-            self.known = shard_index.index(self.folder, self.recipe)
+            self.known = shard_index.read(self.folder, self.recipe)
 
 
 def _left(damaged: shards.Damaged) -> None:

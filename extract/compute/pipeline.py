@@ -1,4 +1,4 @@
-"""Photos through the network: reading, decoding and writing go on while the network computes."""
+"""Photos through the network: files are read, decoded and written while the network computes."""
 
 import hashlib
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from extract.system.machine import cores
 from extract.vgg16.recipe import SIZE
 
 BATCH_SIZE = 16
-"""On two cores every engine was as fast with 8, 16 and 32; more only takes memory."""
+"""Every engine was as fast with 8, 16 and 32 on two cores; more only takes memory."""
 
 READ_AHEAD = 3 * BATCH_SIZE
 
@@ -41,12 +41,12 @@ class Read(NamedTuple):
     ----------
     path : str
     digest : str
-        Empty where the file could not be read at all.
+        Empty if the file could not be read at all.
     photo : ndarray of shape (size, size, 3), uint8, or None
     reason : str
-        Why there is no photo; empty where it is known without.
+        Why the file gives no photo. Empty if it gives one, or if its digest was known.
     seconds : tuple of two floats
-        Of reading with hashing, and of decoding.
+        What reading and hashing took, and what decoding took.
     """
 
     path: str
@@ -62,10 +62,10 @@ class Computed(NamedTuple):
     Attributes
     ----------
     digests : dict of path to digest
-        Of the very bytes that were computed.
+        The digests of the very bytes that were computed.
     unreadable : dict of path to reason
     seconds : dict of str to float
-        How long each of `STAGES` was at work; all but the first go on at the same time.
+        How long each of `STAGES` worked. All but the first run at the same time.
     """
 
     digests: dict[str, str]
@@ -74,11 +74,11 @@ class Computed(NamedTuple):
 
     @classmethod
     def nothing(cls) -> Self:
-        """Return what no files give, to be added to."""
+        """Return an empty outcome, to which others are added."""
         return cls({}, {}, dict.fromkeys(STAGES, 0.0))
 
     def add(self, other: Self) -> None:
-        """Take in what became of other files."""
+        """Add what became of other files."""
         self.digests.update(other.digests)
         self.unreadable.update(other.unreadable)
         for stage, seconds in other.seconds.items():
@@ -117,7 +117,7 @@ def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] =
 def read_ahead(
     root: Location, paths: Iterable[str], *, size: int = SIZE, known: Container[str] = ()
 ) -> Generator[Read, None, None]:
-    """Yield every file in order as `read` gives it, the next ones in threads meanwhile."""
+    """Yield every file in order, as `read` returns it; threads read the next ones meanwhile."""
     function = partial(read, root, size=size, known=known)
     return _ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
 
@@ -134,8 +134,8 @@ def compute(
 ) -> Computed:
     """Run the network over files and hand the taps to the writer, batch by batch.
 
-    The network has a thread of its own and a batch waiting, while this one puts batches together
-    and writes.
+    Files are read and decoded in threads. The network has a thread of its own, with one batch
+    waiting for it. The calling thread puts batches together and writes.
 
     Parameters
     ----------
@@ -148,53 +148,57 @@ def compute(
     advance : callable
         Told how many files are done.
     size : int
-        Side in pixels of the photos that the network is given.
+        Side in pixels of the squares that the network is given.
     batch_size : int
-        Of photos of 224 x 224 pixels; see `at_once`.
+        Photos of 224 x 224 pixels in a batch; see `at_once`.
     """
     done = Computed.nothing()
-    photos_at_once = at_once(size, batch_size)
-    engines: list[Engine] = []
-
-    def readable(items: Iterable[Read]) -> Iterator[Read]:
-        for item in items:
-            done.seconds["read"] += item.seconds[0]
-            done.seconds["decode"] += item.seconds[1]
-            if item.photo is None:
-                done.unreadable[item.path] = item.reason
-                advance(1)
-            else:
-                yield item
-
-    def batches(items: Iterator[Read]) -> Iterator[Batch]:
-        while batch := list(islice(items, photos_at_once)):
-            pixels = np.stack([item.photo for item in batch if item.photo is not None])
-            if not engines:
-                with _timed(done.seconds, "engine"):
-                    engines.append(build_engine(pixels))
-            yield batch, pixels
-
-    def forward(batch: Batch) -> tuple[list[Read], Taps]:
-        with _timed(done.seconds, "forward"):
-            return batch[0], engines[0].forward(batch[1])
-
-    with (
-        closing(read_ahead(root, paths, size=size)) as files,
-        closing(_ahead(forward, batches(readable(files)), workers=1, limit=1)) as computed,
-    ):
-        for batch, taps in computed:
-            with _timed(done.seconds, "write"):
-                writer.add([item.digest for item in batch], taps, engine=engines[0].name)
-            done.digests.update((item.path, item.digest) for item in batch)
-            advance(len(batch))
+    with closing(read_ahead(root, paths, size=size)) as files:
+        batches = _batches(_readable(files, done, advance), at_once(size, batch_size))
+        first = next(batches, None)
+        if first is None:
+            return done
+        with _timed(done.seconds, "engine"):
+            engine = build_engine(first[1])
+        forward = partial(_forward, engine, done.seconds)
+        with closing(_ahead(forward, chain([first], batches), workers=1, limit=1)) as computed:
+            for batch, taps in computed:
+                with _timed(done.seconds, "write"):
+                    writer.add([item.digest for item in batch], taps, engine=engine.name)
+                done.digests.update((item.path, item.digest) for item in batch)
+                advance(len(batch))
     return done
 
 
-def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:
-    """Return how many photos of a size make a batch: of large ones fewer, which saves memory.
+def _readable(
+    items: Iterable[Read], done: Computed, advance: Callable[[int], None]
+) -> Iterator[Read]:
+    """Yield the files that give a photo, and note the others in `done`."""
+    for item in items:
+        done.seconds["read"] += item.seconds[0]
+        done.seconds["decode"] += item.seconds[1]
+        if item.photo is None:
+            done.unreadable[item.path] = item.reason
+            advance(1)
+        else:
+            yield item
 
-    Their pixels are those of `batch_size` photos of 224 x 224, rounded up so that every core has as
-    many photos as the others.
+
+def _batches(items: Iterator[Read], photos: int) -> Iterator[Batch]:
+    while batch := list(islice(items, photos)):
+        yield batch, np.stack([item.photo for item in batch if item.photo is not None])
+
+
+def _forward(engine: Engine, seconds: dict[str, float], batch: Batch) -> tuple[list[Read], Taps]:
+    with _timed(seconds, "forward"):
+        return batch[0], engine.forward(batch[1])
+
+
+def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:
+    """Return how many photos of a size make a batch; large photos make small ones, to save memory.
+
+    A batch has about as many pixels as `batch_size` photos of 224 x 224, rounded up so that every
+    core gets the same number of photos.
     """
     as_many_pixels = batch_size * SIZE**2 / size**2
     return min(batch_size, cores() * math.ceil(as_many_pixels / cores()))
@@ -203,7 +207,7 @@ def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:
 def _ahead(
     function: Callable[[Given], Made], items: Iterable[Given], *, workers: int, limit: int
 ) -> Generator[Made, None, None]:
-    """Yield `function` of every item in order, computed in threads at most `limit` items ahead."""
+    """Yield `function` of every item, in order; threads compute at most `limit` items ahead."""
     pool = ThreadPoolExecutor(workers)
     running: deque[Future[Made]] = deque()
     try:

@@ -1,4 +1,4 @@
-"""Data sets: a name or a path becomes a folder of class folders, fetched and unpacked once."""
+"""Data sets: find the folder that a name, path or URL means; download and unpack it once."""
 
 import hashlib
 import json
@@ -42,10 +42,10 @@ class Archive:
     ----------
     url : str
     sha256 : str or None
-        None where nobody publishes one: the first whole download's digest is then recorded beside
-        the data and later downloads must match it.
+        None if nobody publishes one. The digest of the first whole download is then recorded
+        beside the data, and later downloads must match it.
     inner : str or None
-        An archive inside the archive that holds the photos.
+        The archive inside this archive that holds the photos.
     """
 
     url: str
@@ -73,15 +73,15 @@ def locate(data: str, *, folder: Path = DATA_FOLDER) -> Location:
     Parameters
     ----------
     data : str
-        A built-in name, first looked for as ``folder/name`` and fetched if it is not there, or the
-        path or URL of a folder.
+        A built-in name, or the path or URL of a folder. A built-in data set is downloaded if there
+        is no ``folder/name``.
     folder : Path
         Where built-in data sets are kept.
 
     Raises
     ------
     InputError
-        If there is no such folder, or a built-in data set cannot be fetched.
+        If there is no such folder, or a built-in data set cannot be downloaded.
     """
     if locations.is_url(data):
         return _unwrapped(locations.location(data))
@@ -108,7 +108,7 @@ def _unwrapped(root: Location) -> Location:
         if len(visible) != 1 or not locations.folders(root / visible[0]):
             return root
         inner = root / visible[0]
-        # A link to the folder it lies in would be stepped into for ever; a store has no links.
+        # A link to its own folder would be followed for ever; a store has no links.
         if isinstance(root, Path) and root.resolve().is_relative_to((root / visible[0]).resolve()):
             return root
         root = inner
@@ -138,7 +138,7 @@ def _fetch(name: str, root: Path) -> None:
 
 
 def _download(name: str, archive: Archive, folder: Path, root: Path) -> Path:
-    """Fetch an archive whole or not at all; a broken download starts afresh."""
+    """Download an archive whole or not at all; a broken download starts again."""
     pooch.get_logger().setLevel("WARNING")
     filename = PurePosixPath(archive.url).name
     known = archive.sha256 or _recorded(root)
@@ -181,7 +181,7 @@ def _record(root: Path, archive: Path) -> None:
 
 
 def _unpack(archive: Path, target: Path, *, only: str = "") -> None:
-    """Unpack the members below `only` into `target`, which appears when it is whole.
+    """Unpack the members below `only` into `target`, which appears when it is complete.
 
     Raises
     ------
@@ -195,8 +195,8 @@ def _unpack(archive: Path, target: Path, *, only: str = "") -> None:
         folder.mkdir()
         try:
             opened(archive, folder, lambda name: _inside(name, only))
-        # On a damaged archive the readers raise zlib.error, RuntimeError, NotImplementedError and
-        # more; a file where a folder must be is its fault too, a full disk is not.
+        # A damaged archive raises zlib.error, RuntimeError, NotImplementedError and more. A file
+        # where a folder must be is the archive's fault too; a full disk is not.
         except Exception as error:
             conflict = isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError)
             if isinstance(error, OSError) and error.errno and not conflict:
@@ -210,17 +210,18 @@ def _unpack(archive: Path, target: Path, *, only: str = "") -> None:
 
 
 def _inside(name: str, only: str) -> PurePosixPath | None:
-    """Return where a member goes, None if it is not below `only`; refuse one that would escape."""
+    """Return where a member goes, or None if it is not below `only`; refuse one that escapes."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"member {name!r} leaves the folder")
     return path.relative_to(only) if path.is_relative_to(only) else None
 
 
-Place = Callable[[str], PurePosixPath | None]
+Placed = Callable[[str], PurePosixPath | None]
+"""Tells where a member of an archive goes, None if it is left out."""
 
 
-def _unpack_zip(archive: Path, folder: Path, place: Place) -> None:
+def _unpack_zip(archive: Path, folder: Path, place: Placed) -> None:
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
             inside = place(member.filename)
@@ -231,7 +232,7 @@ def _unpack_zip(archive: Path, folder: Path, place: Place) -> None:
                     shutil.copyfileobj(source, sink)
 
 
-def _unpack_tar(archive: Path, folder: Path, place: Place) -> None:
+def _unpack_tar(archive: Path, folder: Path, place: Placed) -> None:
     with tarfile.open(archive) as file:
         for member in file:
             inside = place(member.name)

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Pillow warns of odd palettes, EXIF blocks and sizes; what cannot be used is told by its reason.
+# Pillow warns of odd palettes, EXIF blocks and sizes. An unusable photo has its reason instead.
 warnings.filterwarnings("ignore", module="PIL")
 
 DRAFT = 3
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this many times the result is left."""
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves this many times the result."""
 
 QUALITY = 60
-"""Of thumbnails, as WebP counts it, 0 to 100."""
+"""Of thumbnails: WebP's quality, 0 to 100."""
 
 
 class Unreadable(Exception):
@@ -24,8 +24,8 @@ class Unreadable(Exception):
 def decode_photo(data: bytes, *, size: int) -> NDArray[np.uint8]:
     """Turn the bytes of an image file into a square RGB array.
 
-    The photo is squashed to a square and not cropped, so that nothing of the object is lost. For
-    all else see `upright`.
+    The photo is squashed to a square, not cropped, so that no part of the object is lost. See
+    `upright` for the rest.
 
     Returns
     -------
@@ -39,17 +39,17 @@ def upright(data: bytes, *, size: int) -> Image.Image:
     """Turn the bytes of an image file into an RGB image, in the shape that it has.
 
     The EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits,
-    an animation gives its first frame.
+    and an animation gives its first frame.
 
-    A large JPEG is decoded at a fraction of its size, which its format makes cheap. On the 133
-    large ones of `chess` this changed a photo by 0.75 levels of 255 on average at most.
+    A large JPEG is decoded at a fraction of its size, which its format makes cheap. For the 133
+    large ones of `chess`, this changed a photo by 0.75 of 255 levels on average at most.
 
     Parameters
     ----------
     data : bytes
         The whole file, in any format that Pillow reads.
     size : int
-        Side in pixels that it is to be squashed to.
+        Side in pixels of the square that the photo will be squashed to.
 
     Raises
     ------
@@ -68,8 +68,8 @@ def upright(data: bytes, *, size: int) -> Image.Image:
         raise Unreadable("not an image file that Pillow can read") from error
     except Image.DecompressionBombError as error:
         raise Unreadable("more pixels than is safe to decode") from error
-    # Pillow's readers raise whatever a damaged file leads them to: OSError, SyntaxError,
-    # struct.error, IndexError, zlib.error and more.
+    # A damaged file makes Pillow raise almost anything: OSError, SyntaxError, struct.error,
+    # IndexError, zlib.error and more.
     except Exception as error:
         raise Unreadable(f"damaged image: {error}") from error
 
@@ -84,7 +84,7 @@ def thumbnail(data: bytes, *, size: int) -> bytes:
     data : bytes
         The whole file, in any format that Pillow reads.
     size : int
-        Longer side of the result in pixels, at most.
+        The longer side of the result in pixels, at most.
 
     Raises
     ------

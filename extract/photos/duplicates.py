@@ -1,4 +1,4 @@
-"""What would leak or mislead: the same photo under two labels, exact and near-duplicates."""
+"""Copies, near-duplicates, and the same photo under two labels: what would leak or mislead."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
@@ -6,29 +6,31 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.system import console
-
 NEAR = 0.96
-"""Cosine of ``block5_avg`` from which two photos are told as near-duplicates.
+"""Two photos whose ``block5_avg`` have at least this cosine are called near-duplicates.
 
-Chosen by looking at all pairs above 0.93 in two data sets. Of 2,500 photos of cats and dogs one
-pair in different splits lies above it, 0.999, the same photo; the next, 0.935, are two cats. Of 556
-pictures of chess pieces nine lie above it, 0.960 to 0.983, and none is the same picture: pieces of
-one set in one scene, a rook recoloured. Two drawings published twice lie below it, 0.959 with
-another watermark and 0.940 cropped. So what is told is to be looked at, not removed unseen.
+It was chosen by looking at all pairs above 0.93 in two data sets. Among 2,500 photos of cats and
+dogs, one pair in different splits lies above it: 0.999, the same photo. The next pair, 0.935, shows
+two cats. Among 556 pictures of chess pieces, nine pairs lie above it, 0.960 to 0.983, and none is
+the same picture: they show pieces of one set in one scene, or a rook in another colour. Two
+drawings that were published twice lie below it: 0.959 with another watermark, and 0.940 cropped. So
+a person should look at the pairs before removing anything.
 
-Of 80 of these photos changed on purpose it finds all re-encoded as JPEG of quality 75, mirrored or
-cut by 2.5 % at each side; 98 % at quality 30; 93 % at half the size; 88 % above a caption bar; 85 %
-cut by 5 %, 24 % by 10 %; 84 % brightened by a fifth; 45 % in grey or with large letters across;
-24 % of thumbnails of 128 pixels.
+The threshold was also tried on 80 of these photos, changed on purpose. It finds all that were saved
+again as JPEG of quality 75, mirrored, or cut by 2.5% on each side; 98% at quality 30; 93% at half
+the size; 88% above a caption bar; 85% cut by 5% and 24% cut by 10%; 84% brightened by a fifth; 45%
+in grey or with large letters across; 24% of thumbnails of 128 pixels.
 """
 
 ROWS = 200_000
-"""Among more photos near-duplicates are not looked for: it would take longer than all else."""
+"""Among more photos near-duplicates are not looked for: it would take longer than all the rest."""
 
 NOT_LOOKED_FOR = f"near-duplicates: not looked for among more than {ROWS:,} photos"
 BLOCK = 1024
-"""Rows compared at once, at most, on either side."""
+"""At most this many rows are compared at once, on either side."""
+
+NearPair = tuple[int, int, float]
+"""Two rows, the lower first, and their cosine."""
 
 Read = Callable[[NDArray[np.intp]], NDArray[np.float32]]
 
@@ -36,7 +38,7 @@ Read = Callable[[NDArray[np.intp]], NDArray[np.float32]]
 def copies(digests: Sequence[str]) -> list[list[int]]:
     """Return the groups of two rows or more with the same digest.
 
-    Rows ascend in a group, and the groups by their first row.
+    Rows ascend within a group, and groups are in the order of their first rows.
     """
     groups: dict[str, list[int]] = {}
     for row, digest in enumerate(digests):
@@ -47,7 +49,7 @@ def copies(digests: Sequence[str]) -> list[list[int]]:
 def conflicts(digests: Sequence[str], labels: Sequence[int] | NDArray[np.int64]) -> list[list[int]]:
     """Return the groups of rows with the same digest and more than one label.
 
-    As `copies`, with every row of the digest, also those that agree.
+    A group has every row of its digest, in the order of `copies`.
     """
     return [rows for rows in copies(digests) if len({int(labels[row]) for row in rows}) > 1]
 
@@ -58,12 +60,13 @@ def near(
     splits: Sequence[str] | NDArray[np.str_],
     *,
     threshold: float = NEAR,
-) -> list[tuple[int, int, float]]:
+    advance: Callable[[int], None] = lambda rows: None,
+) -> list[NearPair]:
     """Return the pairs of different photos in different splits that look the same.
 
-    Every row is compared with every row of the other splits, in blocks of `BLOCK`: time grows with
-    the product of their numbers. Memory holds some blocks, their products and the
-    pairs found, whatever n is. Among more than `ROWS` rows none are looked for.
+    Every row is compared with every row of the other splits, in blocks of `BLOCK`, so time grows
+    with the product of their numbers. Memory holds a few blocks, their products and the pairs
+    found, whatever n is. Nothing is looked for among more than `ROWS` rows.
 
     Parameters
     ----------
@@ -74,13 +77,15 @@ def near(
         Rows with the same digest are no pair.
     splits : sequence or ndarray of str, length n
     threshold : float
-        Cosine from which a pair is told, between 0 and 1: rounding can put equal vectors below 1.
+        The least cosine of a pair, between 0 and 1. Rounding can put equal vectors below 1.
+    advance : callable
+        Told how many rows were compared; they are `rows_compared` in all.
 
     Returns
     -------
-    list of (row, row, cosine)
-        The lower row first; the highest cosine, at most 1, first, then by rows. A vector of zeros
-        has cosine 0 with all.
+    list of NearPair
+        The highest cosine, at most 1, comes first; equal ones are in the order of their rows. A
+        vector of zeros has cosine 0 with every other.
 
     Raises
     ------
@@ -91,19 +96,29 @@ def near(
         raise ValueError(f"{len(digests)} digests and {len(splits)} splits")
     if not 0 < threshold < 1:
         raise ValueError(f"threshold {threshold} is not between 0 and 1")
-    if len(digests) > ROWS:
+    pairs = []
+    for outer, inner in _sides(splits):
+        for row, other, cosine in _alike(read, outer, inner, threshold, advance):
+            if digests[row] != digests[other]:
+                pairs.append((min(row, other), max(row, other), min(cosine, 1.0)))
+    return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
+
+
+def rows_compared(splits: Sequence[str] | NDArray[np.str_]) -> int:
+    """Return how many rows `near` compares with others, for a progress bar."""
+    return sum(len(outer) for outer, _ in _sides(splits))
+
+
+def _sides(
+    splits: Sequence[str] | NDArray[np.str_],
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Return the rows of every two splits, the smaller split first; none if there are too many."""
+    if len(splits) > ROWS:
         return []
     names = np.asarray(splits)
-    # The smaller side outside: the inner side is read once for each of its blocks.
+    # The smaller side is the outer one: the inner side is read once for each outer block.
     sides = sorted((np.flatnonzero(names == name) for name in np.unique(names)), key=len)
-    pairs = []
-    both = list(combinations(sides, 2))
-    with console.progress("near-duplicates", sum(len(o) for o, _ in both), unit="rows") as advance:
-        for outer, inner in both:
-            for row, other, cosine in _alike(read, outer, inner, threshold, advance):
-                if digests[row] != digests[other]:
-                    pairs.append((min(row, other), max(row, other), min(cosine, 1.0)))
-    return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
+    return list(combinations(sides, 2))
 
 
 def _alike(
@@ -126,7 +141,7 @@ def _alike(
 def _blocks(
     read: Read, rows: NDArray[np.intp]
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """Yield blocks of rows with their vectors scaled to length 1, those of zeros as they are."""
+    """Yield blocks of rows with their vectors scaled to length 1; vectors of zeros stay zeros."""
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
         vectors = np.asarray(read(block), np.float32)

@@ -1,7 +1,8 @@
-"""The digest of every file, remembered by path, size, modification time and inode.
+"""File hashes: the digest of every file, remembered by path, size, times and inode.
 
-Of an object in a store a hash of its ETag, size and time takes their place. No ETag is taken for a
-digest: it is no SHA-256, and the same bytes uploaded otherwise have another.
+An object in a store has no inode; a hash of its ETag, size and time takes the place of these
+numbers. An ETag is never used as the digest: it is no SHA-256, and the same bytes uploaded in
+another way have another one.
 """
 
 import hashlib
@@ -17,11 +18,15 @@ from typing import Any
 
 from extract.system import locations
 from extract.system.console import warn
-from extract.system.locations import Location, Stamp, readers
+from extract.system.locations import Location, Stamp
 
-FILES_AT_ONCE = 256  # between two writes of the index: what a kill may cost
-RACY_NS = 2_000_000_000  # within which a second write may keep the time stamp: FAT counts by 2 s
-# No program can set ctime: it betrays a rewritten file whose modification time was put back.
+FILES_AT_ONCE = 256
+"""Files hashed between two writes of the index; a kill costs at most these."""
+
+RACY_NS = 2_000_000_000
+"""A second write within this time may keep the time stamp: FAT counts in steps of 2 s."""
+
+# No program can set ctime: it shows a rewrite after which the modification time was put back.
 STAMP = "size, mtime_ns, ctime_ns, inode, device"
 MARK = int.from_bytes(b"1pd1", "big")  # SQLite's application_id of an index with this table
 CREATE = f"""BEGIN IMMEDIATE; PRAGMA application_id = {MARK}; CREATE TABLE IF NOT EXISTS files
@@ -45,9 +50,9 @@ def of_files(
 ) -> dict[str, str]:
     """Return the SHA-256 of every file that can be read, reading only what may have changed.
 
-    Entries of `root` for files not in `paths` are dropped, those of other roots stay. The index is
-    never a reason to fail, only for a warning: damaged or foreign, it is set aside and begun anew;
-    locked, full or not to be written, it is done without.
+    Entries of the root for other files are dropped; those of other roots stay. The index is never a
+    reason to fail, only for a warning. One that is damaged or foreign is set aside and begun anew;
+    one that is locked, full or cannot be written is not used.
 
     Parameters
     ----------
@@ -55,9 +60,11 @@ def of_files(
     paths : sequence of str
         Relative to `root`.
     index : Path
-        An SQLite file, made where there is none; safe to kill and to share between processes.
+        An SQLite file, made if there is none. It is safe to kill its users, and several processes
+        may share it.
     stamps : mapping of path to list of int, or None
-        As in `extract.photos.scan.Scan`: of objects in a store. Files are asked for theirs.
+        What changes with each object of a store, see `extract.photos.scan.Scan`. None for files on
+        a disk, which are asked for theirs.
     rehash : bool
         Read every file, whatever the index says.
     advance : callable
@@ -66,32 +73,26 @@ def of_files(
     Returns
     -------
     dict of path to digest, 64 hexadecimal digits
-        In the order of `paths`; files that cannot be read are absent.
+        In the order of the paths; files that cannot be read are absent.
 
     Raises
     ------
     InputError
-        If the store of a URL cannot be reached, or lets nobody in.
+        If the store of a URL cannot be reached, or refuses access.
     """
     remembered = _Index(index, root)
     entries = remembered.recall()
     if stamps is None:
-        stamps = {path: stamp for path in paths if (stamp := _stamp(os.path.join(str(root), path)))}
+        stamps = _stamps(root, paths)
     known = {} if rehash else entries
     found = {path: digest for path, (digest, *stamp) in known.items() if stamps.get(path) == stamp}
     remembered.forget(entries.keys() - found.keys())
     unknown = [path for path in paths if path in stamps and path not in found]
     advance(len(paths) - len(unknown))
-
-    def hash_file(path: str) -> tuple[str, Stamp]:
-        if isinstance(root, Path):
-            return _hash(os.path.join(root, path))
-        return _hash_object(root, path, stamps[path])
-
-    with ThreadPoolExecutor(readers(root)) as pool:
+    with ThreadPoolExecutor(locations.readers(root)) as pool:
         for start in range(0, len(unknown), FILES_AT_ONCE):
             batch = unknown[start : start + FILES_AT_ONCE]
-            hashed = list(pool.map(lambda path: (path, *hash_file(path)), batch))
+            hashed = list(pool.map(lambda path: (path, *_hash(root, path, stamps[path])), batch))
             found |= {path: digest for path, digest, _ in hashed if digest}
             remembered.remember(hashed)
             advance(len(batch))
@@ -99,14 +100,19 @@ def of_files(
 
 
 def correct(root: Location, digests: Mapping[str, str], *, index: Path) -> None:
-    """Forget the files whose bytes, when really read, had other digests than those remembered."""
+    """Forget the files whose bytes turned out to have another digest than the remembered one."""
     remembered = _Index(index, root)
     known = {path: digest for path, (digest, *_) in remembered.recall().items()}
     remembered.forget(p for p, digest in digests.items() if known.get(p, digest) != digest)
 
 
+def _stamps(root: Location, paths: Sequence[str]) -> dict[str, Stamp]:
+    found = {path: _stamp(os.path.join(str(root), path)) for path in paths}
+    return {path: stamp for path, stamp in found.items() if stamp}
+
+
 def _stamp(file: str | int) -> Stamp:
-    """Return size, times and place of a path or an open file, empty if it is no regular file."""
+    """Return size, times, inode and device of a path or open file, [] if it is no regular file."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):
@@ -117,8 +123,16 @@ def _stamp(file: str | int) -> Stamp:
     return stamp if stat.S_ISREG(status.st_mode) else []
 
 
-def _hash(path: str) -> tuple[str, Stamp]:
-    """Return a file's digest, empty if unreadable, and its stamp if any later change must show."""
+def _hash(root: Location, path: str, stamp: Stamp) -> tuple[str, Stamp]:
+    """Return a file's digest, empty if it cannot be read, and the stamp to remember, if any."""
+    if isinstance(root, Path):
+        return _hash_file(os.path.join(root, path))
+    # An object that changed since it was listed will have another stamp in the next listing.
+    return _hash_object(root, path), stamp
+
+
+def _hash_file(path: str) -> tuple[str, Stamp]:
+    """Return a file's digest, and its stamp if every later change must change the stamp."""
     latest = time.time_ns() - RACY_NS
     try:
         with open(path, "rb") as file:
@@ -130,16 +144,15 @@ def _hash(path: str) -> tuple[str, Stamp]:
     return digest, (after if after and after == before and after[1] < latest else [])
 
 
-def _hash_object(root: Location, path: str, stamp: Stamp) -> tuple[str, Stamp]:
-    """Do the same for an object; one that changed since it was listed gets another stamp then."""
+def _hash_object(root: Location, path: str) -> str:
     try:
-        return hashlib.sha256(locations.read_bytes(root, path)).hexdigest(), stamp
+        return hashlib.sha256(locations.read_bytes(root, path)).hexdigest()
     except OSError:
-        return "", []
+        return ""
 
 
 class _Index:
-    """What is remembered of one root. The first failure is a warning and ends the remembering."""
+    """What is remembered of one root. After a first failure it warns and is not used any more."""
 
     def __init__(self, file: Path, root: Location) -> None:
         self.file = file
@@ -169,7 +182,7 @@ class _Index:
         try:
             return self._run(sql, rows)
         except sqlite3.OperationalError as error:
-            # A table or a column is amiss; the other errors of this kind are no damage.
+            # A table or a column is wrong; the other errors of this kind are no damage.
             if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise
             self._set_aside(error)

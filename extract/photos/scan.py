@@ -46,7 +46,7 @@ class Scan:
     photos : list of Photo, in sorted path order
     skipped : list of (path, reason)
     class_names : list of str, sorted
-        Of all class folders, with or without photos.
+        The names of all class folders, with or without photos.
     stamps : dict of path to list of int, or None
         What changes with an object in a store, see `extract.system.locations.Listing`. None for
         files on a disk, which are asked for theirs.
@@ -64,8 +64,9 @@ def labelled_photos(root: Location, *, exclude: Sequence[str] = ()) -> Scan:
     Parameters
     ----------
     root : Path or UPath
-        Holds one folder a class, or ``train/`` and at least one of ``val/``, ``validation/`` and
-        ``test/`` that hold them. Folders inside a class folder belong to the class.
+        A folder with one sub-folder per class, or with ``train/`` and at least one of ``val/``,
+        ``validation/`` and ``test/`` that hold the class folders. Folders inside a class folder
+        belong to the class.
     exclude : sequence of str
         Class folders to leave out.
 
@@ -99,9 +100,9 @@ def labelled_photos(root: Location, *, exclude: Sequence[str] = ()) -> Scan:
 
 
 def all_photos(folder: Location) -> Scan:
-    """List the photos of a folder and of those in it, whatever these mean, by the rules of `scan`.
+    """List the photos of a folder and its sub-folders, without classes.
 
-    Their class names are empty.
+    Files are skipped by the rules of `labelled_photos`. The class names are empty.
     """
     found, scandir = _listed(folder)
     paths = _to_try(folder, "", set(), scandir, found)
@@ -111,12 +112,12 @@ def all_photos(folder: Location) -> Scan:
 
 
 def is_clutter(name: str) -> bool:
-    """Say whether a file or folder of this name is the system's, not the user's."""
+    """Say whether a file or folder of this name belongs to the system, not to the user."""
     return name.startswith(".") or name in CLUTTER
 
 
 def _listed(root: Location) -> tuple[Scan, Scandir]:
-    """Return an empty scan, and what lists a folder below `root`: on a disk when it is asked."""
+    """Return an empty scan, and a function that lists a folder below `root`."""
     if isinstance(root, Path):
         return Scan(), lambda folder: os.scandir(root / folder)
     listing = locations.listing(root)
@@ -124,7 +125,7 @@ def _listed(root: Location) -> tuple[Scan, Scandir]:
 
 
 def _visible_folders(folder: str, scandir: Scandir, found: Scan) -> list[str]:
-    """Return the sub-folders that may be classes; what else lies there is skipped, with reason."""
+    """Return the sub-folders that may be classes; skip everything else there with a reason."""
     names = []
     for entry in sorted(scandir(folder), key=lambda entry: entry.name):
         path = readable_name(_joined(folder, entry.name))
@@ -169,7 +170,7 @@ def _to_try(
             reason = "file or folder name is not UTF-8; rename it"
             found.skipped.append((readable_name(path), reason))
         elif _is_special(entry):
-            # Reading a named pipe would wait for ever.
+            # Reading from a named pipe would block for ever.
             found.skipped.append((path, "not a regular file"))
         else:
             yield path
@@ -191,7 +192,7 @@ def _files(
 
 
 def _real(root: Location, folder: str) -> str:
-    """Return what two names of one folder have in common; a store has no links."""
+    """Return a name that is the same for every link to a folder; a store has no links."""
     return os.path.realpath(root / folder) if isinstance(root, Path) else folder
 
 
@@ -207,7 +208,7 @@ def _is_folder(entry: Entry) -> bool:
 
 
 def _is_special(entry: Entry) -> bool:
-    """Say whether it is a pipe or the like; a link that leads nowhere is not, nor one to itself."""
+    """Say whether it is a pipe or a device; a broken link, or one to itself, is none."""
     try:
         return not entry.is_file() and isinstance(entry, os.DirEntry) and os.path.exists(entry)
     except OSError:

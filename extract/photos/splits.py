@@ -1,4 +1,4 @@
-"""Train, val and test from the content of the images, never from names or listing order."""
+"""Split photos into train, val and test by their content, not by names or listing order."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ SHARES = {
     GIVEN_VAL: {"val": VAL_SHARE},
     GIVEN: {},
 }
-"""What each rule cuts from the photos that are not given to val or test."""
+"""The shares that each rule cuts from the photos whose folder names no val or test split."""
 
 
 def split_rule(given: set[str]) -> str:
-    """Return the rule that applies when the folder names the splits `given` (all empty: none)."""
+    """Return the rule for a folder that names the splits `given`; empty names are no splits."""
     if given <= {""}:
         return BY_DIGEST
     if given >= {"train", "val", "test"}:
@@ -35,7 +35,7 @@ def split_rule(given: set[str]) -> str:
 
 
 def effective(given: Sequence[str]) -> list[str]:
-    """Return the given splits with val taken as the test where there is no other test."""
+    """Return the given splits; val becomes test if there is no test."""
     if split_rule(set(given)) == GIVEN_VAL:
         return ["test" if split == "val" else split for split in given]
     return list(given)
@@ -47,7 +47,7 @@ def copies(digests: Sequence[str], given: Sequence[str]) -> dict[int, int]:
     Returns
     -------
     dict of int to int
-        Row to leave out: the row, in a later split, of which it is a copy.
+        Each row to leave out, with the row in a later split that it is a copy of.
     """
     order = ("train", "val", "test")
     last: dict[str, int] = {}
@@ -65,12 +65,12 @@ def copies(digests: Sequence[str], given: Sequence[str]) -> dict[int, int]:
 def members(
     classes: Sequence[str], class_names: Sequence[str], digests: Sequence[str], given: Sequence[str]
 ) -> dict[str, set[str]]:
-    """Return the distinct photos of each class that are to be shared between splits.
+    """Return the distinct photos of each class that will be divided between splits.
 
     Parameters
     ----------
     classes : sequence of str
-        The classes there must be.
+        All classes.
     class_names, digests, given : sequences of str, length n
         As in `assign`.
 
@@ -109,13 +109,13 @@ def assign(
     Parameters
     ----------
     classes : sequence of str
-        The classes there must be.
+        All classes.
     class_names : sequence of str, length n
         The class of each photo.
     digests : sequence of str, length n
         SHA-256 of each photo.
     given : sequence of str, length n
-        The split its folder names, or empty for all photos.
+        The split that its folder names; empty for all photos if folders name none.
     seed : int
         Another seed gives another split.
 
@@ -133,7 +133,7 @@ def assign(
     by_class = members(classes, class_names, digests, given)
     cut: dict[str, str] = {}
     for distinct in by_class.values():
-        # A photo that lies in two classes keeps the split it got in the first.
+        # A photo that lies in two classes keeps the split that it got in the first class.
         cut = _cut(distinct, shares, seed) | cut
     for name, distinct in by_class.items():
         missing = {"train", *shares} - {cut[digest] for digest in distinct}

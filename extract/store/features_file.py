@@ -1,6 +1,6 @@
-"""The published features file: its schema, written from the shards, read by everyone.
+"""The published features file: its schema, and how to read it.
 
-With the reading API, of which sizes are known before anything is loaded::
+With this module, which knows shapes before it loads anything::
 
     with store.open(Path("features/chess.h5")) as features:
         features.shape(["block5_avg"], "train")  # (335, 512)
@@ -60,16 +60,16 @@ def name_of(data: str) -> str:
     Raises
     ------
     InputError
-        If `data` is a path with no last part to name it by.
+        If `data` is a path without a last part to take the name from.
     """
     name = Path(os.path.abspath(data)).name
     if not name:
-        raise InputError(f"{data}: cannot name a data set after this path; choose a folder in it")
+        raise InputError(f"{data}: this path has no name for a data set; choose a folder inside it")
     return name
 
 
 def file_of(data: str, out: Path) -> Path:
-    """Return where the features of `data` are: itself if it is an .h5 file, else below `out`."""
+    """Return the features file of `data`: `data` itself if it is an .h5 file, else below `out`."""
     if data.endswith(".h5") and not Path(data).is_dir():
         return Path(data)
     return out / "features" / f"{name_of(data)}.h5"
@@ -104,14 +104,14 @@ class Features:
     near : list of (row, row, cosine)
         Near-duplicates in different splits, the most alike first.
     sizes : list of int
-        Of the squares that VGG16 was shown of each photo: 224 first, the others ascend.
+        The sides in pixels of the squares that VGG16 saw: 224 first, then ascending.
     taps : dict of str to int
-        Values of each tap: of the sizes in their order, deepest first in each; see
-        `extract.vgg16.recipe.named`.
+        The number of values of each tap, in the order of the sizes, deepest first within a size;
+        see `extract.vgg16.recipe.named`.
     recipes : dict of int to dict
         How the photos became taps of each size, see `extract.vgg16.recipe.recipe`.
     seconds : float
-        What computing these images at all sizes cost, whenever that was.
+        The time it took to compute these images at all sizes, in this run or earlier ones.
     attributes : dict
         Every root attribute.
     """
@@ -164,7 +164,7 @@ class Features:
         self.file.close()
 
     def seconds_of(self, size: int) -> float:
-        """Return what computing these images at one size cost."""
+        """Return the seconds it took to compute these images at one size."""
         return float(self.attributes[named("seconds", size)])
 
     def rows(self, *splits: str) -> NDArray[np.intp]:
@@ -172,12 +172,12 @@ class Features:
         return np.flatnonzero(np.isin(self.splits, splits))
 
     def shape(self, taps: Collection[str], *splits: str) -> tuple[int, int]:
-        """Return the shape that `read` gives, without reading: times 4 it is bytes.
+        """Return the shape that `read` returns, without reading; each value takes 4 bytes.
 
         Raises
         ------
         InputError
-            If a tap is not there.
+            If there is no such tap.
         """
         self._check(taps)
         return len(self.rows(*splits)), sum(self.taps[tap] for tap in taps)
@@ -188,7 +188,7 @@ class Features:
         Raises
         ------
         InputError
-            If a tap is not there, or a checksum says that the file is damaged.
+            If there is no such tap, or a checksum shows that the file is damaged.
         """
         found = np.empty(self.shape(taps, *splits), np.float32)
         done = 0
@@ -211,7 +211,7 @@ class Features:
         Raises
         ------
         InputError
-            If a tap is not there, or a checksum says that the file is damaged.
+            If there is no such tap, or a checksum shows that the file is damaged.
         """
         self._check(taps)
         wanted = self.rows(*splits)
@@ -225,7 +225,7 @@ class Features:
         for tap in taps:
             if tap not in self.taps:
                 raise InputError(
-                    f"{self.file.filename}: no tap {tap} there, but those of photos at "
+                    f"{self.file.filename}: it has no tap {tap}, only taps of photos at "
                     f"{', '.join(map(str, self.sizes))} pixels; run make features with other SIZES"
                 )
 
@@ -243,10 +243,10 @@ def open(path: Path) -> Features:
     Raises
     ------
     InputError
-        If it is not there, damaged, of another schema or not a features file.
+        If it is missing or damaged, has another schema, or is not a features file.
     """
     if not path.exists():
-        raise InputError(f"{path}: not there; run make features first")
+        raise InputError(f"{path}: no such file; run make features first")
     with finishing():
         return _open(path)
 

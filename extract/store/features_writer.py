@@ -2,7 +2,9 @@
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,183 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.photos import duplicates
+from extract.photos.duplicates import NearPair
 from extract.store import shards
-from extract.store.features_file import ROWS_AT_ONCE, SCHEMA, TEXT, Pair, Row
-from extract.store.shard_index import Place
-from extract.system import atomic, console
+from extract.store.features_file import ROWS_AT_ONCE, SCHEMA, TEXT, Row
+from extract.store.shard_index import ShardRow
+from extract.system import atomic
 from extract.system.console import finishing
 from extract.system.locations import Location
 from extract.vgg16.recipe import DTYPE, TAPS, named
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What a features file says of its photos, beside the taps and near-duplicates.
+
+    Attributes
+    ----------
+    rows : sequence of Row, length n
+        In sorted path order.
+    class_names : sequence of str
+    skipped : sequence of (path, reason)
+    attributes : mapping
+        The root attributes, beside the schema and the seconds of each size.
+    """
+
+    rows: Sequence[Row]
+    class_names: Sequence[str]
+    skipped: Sequence[tuple[str, str]]
+    attributes: Mapping[str, Any]
+
+
+class Draft:
+    """A features file that is being written.
+
+    Parameters
+    ----------
+    file : h5py.File
+    sink : _Sink
+        The file below it.
+    contents : Contents
+    sources : mapping of size to mapping of digest to ShardRow
+        Where the taps of the photos at each size are; it must name every row's digest.
+    check : callable
+        Raises Stopped if a signal asked the program to stop.
+    """
+
+    def __init__(
+        self,
+        file: h5py.File,
+        sink: "_Sink",
+        contents: Contents,
+        sources: Mapping[int, Mapping[str, ShardRow]],
+        check: Callable[[], None],
+    ) -> None:
+        self.file, self.sink = file, sink
+        self.contents, self.sources = contents, sources
+        self.check = check
+
+    def write_columns(self) -> None:
+        """Write everything that is known of the photos but their taps."""
+        rows, skipped = self.contents.rows, self.contents.skipped
+        columns = {
+            "path": np.array([row.path for row in rows], dtype=TEXT),
+            "digest": np.array([row.digest for row in rows], dtype="S64"),
+            "label": np.array([row.label for row in rows], dtype=np.int64),
+            "split": np.array([row.split for row in rows], dtype=TEXT),
+            "class_names": np.array(self.contents.class_names, dtype=TEXT),
+            "skipped/path": np.array([path for path, _ in skipped], dtype=TEXT),
+            "skipped/reason": np.array([reason for _, reason in skipped], dtype=TEXT),
+        }
+        for name, values in columns.items():
+            self.file[name] = values
+            # HDF5 may crash when it reads back what could not be written.
+            self.sink.check()
+
+    def write_taps(self, advance: Callable[[int], None] = lambda rows: None) -> None:
+        """Write the taps at every size; memory holds 1,024 rows of them.
+
+        Parameters
+        ----------
+        advance : callable
+            Told how many rows were written.
+
+        Raises
+        ------
+        Damaged
+            If a shard is not what was written.
+        """
+        rows = self.contents.rows
+        for size in self.sources:
+            for tap, width in TAPS.items():
+                shards.create_tap(self.file, named(tap, size), (len(rows), width), DTYPE)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            block = slice(start, start + len(some))
+            for size, source in self.sources.items():
+                self.check()
+                taps = gather([source[row.digest] for row in some])
+                for tap, values in taps.items():
+                    self.file[f"taps/{named(tap, size)}"][block] = values
+                self.sink.check()
+            advance(len(some))
+
+    def read(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Read ``block5_avg`` of ascending rows, of shape (rows, 512)."""
+        self.check()
+        values: NDArray[np.float32] = self.file["taps/block5_avg"][rows]
+        return values
+
+    def write_near(self, pairs: Sequence[NearPair]) -> None:
+        """Write the near-duplicates, see `extract.photos.duplicates.near`."""
+        self.file["near/row"] = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2)
+        self.file["near/cosine"] = np.array([pair[2] for pair in pairs], np.float32)
+
+    def write_attributes(self) -> None:
+        """Write the root attributes."""
+        digests = {row.digest for row in self.contents.rows}
+        self.file.attrs["schema"] = SCHEMA
+        for size, source in self.sources.items():
+            seconds = sum(source[digest].seconds for digest in digests)
+            self.file.attrs[named("seconds", size)] = seconds
+        self.file.attrs.update(self.contents.attributes)
+
+
+@contextmanager
+def writing(
+    path: Path, contents: Contents, sources: Mapping[int, Mapping[str, ShardRow]]
+) -> Iterator[Draft]:
+    """Give the block a draft whose taps and near-duplicates it writes; then publish the draft.
+
+    The file appears under its name when the block ends well.
+
+    Parameters
+    ----------
+    path : Path
+    contents : Contents
+    sources : mapping of size to mapping of digest to ShardRow
+        See `Draft`.
+    """
+    with (
+        finishing() as check,
+        atomic.replacing(path) as temporary,
+        _Sink(temporary, "w+") as sink,
+    ):
+        try:
+            with h5py.File(sink, "w") as file:
+                draft = Draft(file, sink, contents, sources, check)
+                draft.write_columns()
+                yield draft
+                draft.write_attributes()
+        finally:
+            sink.check()
+
+
+def gather(rows: Sequence[ShardRow]) -> dict[str, NDArray[np.float32]]:
+    """Read the taps of some images at one size; each shard is read once.
+
+    Raises
+    ------
+    Damaged
+        If a shard is not what was written.
+    """
+    taps = {tap: np.empty((len(rows), width), np.float32) for tap, width in TAPS.items()}
+    by_shard: dict[Location, list[int]] = {}
+    for position, row in enumerate(rows):
+        by_shard.setdefault(row.shard, []).append(position)
+    for path, positions in by_shard.items():
+        shard = shards.read(path)
+        for tap, values in taps.items():
+            values[positions] = shard.taps[tap][[rows[position].row for position in positions]]
+    return taps
+
+
 class _Sink(io.FileIO):
     """A file for HDF5 to write to that keeps a full disk to itself.
 
-    HDF5 crashes the process when a write fails and the file is closed after it. So the first
-    failure is kept in `error`, to be raised by whoever opened the file, and writing goes on into
-    nothing.
+    HDF5 crashes the process when a write fails and the file is closed after it. So `error` keeps
+    the first failure, to be raised by whoever opened the file, and later writes do nothing.
     """
 
     error: OSError | None = None
@@ -53,107 +216,3 @@ class _Sink(io.FileIO):
         """Raise what made a write fail."""
         if self.error is not None:
             raise OSError(self.error.errno, self.error.strerror, os.fsdecode(self.name))
-
-
-def publish(
-    path: Path,
-    rows: Sequence[Row],
-    places: Mapping[int, Mapping[str, Place]],
-    *,
-    class_names: Sequence[str],
-    skipped: Sequence[tuple[str, str]],
-    attributes: Mapping[str, Any],
-) -> list[Pair]:
-    """Write the features file of a data set from the shards, whole or not at all.
-
-    Memory holds 1,024 rows of taps, whatever their number.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        In sorted path order.
-    places : mapping of size to mapping of digest to Place
-        Where the taps of the photos at each size are; must name every row's digest. 224 must be
-        among the sizes: its ``block5_avg`` tells near-duplicates.
-    skipped : sequence of (path, reason)
-    attributes : mapping
-        Root attributes beside schema and the seconds of each size.
-
-    Returns
-    -------
-    list of (row, row, cosine)
-        Near-duplicates in different splits, see `extract.photos.duplicates.near`.
-
-    Raises
-    ------
-    Damaged
-        If a shard is not what was written.
-    """
-    with (
-        finishing() as check,
-        atomic.replacing(path) as temporary,
-        _Sink(temporary, "w+") as sink,
-    ):
-
-        def vectors(some: NDArray[np.intp]) -> NDArray[np.float32]:
-            check()
-            read: NDArray[np.float32] = file["taps/block5_avg"][some]
-            return read
-
-        try:
-            with h5py.File(sink, "w") as file:
-                columns = {
-                    "path": np.array([row.path for row in rows], dtype=TEXT),
-                    "digest": np.array([row.digest for row in rows], dtype="S64"),
-                    "label": np.array([row.label for row in rows], dtype=np.int64),
-                    "split": np.array([row.split for row in rows], dtype=TEXT),
-                    "class_names": np.array(class_names, dtype=TEXT),
-                    "skipped/path": np.array([path for path, _ in skipped], dtype=TEXT),
-                    "skipped/reason": np.array([reason for _, reason in skipped], dtype=TEXT),
-                }
-                for name, values in columns.items():
-                    file[name] = values
-                    # HDF5 may crash when it reads back what could not be written.
-                    sink.check()
-                for size in places:
-                    for tap, width in TAPS.items():
-                        shards.create_tap(file, named(tap, size), (len(rows), width), DTYPE)
-                with console.progress("publishing", len(rows), unit="rows") as advance:
-                    for start in range(0, len(rows), ROWS_AT_ONCE):
-                        some = rows[start : start + ROWS_AT_ONCE]
-                        block = slice(start, start + len(some))
-                        for size, of_size in places.items():
-                            check()
-                            gathered = _gather([of_size[row.digest] for row in some])
-                            for tap, values in gathered.items():
-                                file[f"taps/{named(tap, size)}"][block] = values
-                            sink.check()
-                        advance(len(some))
-                pairs = duplicates.near(
-                    vectors, [row.digest for row in rows], [row.split for row in rows]
-                )
-                file["near/row"] = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2)
-                file["near/cosine"] = np.array([pair[2] for pair in pairs], np.float32)
-                distinct = {row.digest for row in rows}
-                file.attrs["schema"] = SCHEMA
-                for size, of_size in places.items():
-                    seconds = sum(of_size[digest].seconds for digest in distinct)
-                    file.attrs[named("seconds", size)] = seconds
-                file.attrs.update(attributes)
-        finally:
-            sink.check()
-    return pairs
-
-
-def _gather(places: Sequence[Place]) -> dict[str, NDArray[np.float32]]:
-    """Read the taps of some images at one size, each shard once."""
-    taps = {tap: np.empty((len(places), width), np.float32) for tap, width in TAPS.items()}
-    by_shard: dict[Location, list[int]] = {}
-    for position, place in enumerate(places):
-        by_shard.setdefault(place.shard, []).append(position)
-    for path, positions in by_shard.items():
-        rows = [places[position].row for position in positions]
-        shard = shards.read(path)
-        for tap, values in taps.items():
-            values[positions] = shard.taps[tap][rows]
-    return taps

@@ -1,7 +1,8 @@
-"""HDF5 files that anybody may have made: opened only where all that they hold is inside them.
+"""Open HDF5 files that a stranger may have made; refuse those that refer to other files.
 
-HDF5 can name data in other files, in links, external storage and virtual datasets, and reads them
-without a word: whoever sends a file could have any file of the reader's shown as its content.
+HDF5 can refer to data in other files through links, external storage and virtual datasets, and
+follows them silently. Whoever sends such a file could make a private file of the reader appear as
+its content.
 """
 
 import io
@@ -15,14 +16,14 @@ from extract.system.locations import Location
 
 
 def open_whole(path: Location) -> h5py.File:
-    """Open a file for reading; one in a store is read into memory.
+    """Open a file for reading; a file in a store is read into memory.
 
     Raises
     ------
     OSError
-        If it is not there or not HDF5.
+        If it is missing or not HDF5.
     ValueError
-        If some of it lies in another file.
+        If it refers to another file.
     InputError
         If its store cannot be reached.
     """
@@ -42,7 +43,7 @@ def open_whole(path: Location) -> h5py.File:
 def open_head(head: bytes, size: int, dataset: str) -> h5py.File:
     """Open the first bytes of a file of `size` bytes, to read its attributes and one dataset.
 
-    What lies beyond the first bytes is read as zeros, where no checksum tells.
+    Everything after the first bytes is read as zeros, unless a checksum shows that it is missing.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Upkeep of the store: what is in it, whether it is whole, and what of it is needed no more."""
+"""Maintenance of the store: show what it holds, verify it, remove what nobody needs."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,16 @@ from extract.system.locations import Location
 from extract.vgg16.recipe import recipe_digest
 
 SMALL = shards.SHARD_IMAGES // 2
-"""A shard with fewer images in use than this is joined with others."""
+"""A shard with fewer needed images than this is joined with others."""
 
 
 def info(path: Path) -> None:
-    """Say what is in a features file.
+    """Print what is in a features file.
 
     Raises
     ------
     InputError
-        If it is no features file.
+        If it is not a features file.
     """
     with features_file.open(path) as features:
         attributes = features.attributes
@@ -64,12 +64,12 @@ def verify(out: Path, shared: Location | None = None) -> None:
     ----------
     out : Path
     shared : Path, UPath or None
-        Another cache, whose shards are read too.
+        Another cache whose shards are read too.
 
     Raises
     ------
     InputError
-        If anything is damaged, after all has been looked at.
+        If anything is damaged; everything is checked first.
     """
     cache = _cache(out)
     if isinstance(shared, Path) and not shared.is_dir():
@@ -103,12 +103,12 @@ def verify(out: Path, shared: Location | None = None) -> None:
 def collect(out: Path) -> None:
     """Remove from the cache the images that no features file below `out` names; join small shards.
 
-    New shards are whole before old ones go, so a kill at any moment loses nothing.
+    New shards are complete before old ones are removed, so a kill at any moment loses nothing.
 
     Raises
     ------
     InputError
-        If a features file cannot be read: what it needs is then unknown, and nothing is removed.
+        If a features file cannot be read. What it needs is then unknown, and nothing is removed.
     """
     cache = _cache(out)
     with lock.held(cache / "lock"):
@@ -144,7 +144,7 @@ def _collect(folder: Path, needed: set[str]) -> None:
     if joined:
         unused += small
     for path in unused:
-        # What a killed run has joined already may have the same name.
+        # A killed run may already have written a joined shard of the same name.
         if path not in joined:
             path.unlink()
     after = {path: path.stat().st_size for path in shards.files(folder)}

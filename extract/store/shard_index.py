@@ -1,4 +1,4 @@
-"""Which image is in which shard: the digests of all shards of a recipe, read without their taps."""
+"""The shard index: which image is in which shard of a recipe, read without the taps."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from upath import UPath
 
 HEAD_BYTES = 65536
-"""At the beginning of a shard, in which all but its taps lies; its 256 digests take 16 KB."""
+"""The first bytes of a shard, which hold everything but its taps; 256 digests take 16 KB."""
 
 HEADS_AT_ONCE = 256
 
 
-class Place(NamedTuple):
-    """Where the taps of an image are: a shard, a row of it, and what the image cost."""
+class ShardRow(NamedTuple):
+    """The row of a shard that holds an image's taps, and the seconds that computing it took."""
 
     shard: Location
     row: int
@@ -30,39 +30,39 @@ class Place(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """Which images are in a shard, by digest, and what computing them took."""
+    """The digests of the images in a shard, and the seconds that computing them took."""
 
     digests: list[str]
     seconds: float
 
 
-def index(
+def read(
     folder: Location,
     recipe: dict[str, Any],
     *,
     on_damage: Callable[[shards.Damaged], None] = shards.set_aside,
     memory: Path | None = None,
-) -> dict[str, Place]:
+) -> dict[str, ShardRow]:
     """Find every image in the shards of a recipe, reading their digests and not their taps.
 
-    A shard that is not whole is handed to `on_damage` and left out.
+    A damaged shard is handed to `on_damage` and left out.
 
     Parameters
     ----------
     folder : Path or UPath
-        Of the recipe's shards.
+        The folder of the recipe's shards.
     recipe : dict
     on_damage : callable
     memory : Path or None
-        A file of this recipe's alone: what shards in a store hold is remembered there, so that
-        those known are not asked for it again.
+        A file for this recipe alone. It remembers what the shards in a store hold, so that a known
+        shard is not read again.
 
     Returns
     -------
-    dict of str to Place
+    dict of str to ShardRow
         Keyed by the photo's digest.
     """
-    places: dict[str, Place] = {}
+    rows: dict[str, ShardRow] = {}
     known = {} if isinstance(folder, Path) else _in_store(folder, recipe, memory)
     for path in (
         shards.files(folder) if isinstance(folder, Path) else [folder / name for name in known]
@@ -73,8 +73,10 @@ def index(
             on_damage(damaged)
             continue
         seconds = contents.seconds / len(contents.digests)
-        places |= {digest: Place(path, row, seconds) for row, digest in enumerate(contents.digests)}
-    return places
+        rows |= {
+            digest: ShardRow(path, row, seconds) for row, digest in enumerate(contents.digests)
+        }
+    return rows
 
 
 def _contents(path: Location, recipe: dict[str, Any]) -> Contents:
@@ -87,16 +89,16 @@ def _contents(path: Location, recipe: dict[str, Any]) -> Contents:
 def _in_store(
     folder: "UPath", recipe: dict[str, Any], memory: Path | None
 ) -> dict[str, Contents | None]:
-    """Return what is in the shards of a store, by name; of each that is new in one request."""
+    """Return what is in the shards of a store, by name; a new shard takes one request."""
     listed = shards.sizes(folder)
     known = _recalled(memory) if memory else {}
     new: dict[str, Contents] = {}
-    # What is empty has no first byte to ask for.
+    # An empty object has no first byte to ask for.
     unknown = sorted(name for name in listed.keys() - known.keys() if listed[name])
     for start in range(0, len(unknown), HEADS_AT_ONCE):
         names = unknown[start : start + HEADS_AT_ONCE]
         for name, head in locations.read_heads(folder, names, HEAD_BYTES).items():
-            # Shards of an earlier version have their attributes at their end.
+            # Shards of an earlier version have their attributes at the end.
             with suppress(shards.Damaged):
                 new[name] = _of_head(name, head, listed[name], recipe) or _contents(
                     folder / name, recipe
@@ -108,7 +110,7 @@ def _in_store(
 
 def _of_head(name: str, head: bytes, size: int, recipe: dict[str, Any]) -> Contents | None:
     """Return what is in a shard, if its first bytes prove it."""
-    # Whatever is the matter with them, the whole shard will tell.
+    # If anything is wrong with them, reading the whole shard will show it.
     with suppress(Exception), finishing(), hdf5.open_head(head, size, "digest") as file:
         digests = file["digest"].asstr("ascii")[:].tolist()
         meant = (SCHEMA, recipe_digest(recipe), name)
@@ -122,7 +124,7 @@ def _of_head(name: str, head: bytes, size: int, recipe: dict[str, Any]) -> Conte
 
 
 def _recalled(memory: Path) -> dict[str, Contents]:
-    """Return what is remembered of shards by name, which proves it: other lines mean nothing."""
+    """Return what is remembered of shards, by name; lines that do not fit the name are ignored."""
     known = {}
     with suppress(FileNotFoundError), open(memory, encoding="ascii", errors="replace") as lines:
         for line in lines:

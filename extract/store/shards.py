@@ -1,7 +1,7 @@
-"""The cache of one recipe: immutable shards, each with some images' digests and taps.
+"""Shards: immutable HDF5 files of the cache, each with the digests and taps of some images.
 
-A shard is written whole or not at all and never changed. What is damaged is set aside under
-another name, not deleted, and its images are computed anew.
+A shard is written whole or not at all, and is never changed. A damaged shard is not deleted: it is
+set aside under another name, and its images are computed again.
 """
 
 import hashlib
@@ -58,10 +58,10 @@ class Shard(NamedTuple):
     ----------
     digests : list of str, length n
     taps : dict of tap name to ndarray of shape (n, ...)
-        Of the shape and type that the recipe names.
+        With the shape and type that the recipe names.
     engine : str
     seconds : float
-        What computing these images took.
+        The time it took to compute these images.
     """
 
     digests: list[str]
@@ -71,7 +71,7 @@ class Shard(NamedTuple):
 
 
 def cache_of(out: Path) -> Path:
-    """Return the cache that all data sets below `out` share."""
+    """Return the cache folder that all data sets below `out` share."""
     return out / "features" / "cache"
 
 
@@ -81,7 +81,7 @@ def folder_of(out: Path, recipe: dict[str, Any]) -> Path:
 
 
 def files(folder: Location) -> list[Location]:
-    """Return the shards in a recipe's folder, without those being written or set aside."""
+    """Return the shards in a recipe's folder, except those being written or set aside."""
     if isinstance(folder, Path):
         return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
     return [folder / name for name in sorted(sizes(folder))]
@@ -93,20 +93,20 @@ def sizes(folder: "UPath") -> dict[str, int]:
 
 
 class Writer:
-    """Collect taps and write them as shards, at least every 256 images or 60 seconds.
+    """Collect taps and write a shard at least every 256 images or 60 seconds.
 
-    Leaving the ``with`` block writes what is still held, also when an exception leaves it.
+    Leaving the ``with`` block writes what is still held, also after an exception.
 
     Parameters
     ----------
     folder : Path or UPath
-        Of the recipe's shards.
+        The folder of the recipe's shards.
     recipe : dict
 
     Attributes
     ----------
     written : int
-        Images in the shards written so far.
+        The number of images in the shards written so far.
     """
 
     def __init__(self, folder: Location, recipe: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ class Writer:
         self.recipe = recipe
         self.written = 0
         self.engine = ""
-        # Of pairs, so that a signal never finds the digests of a batch without its taps.
+        # One list of pairs: a signal never finds the digests of a batch without its taps.
         self.batches: list[tuple[Sequence[str], Taps]] = []
         self.since = time.monotonic()
 
@@ -127,14 +127,14 @@ class Writer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # A write that has just failed would fail again and hide the reason.
+        # After a failed write, another one would fail as well and hide the reason.
         if not isinstance(error, OSError):
             self.flush()
 
     def add(self, digests: Sequence[str], taps: Taps, *, engine: str) -> None:
-        """Take the taps of a batch, each with a row a photo, in the order of `digests`."""
+        """Add the taps of a batch; each has one row per photo, in the order of `digests`."""
         if any(len(taps[tap]) != len(digests) for tap in shapes(self.recipe)):
-            raise ValueError(f"{engine} did not return one row of every tap a photo")
+            raise ValueError(f"{engine} did not return one row per photo for every tap")
         self.engine = engine
         self.batches.append((digests, taps))
         late = time.monotonic() - self.since >= SHARD_SECONDS
@@ -142,7 +142,7 @@ class Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is held as one shard."""
+        """Write the batches that are held as one shard."""
         if self.batches:
             digests = [digest for batch, _ in self.batches for digest in batch]
             taps = {
@@ -157,12 +157,12 @@ class Writer:
 
 def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
     """Write a shard, named by the images in it, and return its path."""
-    # Built in memory, so that a full disk is met by one plain write and not inside HDF5.
+    # The file is built in memory, so a full disk fails one plain write and nothing inside HDF5.
     image = io.BytesIO()
-    # Since version 1.10 HDF5 has checksums in all its structure, but not in texts of any length:
-    # without them a single flipped bit can crash the process.
+    # From format v110 on, HDF5 has checksums in its whole structure; without them one flipped bit
+    # can crash the process. Texts of variable length have none, so texts are stored as bytes.
     with finishing(), h5py.File(image, "w", libver=("v110", "v110")) as file:
-        # The taps come last, so that the head of a shard in a store tells what is in it.
+        # The taps come last, so the first bytes of a remote shard show which images it holds.
         file.attrs["schema"] = SCHEMA
         file.attrs["recipe"] = np.bytes_(json.dumps(recipe, sort_keys=True).encode())
         file.attrs["recipe_digest"] = np.bytes_(recipe_digest(recipe).encode())
@@ -187,7 +187,7 @@ def name_of(digests: Sequence[str]) -> str:
 def create_tap(file: h5py.File, tap: str, shape: tuple[int, ...], dtype: str) -> h5py.Dataset:
     """Create the dataset of a tap, in chunks of rows with Fletcher-32 checksums.
 
-    What keeps its positions is large and mostly zeros: it is compressed, and a chunk is one row,
+    A map of activations is large and mostly zeros, so it is compressed. Its chunks are single rows,
     because training reads rows in any order.
     """
     n, *values = shape
@@ -198,18 +198,18 @@ def create_tap(file: h5py.File, tap: str, shape: tuple[int, ...], dtype: str) ->
 
 
 def shapes(recipe: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return what a recipe keeps of a photo: name and shape, in the order that shards have."""
+    """Return the name and shape of everything a recipe keeps per photo, in the order of shards."""
     kept = recipe["taps"]
     return {tap: tuple(np.atleast_1d(kept[tap])) for tap in (*TAPS, *MAPS) if tap in kept}
 
 
 def read(path: Location) -> Shard:
-    """Read a whole shard and check it against its own digest.
+    """Read a whole shard and check it against its content digest.
 
     Raises
     ------
     Damaged
-        If it is cut short, changed or not a shard.
+        If it was cut short or changed, or is no shard.
     """
     with opened(path) as file:
         recipe = _recipe(file)
@@ -237,21 +237,21 @@ def digests_of(path: Location) -> list[str]:
 
 
 def join(folder: Location, paths: Sequence[Location], needed: Set[str]) -> list[Location]:
-    """Write the needed images of some shards as few new ones, holding one of these in memory.
+    """Write the needed images of some shards as few new shards; memory holds one at a time.
 
     Returns
     -------
     list of Path or UPath
-        The new shards; the old ones are still there.
+        The new shards; the old ones stay.
 
     Raises
     ------
     Damaged
-        If one of them is not what was written.
+        If an old shard is not what was written.
     """
     left = set(needed)
     written: list[Location] = []
-    # Images that different engines computed do not mix: a shard names one.
+    # A shard names one engine, so images from different engines stay apart.
     waiting: dict[str, Shard] = {}
     for path in paths:
         shard = _only(read(path), left)
@@ -267,14 +267,14 @@ def join(folder: Location, paths: Sequence[Location], needed: Set[str]) -> list[
 
 
 def set_aside(damaged: Damaged) -> None:
-    """Rename a damaged shard, so that it is neither used nor lost, and say so."""
+    """Rename a damaged shard, so that it is neither used nor lost, and warn."""
     aside = f"{damaged.shard.name}.damaged"
     locations.move(damaged.shard, aside)
-    warn(f"{damaged}; set aside as {aside}, its images are computed anew")
+    warn(f"{damaged}; set aside as {aside}, its images are computed again")
 
 
 def rows(shard: Location, wanted: Sequence[int], taps: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Read some rows of a shard, each guarded by its own checksum, by name of the tap.
+    """Read some rows of a shard by the name of the tap; a checksum guards each row.
 
     Raises
     ------
@@ -286,7 +286,7 @@ def rows(shard: Location, wanted: Sequence[int], taps: Iterable[str]) -> dict[st
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed run was writing; only for the holder of the store's lock."""
+    """Remove unfinished files of a killed run; only the holder of the store's lock may."""
     for path in folder.glob(".*.tmp"):
         path.unlink()
 
@@ -312,7 +312,7 @@ def _together(one: Shard, other: Shard) -> Shard:
 
 @contextmanager
 def opened(path: Location) -> Iterator[h5py.File]:
-    """Open a shard; whatever goes wrong while it is read means that it is damaged."""
+    """Open a shard; any error while it is read means that it is damaged."""
     try:
         with finishing(), hdf5.open_whole(path) as file:
             yield file
@@ -339,12 +339,12 @@ def text_attribute(file: h5py.File, name: str) -> str:
 
 
 def read_digests(file: h5py.File, recipe: dict[str, Any]) -> list[str]:
-    """Read the digests of an open shard, and check that its taps fit them.
+    """Read the digests of an open shard and check that its taps fit them.
 
     Raises
     ------
     ValueError
-        If they do not, or the shard is of another schema.
+        If they do not fit, or the shard has another schema.
     """
     if file.attrs["schema"] != SCHEMA:
         raise ValueError(f"its schema is {file.attrs['schema']}, and this version reads {SCHEMA}")
@@ -356,7 +356,7 @@ def read_digests(file: h5py.File, recipe: dict[str, Any]) -> list[str]:
 
 
 def _content_digest(shard: Shard, recipe: dict[str, Any]) -> str:
-    """Return the SHA-256 over all that is read of a shard."""
+    """Return the SHA-256 over everything that `read` returns."""
     about = [shard.digests, shard.engine, shard.seconds, recipe]
     sha256 = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     little = np.dtype(recipe["dtype"]).newbyteorder("<")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: a temporary name in the same folder, fsync, rename."""
+"""Write files whole or not at all: a temporary name in the same folder, fsync, rename."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
         A name beside `path`, removed if the block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Machines that share the folder may have processes of one number.
+    # A process number would not do: another machine that shares the folder may have the same.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        # A write that fails does not say which file it was; the one meant says more anyway.
+        # A failed write names no file, or the temporary one; the user knows only the real name.
         if error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise

@@ -1,4 +1,4 @@
-"""The terminal: progress, notes, errors of one line, exit codes."""
+"""The terminal: messages, progress bars, one-line errors, exit codes, signals."""
 
 import argparse
 import errno
@@ -39,7 +39,7 @@ ADVICE = {
 
 
 class InputError(Exception):
-    """What the user gave cannot be used; the message says which thing, why, and what to do."""
+    """Something the user gave cannot be used; the message says what, why, and what to do."""
 
 
 class Stopped(BaseException):
@@ -110,7 +110,7 @@ def count(n: int, noun: str, plural: str = "") -> str:
 
 
 class Speed(ProgressColumn):
-    """Things a second, blank until it is known."""
+    """Items per second, blank until it is known."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -129,8 +129,8 @@ def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[..
     Yields
     ------
     advance : callable
-        Call it with the number of things just done, and with the name of who did them where there
-        are several: each has a line below the bar.
+        Call it with the number of items just done. If several workers share the work, add the name
+        of the worker: each has a line of its own below the bar.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -161,9 +161,9 @@ def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[..
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a command line and exit: 0 done, 2 unusable input, 128 + its number after a signal.
 
-    The signals are SIGINT, SIGTERM and, when nobody reads the output any more, SIGPIPE.
-    Input that cannot be used, a full disk or a missing permission becomes one line on standard
-    error. Anything else is a defect of ours and keeps its traceback.
+    The signals are SIGINT, SIGTERM and, when nobody reads the output any more, SIGPIPE. Unusable
+    input, a full disk and a missing permission become one line on standard error. Any other
+    exception is a defect of the program and keeps its traceback.
     """
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
@@ -173,7 +173,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         warn(f"error: {error}")
         sys.exit(UNUSABLE)
     except BrokenPipeError:
-        # Whoever read our output, head for one, has gone; Python would find that out once more.
+        # The reader of the output, `head` for example, has gone. Python would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
@@ -192,13 +192,13 @@ def run(main: Callable[[], None]) -> NoReturn:
 def finishing() -> Iterator[Callable[[], None]]:
     """Let the block end before a signal stops the program.
 
-    Libraries in C may swallow an exception that a signal raises amid their work, or take it for
-    damage of the file that they read.
+    A C library may swallow an exception that a signal raises in the middle of its work, or take it
+    for damage to the file that it reads.
 
     Yields
     ------
     check : callable
-        Raises Stopped if a signal came in the meantime; for blocks that take long.
+        Raises Stopped if a signal has come. A long block calls it now and then.
     """
     global _unfinished
     _unfinished += 1

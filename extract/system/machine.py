@@ -10,7 +10,7 @@ import joblib
 
 
 def has_gpu() -> bool:
-    """Say whether an NVIDIA GPU answers, without importing anything that would use it."""
+    """Say whether an NVIDIA GPU answers, without importing a library that would use it."""
     command = shutil.which("nvidia-smi")
     return (
         command is not None and not subprocess.run([command, "-L"], capture_output=True).returncode
@@ -18,24 +18,24 @@ def has_gpu() -> bool:
 
 
 def cores() -> int:
-    """Return how many cores this process may use, which a container may have limited."""
+    """Return how many cores this process may use; a container may allow fewer than there are."""
     cores: int = joblib.cpu_count()
     return cores
 
 
 def machine() -> str:
-    """Return what seconds depend on: the processor, and whether there is a GPU."""
+    """Describe what measured times depend on: the processor, and whether there is a GPU."""
     return f"{processor()}, NVIDIA GPU" if has_gpu() else processor()
 
 
 def processor() -> str:
-    """Return what an engine's speed depends on; Linux tells the processor's name in a file only."""
+    """Describe the processor: its cores, its name, and whether it has AVX-512."""
     try:
         told = Path("/proc/cpuinfo").read_text()
     except OSError:
         told = ""
     named = re.search(r"model name\s*: (.*)", told)
     name = named.group(1) if named else platform.processor() or platform.machine()
-    # A virtual machine may hide it, and two machines with one name differ.
+    # A virtual machine may hide AVX-512, so two machines with one processor name can differ.
     avx512 = " with AVX-512" if "avx512f" in told else ""
     return f"{cores()} cores of {name}{avx512}"

@@ -1,4 +1,4 @@
-"""When and with what something was made."""
+"""When a file was made, and with which versions."""
 
 import platform
 from datetime import UTC, datetime
@@ -8,10 +8,10 @@ PACKAGES = ("h5py", "keras", "mnn", "numpy", "pillow", "scikit-learn", "skops", 
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that make a result, importing none."""
+    """Return the versions of Python and of the libraries behind a result; import none of them."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        # TensorFlow for processors without a GPU goes by another name.
+        # TensorFlow without GPU support has another name.
         for name in (package, f"{package}-cpu"):
             try:
                 found[package] = version(name)

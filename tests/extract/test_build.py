@@ -183,14 +183,14 @@ def test_new_photos_are_computed_at_every_size(pets: Path, out: Path, path: Path
 
 CHANGED_BETWEEN = """
 from pathlib import Path
-from extract import build
-see, changed = build._see, Path({photo!r})
+from extract.compute import missing
+see, changed = missing._compute_size, Path({photo!r})
 
 def see_and_change(*given):
     see(*given)
     changed.write_bytes(changed.with_name('001.png').read_bytes()[:-8] + b'and more')
 
-build._see = see_and_change
+missing._compute_size = see_and_change
 """
 
 

@@ -116,7 +116,7 @@ def test_a_cache_computes_a_photo_once_and_is_that_of_the_commands(
     np.testing.assert_array_equal(again, expected([copy, *paths]))
     np.testing.assert_array_equal(again[1:13], first)
     the_recipe = recipe(WEIGHTS.digest)
-    places = shard_index.index(shards.folder_of(tmp_path, the_recipe), the_recipe)
+    places = shard_index.read(shards.folder_of(tmp_path, the_recipe), the_recipe)
     assert len(places) == 20
     # Without one, each time.
     VGG16Features().transform(paths)

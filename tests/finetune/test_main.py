@@ -26,8 +26,8 @@ def finetune(*arguments: object, **environment: str) -> subprocess.CompletedProc
 
 
 def make_features(out: Path, weights: Path, *, sizes: tuple[int, ...]) -> None:
-    options = {"weights_file": weights, "engine": "keras", "sizes": sizes}
-    build.make(str(out / "pets"), out=out, seed=0, **options)
+    options = build.Options(out=out, weights=weights, engine="keras", sizes=sizes)
+    build.build(str(out / "pets"), options)
 
 
 @pytest.fixture(scope="module")

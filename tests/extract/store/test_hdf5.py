@@ -90,7 +90,7 @@ def test_a_shard_that_leads_elsewhere_is_damaged(elsewhere: Elsewhere, tmp_path:
         with pytest.raises(shards.Damaged, match="another file"):
             read(path)
     damaged: list[shards.Damaged] = []
-    assert shard_index.index(path.parent, synthetic.RECIPE, on_damage=damaged.append) == {}
+    assert shard_index.read(path.parent, synthetic.RECIPE, on_damage=damaged.append) == {}
     assert [item.shard for item in damaged] == [path]
 
 

@@ -144,7 +144,7 @@ def test_info_tells_the_taps_and_the_recipe_of_every_size(
 
 def test_info_of_what_is_no_features_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.h5").write_text("mine")
-    for name, words in (("x.h5", "damaged or not HDF5"), ("y.h5", "not there")):
+    for name, words in (("x.h5", "damaged or not HDF5"), ("y.h5", "no such file")):
         with pytest.raises(InputError, match=words):
             maintenance.info(tmp_path / name)
 

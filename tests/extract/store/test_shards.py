@@ -7,7 +7,7 @@ import pytest
 from upath import UPath
 
 from extract.store import shard_index, shards
-from extract.store.shard_index import Place
+from extract.store.shard_index import ShardRow
 from extract.store.shards import Damaged, Shard, Writer
 from extract.system import locations
 from extract.system.console import InputError, Stopped
@@ -28,10 +28,10 @@ from tests.synthetic import RECIPE, digests, shard, taps
 
 def test_places_lead_to_the_values(tmp_path: Path) -> None:
     first, second = shard(tmp_path, "abc", seconds=6.0), shard(tmp_path, "de")
-    places = shard_index.index(tmp_path, RECIPE)
+    places = shard_index.read(tmp_path, RECIPE)
     assert set(places) == set(digests(*"abcde"))
-    assert places[digests("b")[0]] == Place(first, 1, 2.0)
-    assert places[digests("d")[0]] == Place(second, 0, 0.5)
+    assert places[digests("b")[0]] == ShardRow(first, 1, 2.0)
+    assert places[digests("d")[0]] == ShardRow(second, 0, 0.5)
 
 
 def test_writer_makes_a_shard_of_every_so_many_images(
@@ -44,7 +44,7 @@ def test_writer_makes_a_shard_of_every_so_many_images(
             writer.add(names, taps(names), engine="test")
     sizes = sorted(len(h5py.File(path)["digest"]) for path in tmp_path.glob("*.h5"))
     assert sizes == [1, 4, 4]
-    assert set(shard_index.index(tmp_path, RECIPE)) == set(digests(*"abcdefghi"))
+    assert set(shard_index.read(tmp_path, RECIPE)) == set(digests(*"abcdefghi"))
 
 
 def test_writer_makes_a_shard_when_time_is_up(
@@ -69,7 +69,7 @@ def test_writer_keeps_what_it_holds_when_the_run_is_stopped(
 
     with pytest.raises(error):
         stopped()
-    assert set(shard_index.index(tmp_path, RECIPE)) == set(digests("a", "b"))
+    assert set(shard_index.read(tmp_path, RECIPE)) == set(digests("a", "b"))
 
 
 def test_nothing_computed_leaves_no_shard(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_bad_shard_is_named_and_set_aside(
     bad, good = shard(tmp_path, "abc"), shard(tmp_path, "de")
     damage(bad)
     content = bad.read_bytes() if bad.is_file() else None
-    assert set(shard_index.index(tmp_path, RECIPE)) == set(digests(*"de"))
+    assert set(shard_index.read(tmp_path, RECIPE)) == set(digests(*"de"))
     err = capfd.readouterr().err
     assert len(err.splitlines()) == 1
     assert str(bad) in err
@@ -147,14 +147,14 @@ def test_bad_shard_is_named_and_set_aside(
     assert shards.files(tmp_path) == [good]
     aside = bad.with_name(f"{bad.name}.damaged")
     assert aside.is_dir() if content is None else aside.read_bytes() == content
-    assert set(shard_index.index(tmp_path, RECIPE)) == set(digests(*"de"))
+    assert set(shard_index.read(tmp_path, RECIPE)) == set(digests(*"de"))
     assert capfd.readouterr().err == "", "it is set aside once"
 
 
 def test_unfinished_shard_is_not_seen(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = shard(tmp_path, "abc")
     path.rename(tmp_path / f".{path.name}.1234.tmp")
-    assert shard_index.index(tmp_path, RECIPE) == {}
+    assert shard_index.read(tmp_path, RECIPE) == {}
     assert capfd.readouterr().err == ""
 
 
@@ -256,7 +256,7 @@ def test_an_index_of_a_store_is_a_request_a_new_shard(tmp_path: Path, s3: Object
     folder = in_store(tmp_path / "shards", s3)
     expected = {
         digest: (place.shard.name, place.row, place.seconds)
-        for digest, place in shard_index.index(tmp_path / "shards", RECIPE).items()
+        for digest, place in shard_index.read(tmp_path / "shards", RECIPE).items()
     }
     memory = tmp_path / "own/elsewhere.txt"
     requests = []
@@ -264,11 +264,11 @@ def test_an_index_of_a_store_is_a_request_a_new_shard(tmp_path: Path, s3: Object
         if extra:
             shard(tmp_path / "shards", extra)
             in_store(tmp_path / "shards", s3)
-        places = shard_index.index(folder, RECIPE, memory=memory)
+        places = shard_index.read(folder, RECIPE, memory=memory)
         requests.append(sorted(request.split()[0] for request in s3.asks()))
         assert set(places) == set(expected) | set(digests(*extra))
         for digest, (name, row, seconds) in expected.items():
-            assert places[digest] == Place(folder / name, row, seconds)
+            assert places[digest] == ShardRow(folder / name, row, seconds)
     assert requests == [["GET", "GET", "LIST"], ["LIST"], ["GET", "LIST"]]
 
 
@@ -301,9 +301,9 @@ def test_a_shard_whose_head_does_not_tell_is_read_whole(tmp_path: Path, s3: Obje
     edited(with_attributes_at_its_end)(shard(tmp_path / "shards", range(300)))
     folder = in_store(tmp_path / "shards", s3)
     memory = tmp_path / "elsewhere.txt"
-    assert set(shard_index.index(folder, RECIPE, memory=memory)) == set(digests(*range(300)))
+    assert set(shard_index.read(folder, RECIPE, memory=memory)) == set(digests(*range(300)))
     assert len(s3.asks()) == 3
-    assert set(shard_index.index(folder, RECIPE, memory=memory)) == set(digests(*range(300)))
+    assert set(shard_index.read(folder, RECIPE, memory=memory)) == set(digests(*range(300)))
     assert len(s3.asks()) == 1
 
 
@@ -314,12 +314,12 @@ def test_bad_shard_of_a_store_is_set_aside(
     bad, good = shard(tmp_path / "shards", "abc"), shard(tmp_path / "shards", "de")
     damage(bad)
     folder = in_store(tmp_path / "shards", s3)
-    if len(shard_index.index(folder, RECIPE)) > 2:
+    if len(shard_index.read(folder, RECIPE)) > 2:
         # Its head is as it was: whoever reads it finds out.
         with pytest.raises(Damaged) as caught:
             shards.read(folder / bad.name)
         shards.set_aside(caught.value)
-    assert set(shard_index.index(folder, RECIPE)) == set(digests(*"de"))
+    assert set(shard_index.read(folder, RECIPE)) == set(digests(*"de"))
     assert [path.name for path in shards.files(folder)] == [good.name]
     assert s3.get(f"cache/recipe/{bad.name}.damaged") == bad.read_bytes()
     assert str(folder / bad.name) in capfd.readouterr().err
@@ -332,9 +332,9 @@ def test_what_is_remembered_of_a_store_must_fit_its_name(tmp_path: Path, s3: Obj
     one, other = digests("a", "b")
     memory.write_text(f"{path.name} 1.0 {one} {other}\n{path.name} x\n\n{path.name}", "ascii")
     for _ in range(2):
-        assert list(shard_index.index(folder, RECIPE, memory=memory)) == digests(*"abc")
+        assert list(shard_index.read(folder, RECIPE, memory=memory)) == digests(*"abc")
     assert [request.split()[0] for request in s3.asks()].count("GET") == 2
-    shard_index.index(folder, RECIPE, memory=memory)
+    shard_index.read(folder, RECIPE, memory=memory)
     assert [request.split()[0] for request in s3.asks()] == ["LIST"]
 
 
@@ -342,7 +342,7 @@ def test_a_store_out_of_reach_damages_nothing(tmp_path: Path, s3: ObjectStore) -
     path = shard(tmp_path / "shards", "abc")
     folder = in_store(tmp_path / "shards", s3)
     s3.refused = lambda request: "ExpiredToken"
-    for use in (lambda: shard_index.index(folder, RECIPE), lambda: shards.read(folder / path.name)):
+    for use in (lambda: shard_index.read(folder, RECIPE), lambda: shards.read(folder / path.name)):
         with pytest.raises(InputError, match="no permission"):
             use()
     s3.refused = lambda request: ""
