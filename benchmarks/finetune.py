@@ -43,7 +43,10 @@ def main() -> None:
         help="how many variants of each photo have their activations cached (default %(default)s)",
     )
     parser.add_argument(
-        "--steps", type=options.at_least(1), default=5, help="of each kind (default %(default)s)"
+        "--batches",
+        type=options.at_least(1),
+        default=5,
+        help="how many batches each kind of step is measured on (default %(default)s)",
     )
     parser.add_argument(
         "--json", metavar="FILE", type=options.path, help="where to write the figures"
@@ -80,7 +83,7 @@ def measure(features: Features, chosen: argparse.Namespace) -> dict[str, Any]:
         ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(chosen.steps + 1):
+    for number in range(chosen.batches + 1):
         for name, step in steps.items():
             taken = step(number)
             # The first step also compiles.
