@@ -225,7 +225,9 @@ def _run(epochs: _Epochs, data: TrainingData, phase: Phase, *, logs: Path | None
                     epochs=phase.schedule.epochs,
                     initial_epoch=done,
                     callbacks=[
-                        keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: advance(1)),
+                        keras.callbacks.LambdaCallback(
+                            on_train_batch_end=lambda batch, logs: advance(1)
+                        ),
                         epochs,
                         *_callbacks(epochs, logs),
                     ],
