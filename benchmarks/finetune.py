@@ -1,7 +1,7 @@
-"""How fast fine-tuning is from cached activations and end to end.
+"""Measure fine-tuning from cached activations and from photos.
 
-``python -m benchmarks.finetune cats_vs_dogs``, after ``make DATA=cats_vs_dogs features``. Measures
-steps of one and the other in turn, on the same photos, reading included.
+Run ``make DATA=cats_vs_dogs features``, then ``python -m benchmarks.finetune cats_vs_dogs``. Steps
+of both kinds are measured in turn, on the same photos. Reading the inputs is included.
 """
 
 import argparse
@@ -9,74 +9,98 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from extract import options
 from extract.store import features_file, shards
+from extract.store.features_file import Features
 from extract.system import console, machine
 from extract.vgg16 import weights
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import SIZE
-from finetune.train import logistic_top, loop, networks
-from finetune.train.batches import ActivationBatches, Batches, augmentation
+from finetune.train import logistic_top, networks, setup
+from finetune.train.batches import ActivationBatches, PhotoBatches, augmentation
+from finetune.train.loop import compile_network
+from finetune.train.request import FinetunedOptions
+from finetune.train.schedule import Schedule, by_rule
+
+CACHED = "from the cache"
+END_TO_END = "end to end"
 
 
 def main() -> None:
-    """Measure, print, and write JSON where asked."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.finetune", description=__doc__)
-    parser.add_argument("data", help="a data set that has features")
-    console.add_out(parser, "features/")
-    parser.add_argument("--unfreeze", choices=tuple(networks.ENTERED_BY), default="block5")
-    parser.add_argument("--variants", type=int, default=2, help="of each photo")
-    parser.add_argument("--batches", type=int, default=5, help="of each measurement")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
-    options = parser.parse_args()
-    vgg16 = weights.load(None, cache=shards.cache_of(options.out))
-    layer = networks.ENTERED_BY[options.unfreeze]
-    with features_file.open(features_file.file_of(options.data, options.out)) as features:
-        cached = loop.cached(features, vgg16, layer, variants=options.variants, out=options.out)
-        network = networks.vgg16_with(logistic_top.fit(features)[0], vgg16.arrays)
-        networks.unfreeze(network, options.unfreeze)
-        photos = len(features.rows("train"))
-        how = loop.schedule(options.unfreeze, photos)
-        steps = {
-            "from the cache": _step(
-                networks.tail(network, options.unfreeze),
-                ActivationBatches(features, "train", cached, seed=0),
-                how,
-            ),
-            "end to end": _step(
-                keras.Sequential([keras.Input((SIZE, SIZE, 3)), augmentation(0), network]),
-                Batches(features, "train", size=SIZE, seed=0),
-                how,
-            ),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
-        for number in range(options.batches + 1):
-            for name, step in steps.items():
-                taken = step(number)
-                # The first step also compiles.
-                if number:
-                    seconds[name].append(taken)
-    caching = sum(variant.seconds for variant in cached)
-    figures = {
-        "data": options.data,
-        "machine": machine.processor(),
+    """Measure, print, and write JSON if asked."""
+    parser = options.Parser(prog="python -m benchmarks.finetune", description=__doc__)
+    options.add_data(parser, "a data set that has features")
+    options.add_out(parser, "features/")
+    parser.add_argument("--unfreeze", choices=tuple(networks.FROZEN_OUTPUT), default="block5")
+    parser.add_argument(
+        "--variants",
+        type=options.at_least(1),
+        default=FinetunedOptions.variants,
+        help="how many variants of each photo have their activations cached (default %(default)s)",
+    )
+    parser.add_argument(
+        "--batches",
+        type=options.at_least(1),
+        default=5,
+        help="how many batches each kind of step is measured on (default %(default)s)",
+    )
+    parser.add_argument(
+        "--json", metavar="FILE", type=options.path, help="where to write the figures"
+    )
+    chosen = parser.parse_args()
+    with features_file.open(features_file.file_of(chosen.data, chosen.out)) as features:
+        figures = {"data": chosen.data, "machine": machine.processor(), **measure(features, chosen)}
+    _print(figures)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def measure(features: Features, chosen: argparse.Namespace) -> dict[str, Any]:
+    """Measure steps from the cache and from photos, alternating."""
+    vgg16 = weights.load(None, cache=shards.cache_of(chosen.out))
+    layer = networks.FROZEN_OUTPUT[chosen.unfreeze]
+    variants = setup.cached_variants(
+        *(features, vgg16, layer), variants=chosen.variants, out=chosen.out
+    )
+    network = networks.vgg16_with(logistic_top.fit(features)[0], vgg16.arrays)
+    networks.unfreeze(network, chosen.unfreeze)
+    photos = len(features.rows("train"))
+    schedule = by_rule(chosen.unfreeze, photos)
+    steps = {
+        CACHED: _step(
+            networks.tail(network, chosen.unfreeze),
+            ActivationBatches(features, "train", variants, seed=0),
+            schedule,
+        ),
+        END_TO_END: _step(
+            keras.Sequential([keras.Input((SIZE, SIZE, 3)), augmentation(0), network]),
+            PhotoBatches(features, "train", size=SIZE, seed=0),
+            schedule,
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(chosen.batches + 1):
+        for name, step in steps.items():
+            taken = step(number)
+            # The first step also compiles.
+            if number:
+                seconds[name].append(taken)
+    return {
         "photos": photos,
-        "batch": how.batch_size,
-        "epochs": how.epochs,
-        "seconds_caching": caching,
+        "batch": schedule.batch_size,
+        "epochs": schedule.epochs,
+        "seconds_caching": sum(variant.seconds for variant in variants),
         "seconds_a_step": seconds,
     }
-    _print(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _step(network: keras.Model, batches: Any, how: loop.Schedule) -> Callable[[int], float]:
-    loop._compile(network, how, len(batches))
+def _step(network: keras.Model, batches: Any, schedule: Schedule) -> Callable[[int], float]:
+    """Return a function that trains on one batch and returns the seconds it took."""
+    compile_network(network, schedule, len(batches))
 
     def seconds(number: int) -> float:
         started = time.perf_counter()
@@ -97,13 +121,13 @@ def _print(figures: dict[str, Any]) -> None:
     print(f"{'':15}  photos/s  fastest  slowest  s an epoch  s for {epochs} epochs, with caching")
     for name, median in medians.items():
         values = figures["seconds_a_step"][name]
-        first = caching if name == "from the cache" else 0
+        first = caching if name == CACHED else 0
         total = first + epochs * steps * median
         speeds = f"{batch / median:10.1f}{batch / min(values):9.1f}{batch / max(values):9.1f}"
         print(f"{name:15}{speeds}{steps * median:12.0f}{total:10.0f}")
-    ratio = medians["end to end"] / medians["from the cache"]
+    ratio = medians[END_TO_END] / medians[CACHED]
     print(f"An epoch from the cache is {ratio:.1f} times as fast; caching took {caching:.0f} s.")
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -1,139 +1,160 @@
-"""Photos to networks, and results to a report.
-
-``python -m finetune train chess`` trains the baseline from scratch and fine-tunes VGG16;
-``python -m finetune compare chess`` compares every result with every other;
-``python -m finetune compare chess cats_vs_dogs`` does so for each, and puts them side by side;
-``python -m finetune export runs/chess/svm --to onnx`` writes a model as one file for use elsewhere.
-"""
+"""Train Keras networks, compare all results of a data set, and export a model as one file."""
 
 import argparse
-import json
-import time
 import webbrowser
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from classify import results
-from classify.results import Result
-from extract.store import features_file, shards
-from extract.store.features_file import Features
-from extract.system import atomic, console
-from extract.system.console import InputError, say, warn
-from extract.system.machine import machine
-from extract.system.provenance import now, versions
-from extract.vgg16 import weights
-from extract.vgg16.recipe import SIZE, recipe_digest
+from extract import options
+from extract.options import at_least
+from extract.store import features_file
+from extract.system import console
+from extract.system.console import say, warn
 from finetune.compare.comparison import Comparison, compare, repeats_of
 from finetune.compare.suspects import suspects
 from finetune.report import overview, writer
-
-if TYPE_CHECKING:
-    from finetune.train.loop import Trained
-
-OF_BOTH = ("learning_rate", "epochs", "batch_size", "label_smoothing", "balanced")
-OF_ONE = {"baseline": ("batch_norm",), "finetuned": ("unfreeze", "variants")}
-"""Options that a result depends on."""
+from finetune.train.request import OPTIONS, UNFREEZE, FinetunedOptions, Request, TrainingOptions
 
 
 def main() -> None:
-    """Read the command line and train or compare."""
-    parser = argparse.ArgumentParser(prog="python -m finetune", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    training = commands.add_parser("train", help="train the networks")
-    training.add_argument("data", help="a data set that has features, or a features file (.h5)")
-    console.add_out(training, "runs/")
-    console.add_seed(training, "weights, order, augmentation")
-    training.add_argument("--models", nargs="+", choices=OF_ONE, default=list(OF_ONE))
-    training.add_argument(
-        "--unfreeze",
-        choices=("block5", "block4", "all"),
-        default="block5",
-        help="the first block of VGG16 that is trained",
+    """Read the command line and call the command that it names."""
+    parser = options.Parser(prog="python -m finetune", description=__doc__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_train(commands.add_parser("train", help="train the networks"))
+    _add_compare(commands.add_parser("compare", help="compare all results of a data set"))
+    _add_export(commands.add_parser("export", help="write a model as one file"))
+    options.run(parser, commands.choices)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train the baseline from scratch and fine-tune VGG16. Each leaves a result in "
+        "runs/DATA/, and is not trained again while nothing has changed."
     )
-    training.add_argument(
-        "--variants",
-        type=console.at_least(0),
-        default=2,
-        help="of each photo whose activations are cached: plain, mirrored, then cropped and lit; "
-        "0 caches none and augments anew each time, which is slower (default %(default)s)",
+    options.add_data(parser, "a data set that has features, or a features file (.h5)")
+    options.add_out(parser, "features/ and runs/")
+    options.add_seed(parser, "the initial weights, the order of the photos and the augmentation")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=OPTIONS,
+        default=list(OPTIONS),
+        help="the networks to train (default: both)",
     )
-    training.add_argument("--weights", type=Path, help="VGG16's weights, if not the usual ones")
-    training.add_argument("--learning-rate", type=float, help="of the last phase, if not by rule")
-    training.add_argument(
-        "--epochs", type=console.at_least(1), help="at most, of the last phase, if not by rule"
-    )
-    training.add_argument(
-        "--batch-size", type=console.at_least(1), help="of the last phase, if not by rule"
-    )
-    training.add_argument(
-        "--label-smoothing",
-        type=console.share,
-        default=0.0,
-        help="how much of each label is given to all classes alike (default %(default)s)",
-    )
-    training.add_argument(
-        "--balanced", action="store_true", help="let every class weigh the same, few photos or many"
-    )
-    training.add_argument(
+    options.add_weights(parser)
+    _add_schedule_options(parser)
+    options.add_balanced(parser)
+    parser.add_argument(
         "--batch-norm",
         action="store_true",
-        help="normalise after each convolution of the baseline, by batch",
+        help="baseline: normalise each batch after every convolution",
     )
-    training.add_argument("--again", action="store_true", help="train even if nothing changed")
-    training.set_defaults(command=_train)
-    comparing = commands.add_parser("compare", help="compare all results of a data set")
-    comparing.add_argument("data", nargs="+", help="data sets that have results")
-    console.add_out(comparing, "reports/")
-    comparing.add_argument("--open", action="store_true", help="show the page in the browser")
-    comparing.set_defaults(command=_compare)
-    exporting = commands.add_parser("export", help="write a model as one file, photo in")
-    exporting.add_argument("run", type=Path, help="runs/<data>/<model>")
-    exporting.add_argument("--to", choices=("keras", "onnx", "litert"), required=True)
-    console.add_out(exporting, "features/")
-    exporting.add_argument("--weights", type=Path, help="VGG16's weights, if not the usual ones")
-    exporting.add_argument(
-        "--photos", type=Path, help="folder of photos to compare on (default: the test photos)"
+    parser.add_argument(
+        "--unfreeze",
+        choices=UNFREEZE,
+        default=FinetunedOptions.unfreeze,
+        help="finetuned: the first block of VGG16 that is trained (default %(default)s)",
     )
-    exporting.set_defaults(command=_export)
-    options = parser.parse_args()
-    options.command(options)
-
-
-def _export(options: argparse.Namespace) -> None:
-    # Importing Keras takes seconds.
-    from finetune.export import model_file
-
-    path, difference = model_file.write(
-        options.run,
-        to=options.to,
-        out=options.out,
-        weights_file=options.weights,
-        photos=options.photos,
+    parser.add_argument(
+        "--variants",
+        metavar="N",
+        type=at_least(0),
+        default=FinetunedOptions.variants,
+        help="finetuned: how many variants of each photo have their activations cached: the photo, "
+        "its mirror image, then crops in other light. 0 caches none and augments the photos anew "
+        "in each epoch, which is slower (default %(default)s)",
     )
-    megabytes = path.stat().st_size / 1e6
-    say(f"{path}: written, {megabytes:.0f} MB, within {difference:.0e} of the original")
+    parser.add_argument("--again", action="store_true", help="train even if nothing has changed")
+    parser.set_defaults(command=_train)
 
 
-def _compare(options: argparse.Namespace) -> None:
-    found = [_compare_one(data, options) for data in dict.fromkeys(options.data)]
-    written = [path for path, _ in found]
+def _add_schedule_options(parser: argparse.ArgumentParser) -> None:
+    by_rule = "of the last phase (default: a rule decides, by the number of photos)"
+    parser.add_argument(
+        "--learning-rate",
+        metavar="X",
+        type=options.positive,
+        help=f"highest learning rate {by_rule}",
+    )
+    parser.add_argument(
+        "--epochs", metavar="N", type=at_least(1), help=f"largest number of epochs {by_rule}"
+    )
+    parser.add_argument(
+        "--batch-size", metavar="N", type=at_least(1), help="photos per batch of the last phase"
+    )
+    parser.add_argument(
+        "--label-smoothing",
+        metavar="SHARE",
+        type=options.share,
+        default=TrainingOptions.label_smoothing,
+        help="the share of each label that is spread evenly over all classes (default %(default)s)",
+    )
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare every result of a data set with every other and write a report to "
+        "reports/DATA/. With several data sets, a further report puts them side by side."
+    )
+    options.add_data(parser, "data sets that have results", nargs="+")
+    options.add_out(parser, "features/, runs/ and reports/")
+    parser.add_argument("--open", action="store_true", help="show the report in the browser")
+    parser.set_defaults(command=_compare)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write a model as one file that takes photos and gives probabilities. It is "
+        "compared with the original first."
+    )
+    parser.add_argument("run", metavar="RUN", type=options.path, help="runs/DATA/MODEL")
+    parser.add_argument(
+        "--to", choices=("keras", "onnx", "litert"), required=True, help="the format of the file"
+    )
+    options.add_out(parser, "features/")
+    options.add_weights(parser)
+    parser.add_argument(
+        "--photos",
+        metavar="FOLDER",
+        type=options.path,
+        help="photos for the comparison with the original (default: the test photos)",
+    )
+    parser.set_defaults(command=_export)
+
+
+def _train(chosen: argparse.Namespace) -> None:
+    with features_file.open(features_file.file_of(chosen.data, chosen.out)) as features:
+        for model in chosen.models:
+            asked = OPTIONS[model].pick(vars(chosen))
+            request = Request(asked, chosen.seed, chosen.out, weights_file=chosen.weights)
+            if not chosen.again and request.is_done(features):
+                say(f"{request.folder(features)}: nothing to do (--again trains it anew)")
+                continue
+            # Importing Keras takes seconds, and there may be nothing to do.
+            from finetune.train import run
+
+            run.train(features, request)
+
+
+def _compare(chosen: argparse.Namespace) -> None:
+    found = [_compare_one(data, chosen.out) for data in dict.fromkeys(chosen.data)]
+    written = [page for page, _ in found]
     if len(found) > 1:
         several = [comparison for _, comparison in found]
-        written = overview.write(several, options.out / "reports")
+        written = overview.write(several, chosen.out / "reports")
         Console().print(overview.table(several))
         say(f"all of them: {written[0]}")
-    if options.open:
+    if chosen.open:
         webbrowser.open(written[0].resolve().as_uri())
 
 
-def _compare_one(data: str, options: argparse.Namespace) -> tuple[Path, Comparison]:
-    """Compare the results of one data set, leave the report and print the table."""
-    with features_file.open(features_file.file_of(data, options.out)) as features:
-        runs = results.runs_of(features.data, options.out)
+def _compare_one(data: str, out: Path) -> tuple[Path, Comparison]:
+    """Compare the results of one data set, write the report and print the table."""
+    with features_file.open(features_file.file_of(data, out)) as features:
+        runs = results.runs_of(features.data, out)
         found = compare(features, results.folders(runs))
         repeats, refused = repeats_of(runs, features)
         found = replace(
@@ -144,93 +165,26 @@ def _compare_one(data: str, options: argparse.Namespace) -> tuple[Path, Comparis
         )
     for sentence in found.refused:
         warn(sentence)
-    page, *_ = writer.write(found, options.out / "reports" / found.features.data)
+    page, *_ = writer.write(found, out / "reports" / found.features.data)
     Console().print(writer.table(found))
     say(found.verdict)
     say(f"the report: {page}")
     return page, found
 
 
-def _train(options: argparse.Namespace) -> None:
-    with features_file.open(features_file.file_of(options.data, options.out)) as features:
-        for name in options.models:
-            _train_one(name, features, options)
+def _export(chosen: argparse.Namespace) -> None:
+    # Importing Keras takes seconds.
+    from finetune.export import model_file
 
-
-def _train_one(name: str, features: Features, options: argparse.Namespace) -> None:
-    """Train one network unless its result is there already, and leave its result."""
-    folder = results.runs_of(features.data, options.out) / name
-    asked = {key: getattr(options, key) for key in (*OF_BOTH, *OF_ONE[name])}
-    if not options.again and _is_done(folder, features, asked, options.seed):
-        say(f"{folder}: nothing to do (--again trains it anew)")
-        return
-    # Importing Keras takes seconds, and there may have been nothing to do.
-    from finetune.train import hardware, loop
-
-    on = hardware.find()
-    given = {"seed": options.seed, "asked": asked, "folder": folder, "on": on}
-    if name == "baseline":
-        trained = loop.train_baseline(features, **given)
-    else:
-        cache = shards.cache_of(options.out)
-        vgg16 = weights.load(options.weights, cache=cache)
-        if vgg16.digest != features.attributes["weights_digest"]:
-            raise InputError(
-                f"{vgg16.origin}: not the weights the features were made with; give those with "
-                "--weights, or run make features with these"
-            )
-        trained = loop.train_finetuned(features, vgg16, out=options.out, **given)
-    if not on.is_chief:
-        say(f"{name}: trained; worker 0 leaves the result")
-        return
-    started = time.perf_counter()
-    predictions = loop.predict(trained.network, features)
-    result = Result(
-        model=name,
-        stage="network",
-        data=features.data,
-        data_digest=features.data_digest,
-        recipe_digest=recipe_digest(features.recipes[SIZE]),
-        class_names=features.class_names,
-        hyperparameters={
-            "asked": asked,
-            "precision": on.precision,
-            "parts": on.train.parts,
-            **trained.schedules,
-        },
-        tried=[],
-        seconds={**trained.seconds, "predict": time.perf_counter() - started},
-        epochs=len(trained.history["phase"]),
-        parameters=trained.parameters,
-        seed=options.seed,
-        metrics=results.metrics(predictions),
-        versions=versions(),
-        created=now(),
-        machine=machine(),
+    path, difference = model_file.write(
+        chosen.run,
+        to=chosen.to,
+        out=chosen.out,
+        weights_file=chosen.weights,
+        photos=chosen.photos,
     )
-    results.save(folder, result, predictions, write_model=partial(_write, trained))
-    for name_of_unfinished in (loop.STATE, loop.BEST_SO_FAR):
-        (folder / name_of_unfinished).unlink(missing_ok=True)
-    photos = f"{len(predictions.labels):,} test photos"
-    accuracy = f"accuracy {result.metrics['accuracy']:.4f}"
-    epochs = f"{result.epochs} epochs, {trained.seconds['fit']:.0f} s"
-    say(f"{name}: {accuracy} on {photos}, {epochs}: {folder}")
-
-
-def _is_done(folder: Path, features: Features, asked: dict[str, Any], seed: int) -> bool:
-    if not (folder / "result.json").exists():
-        return False
-    result = results.load(folder)
-    made_of = (result.data_digest, result.recipe_digest, result.seed)
-    same = made_of == (features.data_digest, recipe_digest(features.recipes[SIZE]), seed)
-    return same and result.hyperparameters.get("asked") == asked
-
-
-def _write(trained: "Trained", folder: Path) -> None:
-    from finetune.train.loop import save
-
-    atomic.write_text(folder / "history.json", json.dumps(trained.history) + "\n")
-    save(trained.network, folder / "model.keras")
+    megabytes = path.stat().st_size / 1e6
+    say(f"{path}: written, {megabytes:.0f} MB, within {difference:.0e} of the original")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Photos to batches: RGB and one-hot labels, decoded in threads while the network trains."""
+"""Batches of photos or cached activations, which threads read while the network trains."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,115 +14,150 @@ from extract.store.features_file import Features
 from extract.system import locations
 from extract.system.console import InputError
 from extract.vgg16.keras_backend import keras
+from finetune.train.schedule import BATCH_SIZE
 
-BATCH_SIZE = 32
 Batch = tuple[NDArray[Any], ...]
-# On JAX Keras 3.15 begins an epoch with batches that its threads fetched for the one before.
+
+# On JAX, Keras 3.15 begins an epoch with batches that its threads fetched for the epoch before.
 WORKERS = locations.DISK_READERS if keras.backend.backend() == "tensorflow" else 1
-KEPT_BYTES = 1 << 30
-"""Decoded photos are kept in memory for the next epoch up to this much."""
+
+PHOTO_CACHE_BYTES = 1 << 30
+"""Largest total size of the decoded photos that are kept in memory for the next epoch."""
 
 
-class Share(NamedTuple):
-    """What one worker is given of every batch.
+@dataclass(frozen=True)
+class BatchPart:
+    """The part of every batch that this process is given.
 
     Attributes
     ----------
-    parts : int
-        A batch is made up of so many of equal size; where rows are wanting one is repeated, with
-        no weight.
-    part : int or None
-        The one that is given; all of them if None.
+    replicas : int
+        Number of copies of the network, each on a device or machine of its own. A batch is divided
+        among them evenly; a row that is repeated to make that possible has a sample weight of 0.
+    replica : int or None
+        The replica, counted from 0, that this process feeds. It feeds all of them if None.
     """
 
-    parts: int = 1
-    part: int | None = None
+    replicas: int = 1
+    replica: int | None = None
 
-    def of(
-        self, rows: NDArray[np.intp], weights: NDArray[np.float32]
+    def select(
+        self, rows: NDArray[np.intp], sample_weights: NDArray[np.float32]
     ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Return rows and weights of the share; the mean over all parts is that of the batch."""
-        wanting = -len(rows) % self.parts
-        weights = np.append(weights * (1 + wanting / len(rows)), np.zeros(wanting))
-        rows = np.append(rows, np.repeat(rows[:1], wanting))
-        given = slice(self.part, None, 1 if self.part is None else self.parts)
-        return rows[given], weights[given].astype(np.float32)
+        """Return this part of a batch: its rows and their sample weights, both of shape (m,).
+
+        The sample weights are scaled so that the mean loss over all replicas is the mean loss over
+        the n rows of the batch.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,), intp
+        sample_weights : ndarray of shape (n,), float32
+        """
+        missing = -len(rows) % self.replicas
+        scaled = np.append(sample_weights * (1 + missing / len(rows)), np.zeros(missing))
+        padded = np.append(rows, np.repeat(rows[:1], missing))
+        own = slice(None) if self.replica is None else slice(self.replica, None, self.replicas)
+        return padded[own], scaled[own].astype(np.float32)
 
 
-WHOLE = Share()
+WHOLE_BATCH = BatchPart()
 
 
-class _Split(keras.utils.PyDataset):  # type: ignore[misc]
-    """The rows of a split, in batches; every row once an epoch, the last batch may be smaller.
+@dataclass(frozen=True)
+class Batching:
+    """How the rows of a split become batches.
 
-    What is drawn at random is a function of seed and epoch, so that training which is resumed is
-    given what it would have been given.
+    Attributes
+    ----------
+    batch_size : int
+        Number of rows of a batch before it is divided among replicas.
+    balanced : bool
+        Whether rows have sample weights that give every class of the split the same total.
+    part : BatchPart
+    """
+
+    batch_size: int = BATCH_SIZE
+    balanced: bool = False
+    part: BatchPart = WHOLE_BATCH
+
+
+DEFAULT_BATCHING = Batching()
+
+
+class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """The rows of a split in batches. An epoch has every row once; its last batch may be smaller.
+
+    Whatever is drawn at random depends only on the seed and the epoch. A training that is resumed
+    is therefore given the same batches.
     """
 
     def __init__(
-        self,
-        features: Features,
-        split: str,
-        *,
-        seed: int | None,
-        batch_size: int,
-        balanced: bool,
-        share: Share,
+        self, features: Features, split: str, *, seed: int | None, batching: Batching
     ) -> None:
         super().__init__(workers=WORKERS, max_queue_size=4)
         rows = features.rows(split)
         self.digests = [features.digests[row] for row in rows]
         self.labels = one_hot(features.labels[rows], len(features.class_names))
-        weights = class_weights(features.labels[rows]) if balanced else np.ones(len(rows))
-        self.weights = weights.astype(np.float32)
-        self.weighted = balanced or share != WHOLE
-        self.share = share
+        self.sample_weights = (
+            balanced_sample_weights(features.labels[rows])
+            if batching.balanced
+            else np.ones(len(rows), np.float32)
+        )
         self.seed = seed
-        self.batch_size = batch_size
+        self.batching = batching
         self.order = np.arange(len(rows))
         self.begin(0)
 
     def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
+        return -(-len(self.order) // self.batching.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        """Return inputs (b, ...), one-hot labels (b, k) and, if they differ, weights (b,)."""
-        rows = self.order[number * self.batch_size : (number + 1) * self.batch_size]
-        rows, weights = self.share.of(rows, self.weights[rows])
+        """Return a batch, counted from 0, or the part of it that this process is given.
+
+        Returns
+        -------
+        inputs : ndarray of shape (m, ...)
+        labels : ndarray of shape (m, k), float32
+            One-hot.
+        sample_weights : ndarray of shape (m,), float32
+            Only if classes are balanced or batches divided; otherwise there are two arrays.
+        """
+        size, part = self.batching.batch_size, self.batching.part
+        rows = self.order[number * size : (number + 1) * size]
+        rows, sample_weights = part.select(rows, self.sample_weights[rows])
         batch = np.stack([self.input(row) for row in rows]), self.labels[rows]
-        return (*batch, weights) if self.weighted else batch
+        is_weighted = self.batching.balanced or part != WHOLE_BATCH
+        return (*batch, sample_weights) if is_weighted else batch
 
     def begin(self, epoch: int) -> None:
-        """Draw what is new in an epoch, counted from 0: the order of the rows."""
+        """Draw the order of the rows for an epoch, counted from 0."""
         if self.seed is not None:
             self.draw(np.random.default_rng([self.seed, epoch]))
 
     def draw(self, random: np.random.Generator) -> None:
-        """Put the rows in an order drawn from `random`."""
+        """Draw an order of the rows from `random`."""
         self.order = random.permutation(len(self.order))
 
     def input(self, row: int) -> NDArray[Any]:
-        """Return what the network is given of one row."""
+        """Return the network's input for one row of the split."""
         raise NotImplementedError
 
 
-class ActivationBatches(_Split):
-    """Batches of cached activations, (b, height, width, channels) float32, and one-hot labels.
+class ActivationBatches(_SplitBatches):
+    """Batches of cached activations, (m, height, width, channels) float32, and one-hot labels.
 
     Parameters
     ----------
     features : Features
+        Says which photos, with which labels and digests.
     split : str
     variants : sequence of Activations
-        Of one layer; each epoch one of them is drawn for every photo.
+        Variants of the photos, all of one layer. One of them is drawn for each photo and epoch.
     seed : int or None
-        Rows come in a new order each epoch, by this seed; in path order and the first variant if
-        None.
-    batch_size : int
-    balanced : bool
-        Whether each row comes with a weight by which all classes of the split weigh the same.
-    share : Share
-        Of every batch.
+        Rows come in a new order each epoch, which depends on this seed. If None, they come in path
+        order, and always of the first variant.
+    batching : Batching
     """
 
     def __init__(
@@ -131,18 +167,14 @@ class ActivationBatches(_Split):
         variants: Sequence[Activations],
         *,
         seed: int | None = None,
-        batch_size: int = BATCH_SIZE,
-        balanced: bool = False,
-        share: Share = WHOLE,
+        batching: Batching = DEFAULT_BATCHING,
     ) -> None:
         self.variants = variants
         self.drawn = np.zeros(len(features.rows(split)), np.intp)
-        super().__init__(
-            features, split, seed=seed, batch_size=batch_size, balanced=balanced, share=share
-        )
+        super().__init__(features, split, seed=seed, batching=batching)
 
     def draw(self, random: np.random.Generator) -> None:
-        """Draw a variant of every row, too."""
+        """Draw an order of the rows, and a variant of each."""
         super().draw(random)
         self.drawn = random.integers(len(self.variants), size=len(self.order))
 
@@ -152,8 +184,8 @@ class ActivationBatches(_Split):
         return values.astype(np.float32)
 
 
-class Batches(_Split):
-    """Batches of photos, (b, size, size, 3) uint8 RGB, and one-hot labels.
+class PhotoBatches(_SplitBatches):
+    """Batches of photos, (m, size, size, 3) uint8 RGB, and one-hot labels.
 
     Parameters
     ----------
@@ -163,12 +195,9 @@ class Batches(_Split):
     size : int
         Side of the photos in pixels.
     seed : int or None
-        Photos come in a new order each epoch, by this seed; in path order if None.
-    batch_size : int
-    balanced : bool
-        Whether each row comes with a weight by which all classes of the split weigh the same.
-    share : Share
-        Of every batch.
+        Photos come in a new order each epoch, which depends on this seed. If None, they come in
+        path order.
+    batching : Batching
     """
 
     def __init__(
@@ -178,51 +207,64 @@ class Batches(_Split):
         *,
         size: int,
         seed: int | None = None,
-        batch_size: int = BATCH_SIZE,
-        balanced: bool = False,
-        share: Share = WHOLE,
+        batching: Batching = DEFAULT_BATCHING,
     ) -> None:
-        super().__init__(
-            features, split, seed=seed, batch_size=batch_size, balanced=balanced, share=share
-        )
-        rows = features.rows(split)
+        super().__init__(features, split, seed=seed, batching=batching)
         self.root = locations.location(str(features.attributes["root"]))
-        self.paths = [features.paths[row] for row in rows]
+        self.paths = [features.paths[row] for row in features.rows(split)]
         self.size = size
-        self.kept: dict[int, NDArray[np.uint8]] = {}
+        self.decoded: dict[int, NDArray[np.uint8]] = {}
 
     def input(self, row: int) -> NDArray[np.uint8]:
-        """Decode one photo, or remember it: shape (size, size, 3).
+        """Return one photo of shape (size, size, 3), decoded now or in an earlier epoch.
 
         Raises
         ------
         InputError
-            If the file is not the one whose features were extracted.
+            If the file cannot be read or has changed since its features were extracted.
         """
-        if row in self.kept:
-            return self.kept[row]
+        if row in self.decoded:
+            return self.decoded[row]
         item = pipeline.read(self.root, self.paths[row], size=self.size)
         if item.photo is None or item.digest != self.digests[row]:
             problem = item.reason or "has changed since its features were extracted"
             raise InputError(f"{self.root / self.paths[row]}: {problem}; run make features")
-        if (len(self.kept) + 1) * item.photo.nbytes <= KEPT_BYTES:
-            self.kept[row] = item.photo
+        if (len(self.decoded) + 1) * item.photo.nbytes <= PHOTO_CACHE_BYTES:
+            self.decoded[row] = item.photo
         return item.photo
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What a network is trained on and validated with.
+
+    Attributes
+    ----------
+    train, val : keras.utils.PyDataset
+        Inputs, one-hot labels and, if any differ, sample weights. The method ``begin(epoch)`` of
+        `train` draws what is new in an epoch.
+    augmentation : keras.Model or None
+        Layers that vary the inputs of `train` at random.
+    """
+
+    train: Any
+    val: Any
+    augmentation: keras.Model | None = None
+
+
 def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
-    """Return one row a label, 1 in its column and 0 elsewhere: shape (n, classes), float32."""
+    """Return a row for each of n labels, 1 in its column and 0 elsewhere: (n, classes) float32."""
     return np.eye(classes, dtype=np.float32)[labels]
 
 
-def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the weight of each row by which all classes weigh the same, 1 on average: (n,)."""
-    weights: NDArray[np.float64] = compute_sample_weight("balanced", labels)
-    return weights.astype(np.float32)
+def balanced_sample_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return a weight for each of n rows, of mean 1 and the same total in every class: (n,)."""
+    sample_weights: NDArray[np.float64] = compute_sample_weight("balanced", labels)
+    return sample_weights.astype(np.float32)
 
 
-def augmentation(seed: int) -> Any:
-    """Return the layers that vary training photos: mirrored, turned, zoomed, moved, lit."""
+def augmentation(seed: int) -> keras.Model:
+    """Return layers that flip, rotate, zoom and shift photos and change their contrast."""
     return keras.Sequential(
         [
             keras.layers.RandomFlip("horizontal", seed=seed),

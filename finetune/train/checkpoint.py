@@ -1,10 +1,11 @@
-"""What training needs to go on after a kill as if nothing had been, in one file.
+"""One file from which a training that was killed goes on as if it had never stopped.
 
-Keras's own BackupAndRestore forgets the best weights so far and how long ago they were.
+Keras's own BackupAndRestore forgets the best weights so far and the epoch that they are from.
 """
 
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,16 +21,16 @@ Arrays = list[NDArray[Any]]
 
 
 class State(NamedTuple):
-    """Training after some epochs.
+    """A training after some epochs.
 
     Attributes
     ----------
     history : dict of str to list
-        One entry an epoch.
+        One entry per epoch.
     variables : list of ndarray
-        Of network, random generators and optimizer.
+        Variables of the network, its random generators and its optimizer.
     best : list of ndarray
-        Weights of the best epoch.
+        Weights of the network after the best epoch.
     """
 
     history: dict[str, list[Any]]
@@ -37,28 +38,43 @@ class State(NamedTuple):
     best: Arrays
 
 
-def write(path: Path, state: State, *, of: dict[str, Any]) -> None:
-    """Keep the state of the training that `of` describes, whole or not at all."""
-    image = io.BytesIO()
-    with finishing(), h5py.File(image, "w") as file:
-        file["about"] = np.void(json.dumps([of, state.history], sort_keys=True).encode())
-        for name, arrays in (("variables", state.variables), ("best", state.best)):
-            for number, array in enumerate(arrays):
-                file[f"{name}/{number}"] = array
-    atomic.write_bytes(path, image.getvalue())
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that holds the state of one training.
 
+    Attributes
+    ----------
+    path : Path
+    depends_on : dict
+        All that the training depends on, in types that JSON has. The state of a training that
+        depended on anything else is not used.
+    """
 
-def read(path: Path, *, of: dict[str, Any]) -> State | None:
-    """Return what was kept of the training that `of` describes; None if there is none."""
-    try:
-        with finishing(), hdf5.open_whole(path) as file:
-            kept_of, history = json.loads(file["about"][()].tobytes())
-            if kept_of != json.loads(json.dumps(of)):
-                return None
-            return State(history, _arrays(file["variables"]), _arrays(file["best"]))
-    # It is only time that is lost with what is damaged, and HDF5 raises many things on it.
-    except Exception:
-        return None
+    path: Path
+    depends_on: dict[str, Any]
+
+    def write(self, state: State) -> None:
+        """Replace the file, so that it is whole at any moment."""
+        image = io.BytesIO()
+        about = json.dumps([self.depends_on, state.history], sort_keys=True)
+        with finishing(), h5py.File(image, "w") as file:
+            file["about"] = np.void(about.encode())
+            for name, arrays in (("variables", state.variables), ("best", state.best)):
+                for number, array in enumerate(arrays):
+                    file[f"{name}/{number}"] = array
+        atomic.write_bytes(self.path, image.getvalue())
+
+    def read(self) -> State | None:
+        """Return the state of this training, or None if the file has none that can be used."""
+        try:
+            with finishing(), hdf5.open_whole(self.path) as file:
+                depended_on, history = json.loads(file["about"][()].tobytes())
+                if depended_on != json.loads(json.dumps(self.depends_on)):
+                    return None
+                return State(history, _arrays(file["variables"]), _arrays(file["best"]))
+        # HDF5 raises many types of errors on a damaged file, which only costs time here.
+        except Exception:
+            return None
 
 
 def _arrays(group: h5py.Group) -> Arrays:

@@ -1,120 +1,143 @@
-"""What networks are trained on: one processor, the GPUs of one machine, or several machines.
+"""The hardware that trains a network: one device, several devices, or several machines.
 
-On one processor nothing here does anything. Keras distributes training over the GPUs of one machine
-itself (``tf.distribute.MirroredStrategy``). Its ``fit`` does not work with
-``MultiWorkerMirroredStrategy`` (keras-team/keras issue 20585), so every worker trains a network of
-its own on its share of each batch, and what that strategy does is average their gradients: the
-networks begin equal, are given equal steps, and stay equal.
+Keras itself distributes training over the devices of one machine
+(``tf.distribute.MirroredStrategy``). Its ``fit`` does not work with
+``MultiWorkerMirroredStrategy`` (keras-team/keras issue 20585). Each worker therefore trains its own
+copy of the network on its part of every batch, and only the gradients are averaged, by that
+strategy. The copies begin equal, take equal steps and stay equal.
 """
 
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from extract.system.console import InputError
 from extract.vgg16.keras_backend import keras
-from finetune.train.batches import WHOLE, Share
+from finetune.train.batches import WHOLE_BATCH, BatchPart
 
 
-class Hardware(NamedTuple):
-    """What a network is trained on; as it stands, one processor.
+@dataclass(frozen=True)
+class Hardware:
+    """The hardware that trains a network. The defaults are one processor.
 
     Attributes
     ----------
     precision : str
-        Dtype policy of the convolutions.
-    train, val : Share
-        Of every batch of the split that this process is given.
-    mirrored : tf.distribute.Strategy or None
-        Under which Keras trains, on several GPUs.
-    between : tf.distribute.Strategy or None
-        What averages over the workers, on several machines.
+        Keras dtype policy of the convolutions.
+    train_part, val_part : BatchPart
+        The part of every batch of the split that this process is given.
+    device_strategy : tf.distribute.Strategy or None
+        Distributes training over several devices of this machine.
+    worker_strategy : tf.distribute.Strategy or None
+        Averages over the workers of several machines.
     """
 
     precision: str = "float32"
-    train: Share = WHOLE
-    val: Share = WHOLE
-    mirrored: Any = None
-    between: Any = None
+    train_part: BatchPart = WHOLE_BATCH
+    val_part: BatchPart = WHOLE_BATCH
+    device_strategy: Any = None
+    worker_strategy: Any = None
 
     @property
     def is_chief(self) -> bool:
-        """Whether this is the one process that leaves results."""
-        return not self.train.part
+        """Whether this process writes the result. Exactly one of all workers does."""
+        return not self.train_part.replica
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Return the context in which networks and optimizers are made."""
-        return nullcontext() if self.mirrored is None else self.mirrored.scope()
+        """Return the context in which networks and optimizers must be made."""
+        return nullcontext() if self.device_strategy is None else self.device_strategy.scope()
 
     def optimizer(self, **options: Any) -> keras.optimizers.Optimizer:
-        """Return AdamW with these options, as this hardware needs it."""
+        """Return AdamW with these options, scaling losses and averaging gradients as needed."""
         adamw = keras.optimizers.AdamW
         scaled = keras.optimizers.LossScaleOptimizer
-        if self.between is not None:
-            adamw, scaled = _averaging(adamw, self.between), _averaging(scaled, self.between)
+        if self.worker_strategy is not None:
+            adamw = _averaging(adamw, self.worker_strategy)
+            scaled = _averaging(scaled, self.worker_strategy)
         if self.precision == "mixed_float16":
-            # What is not a number must be found in the averages, or workers would disagree on it.
+            # The outer optimizer averages, so that all workers agree whether a gradient overflowed.
             return scaled(keras.optimizers.AdamW(**options))
         return adamw(**options)
 
-    def mean(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """Return the means of all workers' figures, so that all decide alike."""
-        if self.between is None:
-            return dict(figures)
-        values = keras.ops.convert_to_tensor(list(figures.values()), dtype="float32")
-        means = self.between.reduce("MEAN", values, axis=None)
-        return {name: float(mean) for name, mean in zip(figures, means, strict=True)}
+    def mean(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the means of all workers' metrics, so that all of them decide alike."""
+        if self.worker_strategy is None:
+            return dict(metrics)
+        values = keras.ops.convert_to_tensor(list(metrics.values()), dtype="float32")
+        means = self.worker_strategy.reduce("MEAN", values, axis=None)
+        return {name: float(mean) for name, mean in zip(metrics, means, strict=True)}
 
-    def plain(self, network: keras.Model, build: Callable[[], keras.Model]) -> keras.Model:
-        """Return the network for any machine: one that `build` makes, if it is not so already."""
-        if self.mirrored is None and self.precision == "float32":
+    def portable(self, network: keras.Model, build: Callable[[], keras.Model]) -> keras.Model:
+        """Return the network in float32 and outside of any strategy, for every machine.
+
+        Parameters
+        ----------
+        network : keras.Model
+        build : callable
+            Makes a network of the same layers that is portable. It is called only if `network` is
+            not portable itself.
+        """
+        if self.device_strategy is None and self.precision == "float32":
             return network
         copy = build()
         copy.set_weights(network.get_weights())
         return copy
 
 
-@cache
-def find() -> Hardware:
-    """Find out what there is; call it before anything is computed.
+ONE_PROCESSOR = Hardware()
 
-    Several machines are told by the environment variable ``TF_CONFIG``, in TensorFlow's format.
+
+@cache
+def detect() -> Hardware:
+    """Find out which hardware there is. TensorFlow must not have computed anything before.
+
+    The environment variable ``TF_CONFIG`` names several machines, in TensorFlow's format.
 
     Raises
     ------
     InputError
-        If ``TF_CONFIG`` is not usable.
+        If ``TF_CONFIG`` cannot be used.
     """
     worker, workers = _cluster(os.environ.get("TF_CONFIG"))
-    between = _between() if workers > 1 else None
+    worker_strategy = _worker_strategy() if workers > 1 else None
     gpus = _gpus()
     precision = "mixed_float16" if gpus else "float32"
-    if between is not None:
-        if len(between.extended.worker_devices) > 1:
+    if worker_strategy is not None:
+        if len(worker_strategy.extended.worker_devices) > 1:
             raise InputError(
-                "TF_CONFIG names several workers and this one sees several GPUs; start one worker "
-                "a GPU and give it its own by CUDA_VISIBLE_DEVICES"
+                "TF_CONFIG names several workers, and this one has several GPUs; start one worker "
+                "for each GPU and assign the GPU to it with CUDA_VISIBLE_DEVICES"
             )
-        return Hardware(precision, train=Share(workers, worker), between=between)
+        part = BatchPart(workers, worker)
+        return Hardware(precision, train_part=part, worker_strategy=worker_strategy)
     if len(gpus) > 1 and keras.backend.backend() == "tensorflow":
-        return mirrored(gpus, precision)
+        return several_devices(gpus, precision)
     return Hardware(precision)
 
 
-def mirrored(devices: Sequence[str], precision: str = "float32") -> Hardware:
-    """Return several devices of this machine, each given its part of every batch."""
+def several_devices(devices: Sequence[str], precision: str = "float32") -> Hardware:
+    """Return several devices of this machine, among which every batch is divided.
+
+    Parameters
+    ----------
+    devices : sequence of str
+        TensorFlow's names, such as ``gpu:0``.
+    precision : str
+        Keras dtype policy of the convolutions.
+    """
     import tensorflow as tf
 
-    share = Share(len(devices))
+    part = BatchPart(len(devices))
     strategy = tf.distribute.MirroredStrategy(devices)
-    return Hardware(precision, train=share, val=share, mirrored=strategy)
+    return Hardware(precision, train_part=part, val_part=part, device_strategy=strategy)
 
 
 def _cluster(config: str | None) -> tuple[int, int]:
-    """Return which worker this is, counted from 0, of how many."""
+    """Return the index of this worker, counted from 0, and the number of workers."""
     if not config:
         return 0, 1
     try:
@@ -125,14 +148,14 @@ def _cluster(config: str | None) -> tuple[int, int]:
         return first + int(task["index"]), chiefs + workers
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"TF_CONFIG: not a cluster of workers and the task of this one ({error!r}); "
-            "unset it to train on this machine only"
+            "TF_CONFIG: must name a cluster of workers and the task of this one, and does not "
+            f"({error!r}); unset it to train on this machine only"
         ) from error
 
 
 def _gpus() -> list[str]:
     if keras.backend.backend() == "torch":
-        # Of PyTorch's devices Keras knows no list.
+        # Keras cannot list PyTorch's devices.
         import torch
 
         return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
@@ -140,7 +163,7 @@ def _gpus() -> list[str]:
     return [device for device in devices if not device.startswith("cpu")]
 
 
-def _between() -> Any:
+def _worker_strategy() -> Any:
     if keras.backend.backend() != "tensorflow":
         raise InputError(
             "TF_CONFIG names several workers, which need KERAS_BACKEND=tensorflow; "
@@ -151,17 +174,17 @@ def _between() -> Any:
     return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def _averaging(optimizer: type[Any], between: Any) -> type[Any]:
-    """Return the class of an optimizer that applies the mean of all workers' gradients."""
+def _averaging(optimizer: type[Any], strategy: Any) -> type[Any]:
+    """Return a subclass of an optimizer that applies the mean of all workers' gradients."""
     import tensorflow as tf
 
     class Averaging(optimizer):  # type: ignore[misc]
         def apply(self, grads: Any, trainable_variables: Any = None) -> None:
             def mean(_: Any, *values: Any) -> list[Any]:
-                with between.scope():
-                    return [between.reduce("MEAN", value, axis=None) for value in values]
+                with strategy.scope():
+                    return [strategy.reduce("MEAN", value, axis=None) for value in values]
 
-            # Between replicas is the only place where a strategy reduces.
+            # A strategy can only reduce in the cross-replica context, which this call enters.
             means = tf.distribute.get_replica_context().merge_call(mean, args=grads)
             super().apply(means, trainable_variables)
 

@@ -1,8 +1,8 @@
-"""The new top trained to convergence: logistic regression on cached features."""
+"""The new top of VGG16, fitted to convergence as a logistic regression on cached features."""
 
 import time
 import warnings
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,28 +16,46 @@ from classify import search
 from extract.store.features_file import Features
 from extract.vgg16.keras_backend import keras
 from finetune.train import networks
-from finetune.train.batches import class_weights, one_hot
+from finetune.train.batches import balanced_sample_weights, one_hot
 from finetune.train.networks import TOP_TAP
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
-"""Values of C that are tried, from the most to the least regularised."""
+C_VALUES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse regularisation strengths that are tried, the most regularised first."""
 
 MAX_ITER = 500
 NEVER_SEEN = -10.0
-"""Bias, below the others', of a class without a photo in train: its probability is about 0."""
+"""Bias, relative to the smallest other one, of a class that has no photo in the train split.
+
+It makes the probability of the class about 0.
+"""
 
 Matrix = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+class Split(NamedTuple):
+    """The photos of a split.
+
+    Attributes
+    ----------
+    inputs : ndarray of shape (n, d), float32
+    labels : ndarray of shape (n,), int64
+        Indices of classes.
+    """
+
+    inputs: Matrix
+    labels: Labels
 
 
 class Solution(NamedTuple):
-    """A softmax layer that is the minimum of a convex loss.
+    """A softmax layer that minimises a convex loss.
 
     Attributes
     ----------
     kernel : ndarray of shape (d, k), float32
     bias : ndarray of shape (k,), float32
     losses : ndarray of shape (m,), float64
-        Log losses of the val photos.
+        Log losses of the val photos, in nats.
     """
 
     kernel: Matrix
@@ -45,120 +63,146 @@ class Solution(NamedTuple):
     losses: NDArray[np.float64]
 
 
-def solve(
-    inputs: Matrix,
-    labels: NDArray[np.int64],
-    val_inputs: Matrix,
-    val_labels: NDArray[np.int64],
-    *,
-    classes: int,
-    strength: float,
-    balanced: bool = False,
-) -> Solution:
-    """Fit a softmax layer on train and see how good it is on val.
+@dataclass(frozen=True)
+class Candidate:
+    """A top whose last layer is to be a solution.
+
+    Attributes
+    ----------
+    top : keras.Model
+    logarithm : bool
+        See `networks.top`.
+    C : float
+        Inverse strength of the L2 regularisation.
+    solution : Solution
+    """
+
+    top: keras.Model
+    logarithm: bool
+    C: float
+    solution: Solution
+
+    def describe(self) -> dict[str, Any]:
+        """Return the hyperparameters."""
+        return {"logarithm": self.logarithm, "C": self.C}
+
+
+def solve(train: Split, val: Split, *, classes: int, C: float, balanced: bool = False) -> Solution:
+    """Fit a softmax layer on the train split and compute its losses on the val split.
 
     Parameters
     ----------
-    inputs, val_inputs : ndarrays of shape (n, d) and (m, d), float32
-    labels, val_labels : ndarrays of shape (n,) and (m,), int64
+    train, val : Split
     classes : int
-    strength : float
-        C of the L2 regularisation; the smaller the more.
+    C : float
+        Inverse strength of the L2 regularisation.
     balanced : bool
-        Whether all classes weigh the same in the fit.
+        Whether every class has the same total weight in the fit.
     """
-    how = "balanced" if balanced else None
-    model = LogisticRegression(C=strength, max_iter=MAX_ITER, class_weight=how)
-    # On matrices this small threads of the linear algebra wait longer than they work.
+    model = LogisticRegression(
+        C=C, max_iter=MAX_ITER, class_weight="balanced" if balanced else None
+    )
+    # On matrices of this size, the threads of the linear algebra wait longer than they work.
     with threadpool_limits(1), warnings.catch_warnings():
-        # Where it is hardly regularised the minimum may be far, and val does not choose it.
+        # A weakly regularised fit may not converge, and such a candidate does poorly on val.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(inputs, labels)
-    kernel, bias = _softmax(model, classes)
-    logits = (val_inputs @ kernel + bias).astype(np.float64)
-    own = logits[np.arange(len(logits)), val_labels]
-    return Solution(kernel, bias, logsumexp(logits, axis=1) - own)
+        model.fit(train.inputs, train.labels)
+    kernel, bias = _softmax_layer(model, classes)
+    logits = (val.inputs @ kernel + bias).astype(np.float64)
+    true_logits = logits[np.arange(len(logits)), val.labels]
+    return Solution(kernel, bias, logsumexp(logits, axis=1) - true_logits)
 
 
 def fit(
     features: Features, *, balanced: bool = False, label_smoothing: float = 0.0
 ) -> tuple[keras.Model, dict[str, list[Any]], dict[str, Any]]:
-    """Build a top whose last layer is the solution on the train split, chosen on val.
+    """Build a top, fit its last layer on the train split and choose its hyperparameters on val.
 
     Parameters
     ----------
     features : Features
     balanced : bool
-        Whether all classes weigh the same, in the fit and in the choice.
-    label_smoothing : float
-        Of the losses in the history only, so that they can be compared with those of later phases.
+        Whether every class has the same total weight, in the fit and in the choice.
+    label_smoothing : float in 0..1
+        Applies only to the losses in the history, to make them comparable with those of later
+        phases.
 
     Returns
     -------
     top : keras.Model
         See `finetune.train.networks.top`.
     history : dict of str to list
-        As of `finetune.train.loop.fit`, with one entry.
+        As `finetune.train.loop.fit` returns it, with one entry.
     chosen : dict
-        ``logarithm``, ``C``, and what was ``tried``, each with its ``val_loss``.
+        ``logarithm``, ``C``, and ``tried``, a list of all candidates with their ``val_loss``.
     """
     started = time.perf_counter()
+    train, val = (
+        Split(features.read((TOP_TAP,), name), features.labels[features.rows(name)])
+        for name in ("train", "val")
+    )
     classes = len(features.class_names)
-    taps = {split: features.read((TOP_TAP,), split) for split in ("train", "val")}
-    labels = {split: features.labels[features.rows(split)] for split in taps}
-    weights = {
-        split: class_weights(of) if balanced else np.ones(len(of), np.float32)
-        for split, of in labels.items()
-    }
-    tops = {flag: networks.top(taps["train"], classes, logarithm=flag) for flag in (True, False)}
-    inputs = {flag: _inputs(top, taps) for flag, top in tops.items()}
-    tried = [
-        (
-            {"logarithm": flag, "C": strength},
-            solve(
-                *(inputs[flag]["train"], labels["train"], inputs[flag]["val"], labels["val"]),
-                classes=classes,
-                strength=strength,
-                balanced=balanced,
-            ),
-        )
-        for strength in STRENGTHS
-        for flag in tops
-    ]
-    best = search.simplest([found.losses for _, found in tried], weights["val"].astype(np.float64))
-    chosen, found = tried[best]
-    top = tops[bool(chosen["logarithm"])]
-    top.layers[-1].set_weights([found.kernel, found.bias])
+    candidates = _candidates(train, val, classes, balanced=balanced)
+    val_weights = _sample_weights(val, balanced=balanced)
+    losses = [candidate.solution.losses for candidate in candidates]
+    best = candidates[search.simplest(losses, val_weights.astype(np.float64))]
+    best.top.layers[-1].set_weights([best.solution.kernel, best.solution.bias])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
-    top.compile(loss=loss, weighted_metrics=["accuracy"])
-    history: dict[str, list[Any]] = {}
-    for split, prefix in (("train", ""), ("val", "val_")):
-        wanted = one_hot(labels[split], classes)
-        reached = top.evaluate(
-            taps[split], wanted, sample_weight=weights[split], verbose=0, return_dict=True
-        )
-        history |= {f"{prefix}{name}": [float(value)] for name, value in reached.items()}
-    history |= {"seconds": [time.perf_counter() - started], "phase": ["top"]}
-    listed = [
-        {**how, "val_loss": float(np.average(one.losses, weights=weights["val"]))}
-        for how, one in tried
+    best.top.compile(loss=loss, weighted_metrics=["accuracy"])
+    history: dict[str, list[Any]] = {
+        **_evaluate(best.top, train, balanced=balanced),
+        **{f"val_{name}": v for name, v in _evaluate(best.top, val, balanced=balanced).items()},
+        "seconds": [time.perf_counter() - started],
+        "phase": ["top"],
+    }
+    tried = [
+        {**one.describe(), "val_loss": float(np.average(one.solution.losses, weights=val_weights))}
+        for one in candidates
     ]
-    return top, history, {**chosen, "tried": listed}
+    return best.top, history, {**best.describe(), "tried": tried}
 
 
-def _inputs(top: keras.Model, taps: Mapping[str, Matrix]) -> dict[str, Matrix]:
-    """Return what the last layer of a top is given of each split."""
+def _sample_weights(split: Split, *, balanced: bool) -> NDArray[np.float32]:
+    if balanced:
+        return balanced_sample_weights(split.labels)
+    return np.ones(len(split.labels), np.float32)
+
+
+def _candidates(train: Split, val: Split, classes: int, *, balanced: bool) -> list[Candidate]:
+    """Solve for every combination of hyperparameters, the most regularised first."""
+    tops = {flag: networks.top(train.inputs, classes, logarithm=flag) for flag in (True, False)}
+    inputs = {flag: _last_inputs(top, train, val) for flag, top in tops.items()}
+    return [
+        Candidate(top, flag, C, solve(*inputs[flag], classes=classes, C=C, balanced=balanced))
+        for C in C_VALUES
+        for flag, top in tops.items()
+    ]
+
+
+def _last_inputs(top: keras.Model, *splits: Split) -> list[Split]:
+    """Return splits whose inputs are those of the last layer of a top."""
     before = keras.Model(top.input, top.layers[-1].input)
-    # To trace a graph takes longer than this.
+    # Tracing a graph would take longer than running the layers once.
     before.compile(run_eagerly=True)
-    return {split: before.predict(values, verbose=0) for split, values in taps.items()}
+    return [split._replace(inputs=before.predict(split.inputs, verbose=0)) for split in splits]
 
 
-def _softmax(model: LogisticRegression, classes: int) -> tuple[Matrix, Matrix]:
-    """Return kernel (d, k) and bias (k,) of all classes, also those that were never seen."""
+def _evaluate(top: keras.Model, split: Split, *, balanced: bool) -> dict[str, list[float]]:
+    """Return each metric of a compiled top on a split, in a list of one entry."""
+    metrics = top.evaluate(
+        *(split.inputs, one_hot(split.labels, top.output_shape[1])),
+        sample_weight=_sample_weights(split, balanced=balanced),
+        verbose=0,
+        return_dict=True,
+    )
+    return {name: [float(value)] for name, value in metrics.items()}
+
+
+def _softmax_layer(model: LogisticRegression, classes: int) -> tuple[Matrix, Matrix]:
+    """Return kernel (d, k) and bias (k,) for all k classes, also those without a training photo."""
     coefficients, intercepts = model.coef_, model.intercept_
     if len(model.classes_) == 2:
-        # Of two classes only the difference is kept.
+        # For two classes scikit-learn has one row: the difference of their logits.
         coefficients = np.vstack([-coefficients, coefficients]) / 2
         intercepts = np.concatenate([-intercepts, intercepts]) / 2
     kernel = np.zeros((coefficients.shape[1], classes), np.float32)

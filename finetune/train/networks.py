@@ -1,4 +1,4 @@
-"""Networks: the baseline trained from scratch, and VGG16 with a new top."""
+"""The networks: the baseline, which is trained from scratch, and VGG16 with a new top."""
 
 from collections.abc import Sequence
 
@@ -8,31 +8,31 @@ from numpy.typing import NDArray
 from extract.vgg16 import keras_model
 from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
+from finetune.train.request import UNFREEZE
 
 BASELINE_SIZE = 128
 BASELINE_FILTERS = (32, 64, 128, 128)
 DROPOUT = 0.5
 TOP_TAP = "block5_avg3x3"
-"""What the new top sees, so its first training needs no photos."""
+"""Input of the new top. The cached features have it, so fitting the top needs no photos."""
 
-TRAINED_FROM = {"block5": "block5_conv1", "block4": "block4_conv1", "all": "block1_conv1"}
-ENTERED_BY = {"block5": "block4_pool", "block4": "block3_pool"}
-"""What the trained layers are given, where frozen ones come before them."""
+FROZEN_OUTPUT = {"block5": "block4_pool", "block4": "block3_pool"}
+"""Last frozen layer for those values of `UNFREEZE` that leave one."""
 
 
 def baseline(classes: int, *, batch_norm: bool = False, precision: str = "float32") -> keras.Model:
     """Build the small network that is trained from scratch.
 
-    Four convolutions, each with pooling, then dropout and softmax.
+    It has four convolutions, each followed by pooling, then dropout and softmax.
 
     Parameters
     ----------
     classes : int
     batch_norm : bool
-        Normalise what each convolution gives by the batch's mean and variance (Ioffe and Szegedy,
-        arXiv 1502.03167).
+        Whether a batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) follows each
+        convolution.
     precision : str
-        Dtype policy of all but the softmax, ``mixed_float16`` for one.
+        Keras dtype policy of all layers but the softmax, such as ``mixed_float16``.
 
     Returns
     -------
@@ -46,7 +46,8 @@ def baseline(classes: int, *, batch_norm: bool = False, precision: str = "float3
             filters, 3, padding="same", use_bias=not batch_norm, dtype=precision
         )(x)
         if batch_norm:
-            # Few photos are few steps: with Keras's 0.99 the means would lag epochs behind.
+            # With few photos an epoch has few steps. At Keras's default of 0.99 the moving means
+            # would lag several epochs behind.
             x = keras.layers.BatchNormalization(momentum=0.9, dtype=precision)(x)
         x = keras.layers.ReLU(dtype=precision)(x)
         x = keras.layers.MaxPooling2D(2, dtype=precision)(x)
@@ -58,16 +59,18 @@ def baseline(classes: int, *, batch_norm: bool = False, precision: str = "float3
 
 
 def top(taps: NDArray[np.float32], classes: int, *, logarithm: bool) -> keras.Model:
-    """Build the new top: logarithms or not, L2 norm, centring, dropout, softmax.
+    """Build the new top: optional logarithm, L2 norm, centring, dropout, softmax.
 
     Parameters
     ----------
     taps : ndarray of shape (n, d), float32
-        `TOP_TAP` of the training photos; only mean and variance of what the norm leaves are used.
+        `TOP_TAP` of the training photos. They determine the mean and variance that the centring
+        uses.
     classes : int
     logarithm : bool
-        Whether the taps' logarithms are taken. They draw in the long tail of the taps as the square
-        roots of the heads do, but where a tap is 0, as most are, their slope is 1 and not infinite.
+        Whether log(1 + x) is taken of the taps. It shortens their long tail, as the square root
+        does in the heads. The square root has an infinite slope at 0, where most taps are; the
+        slope of log(1 + x) is 1 there.
 
     Returns
     -------
@@ -76,30 +79,31 @@ def top(taps: NDArray[np.float32], classes: int, *, logarithm: bool) -> keras.Mo
     """
     rows = np.log1p(taps) if logarithm else taps
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
-    # One variance for all, as in the heads: what hardly varied must not count for as much.
+    # As in the heads, all columns share one variance, so that a column that hardly varies does not
+    # count as much as the others.
     variance = np.full(rows.shape[1], rows.var(axis=0).mean())
-    given = keras.Input((taps.shape[1],), name="taps")
-    x = keras.ops.log1p(given) if logarithm else given
+    inputs = keras.Input((taps.shape[1],), name="taps")
+    x = keras.ops.log1p(inputs) if logarithm else inputs
     x = keras.layers.UnitNormalization(name="unit")(x)
     x = keras.layers.Normalization(mean=rows.mean(axis=0), variance=variance, name="centred")(x)
     x = keras.layers.Dropout(DROPOUT)(x)
     dense = keras.layers.Dense(classes, activation="softmax", kernel_initializer="zeros")
-    return keras.Model(given, dense(x), name="top")
+    return keras.Model(inputs, dense(x), name="top")
 
 
 def vgg16_with(
     top: keras.Model, arrays: Sequence[NDArray[np.float32]], *, precision: str = "float32"
 ) -> keras.Model:
-    """Put a top on VGG16, all its convolutions frozen.
+    """Put a top on VGG16 and freeze all convolutions.
 
     Parameters
     ----------
     top : keras.Model
-        Shared, not copied: training one trains the other.
+        It is shared with the new network, not copied: training one trains the other.
     arrays : sequence of 26 ndarrays
         As in `extract.vgg16.weights.Weights`.
     precision : str
-        Dtype policy of the convolutions, ``mixed_float16`` for one; the top is as it is.
+        Keras dtype policy of the convolutions, such as ``mixed_float16``; `top` keeps its own.
 
     Returns
     -------
@@ -113,18 +117,25 @@ def vgg16_with(
 
 
 def unfreeze(network: keras.Model, start: str) -> None:
-    """Let the convolutions from `start` (``block5``, ``block4`` or ``all``) on be trained."""
+    """Make the convolutions from `start`, a key of `UNFREEZE`, to the last one trainable."""
     names = list(CONVOLUTIONS)
-    for name in names[names.index(TRAINED_FROM[start]) :]:
+    for name in names[names.index(UNFREEZE[start]) :]:
         network.get_layer(name).trainable = True
 
 
 def tail(network: keras.Model, start: str) -> keras.Model:
-    """Return the part of `network` that is trained from `start` on; its layers are shared.
+    """Return the layers of `network` after the frozen ones; they are shared, not copied.
+
+    Parameters
+    ----------
+    network : keras.Model
+        As `vgg16_with` returns it.
+    start : str
+        Key of `FROZEN_OUTPUT`.
 
     Returns
     -------
     keras.Model
-        Activations of the layer ``ENTERED_BY[start]`` to probabilities.
+        Activations of the layer ``FROZEN_OUTPUT[start]`` to probabilities.
     """
-    return keras.Model(network.get_layer(ENTERED_BY[start]).output, network.output, name=start)
+    return keras.Model(network.get_layer(FROZEN_OUTPUT[start]).output, network.output, name=start)

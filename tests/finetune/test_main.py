@@ -1,4 +1,4 @@
-"""The commands that train networks and compare: what they need, say, refuse and leave alone."""
+"""The commands train, compare and export: what they need, say, refuse and leave alone."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from classify import results
 from extract import build
 from extract.store import features_file
 from extract.system import machine
+from finetune.__main__ import main
 from tests.conftest import CHECKOUT, write_photos
 
 
@@ -34,17 +35,17 @@ def made(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
     """A folder with features of 2 x 6 photos by random weights, and both networks trained."""
     out = tmp_path_factory.mktemp("finetune")
     root = write_photos(out / "pets", {"cats": 6, "dogs": 6})
-    # A further size, which is of no use to networks, is there while they are trained.
+    # Networks do not use the features of the second size.
     make_features(out, vgg16_weights, sizes=(224, 96))
     done = finetune("train", root, "--out", out, "--weights", vgg16_weights, "--epochs", 2)
     assert done.returncode == 0, done.stderr
     said = ["baseline", "block4_pool, plain", "block4_pool, mirrored", "finetuned"]
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == said
-    # What only an unfinished training needs is gone.
+    # The checkpoint is gone.
     for name in ("baseline", "finetuned"):
-        kept = {path.name for path in (out / "runs/pets" / name).iterdir()}
+        left = {path.name for path in (out / "runs/pets" / name).iterdir()}
         files = {"result.json", "predictions.h5", "history.json", "model.keras"}
-        assert kept == files | {"tensorboard"}
+        assert left == files | {"tensorboard"}
     return out
 
 
@@ -92,7 +93,7 @@ def test_nothing_is_trained_again_when_nothing_changed(made: Path, vgg16_weights
     assert "1 epochs" in done.stdout
 
 
-def test_what_other_sizes_the_features_have_is_nothing_to_a_network(
+def test_networks_do_not_depend_on_further_sizes_of_the_features(
     made: Path, vgg16_weights: Path
 ) -> None:
     with features_file.open(made / "features/pets.h5") as both:
@@ -186,16 +187,53 @@ def test_compare_without_features_or_results_says_what_to_run(made: Path, tmp_pa
     assert "run `make heads`" in done.stderr
 
 
-@pytest.mark.parametrize("option", [("--variants", -1), ("--batch-size", 0), ("--epochs", 0)])
-def test_numbers_that_make_no_sense_are_refused(option: tuple[str, int], tmp_path: Path) -> None:
-    done = finetune("train", "pets", "--out", tmp_path, *option)
-    assert done.returncode == 2
-    assert f"argument {option[0]}: {option[1]} is less than" in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("--variants", "-1", "-1 is less than 0"),
+        ("--batch-size", "0", "0 is less than 1"),
+        ("--epochs", "0", "0 is less than 1"),
+        ("--learning-rate", "0", "0 is not a finite number greater than 0"),
+        ("--learning-rate", "nan", "nan is not a finite number greater than 0"),
+        ("--learning-rate", "inf", "inf is not a finite number greater than 0"),
+        ("--label-smoothing", "1", "1 is not at least 0 and less than 1"),
+        ("--label-smoothing", "-0.1", "-0.1 is not at least 0 and less than 1"),
+        ("--label-smoothing", "nan", "nan is not at least 0 and less than 1"),
+        ("--unfreeze", "block3", "invalid choice: 'block3'"),
+        ("--models", "svm", "invalid choice: 'svm'"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(
+    option: str,
+    value: str,
+    problem: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", "train", "pets", f"{option}={value}"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"error: argument {option}: {problem}")
 
 
-@pytest.mark.parametrize("share", ["1", "-0.1", "nan"])
-def test_label_smoothing_is_a_share(share: str, tmp_path: Path) -> None:
-    done = finetune("train", "pets", "--out", tmp_path, "--label-smoothing", share)
-    assert done.returncode == 2
-    said = f"argument --label-smoothing: {share} is not at least 0 and less than 1"
-    assert said in done.stderr.splitlines()[-1]
+def test_paths_may_begin_with_the_home_folder(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(made))
+    words = ["train", "~/features/pets.h5", "--out", "~", "--epochs", "2", "--models", "finetuned"]
+    monkeypatch.setattr(sys, "argv", ["finetune", *words])
+    main()
+    assert capsys.readouterr().out.startswith(f"{made / 'runs/pets/finetuned'}: nothing to do")
+
+
+def test_every_command_has_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([], ["train"], ["compare"], ["export"]):
+        monkeypatch.setattr(sys, "argv", ["finetune", *words, "--help"])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        assert " ".join(["usage: python -m finetune", *words]) in capsys.readouterr().out

@@ -13,9 +13,11 @@ import pytest
 
 from extract.system.console import InputError
 from extract.vgg16.keras_backend import keras
-from finetune.train import batches, hardware, loop, networks
-from finetune.train.batches import Share
+from finetune.train import hardware, networks, run
+from finetune.train.batches import one_hot
 from finetune.train.hardware import Hardware
+from finetune.train.loop import compile_network
+from finetune.train.schedule import Schedule
 from tests.conftest import CHECKOUT
 
 TRAINING = """
@@ -23,45 +25,49 @@ import sys
 import numpy as np
 import tensorflow as tf
 from extract.vgg16.keras_backend import keras
-from finetune.train import batches, hardware, loop
+from finetune.train import hardware
+from finetune.train.batches import TrainingData, one_hot
+from finetune.train.loop import fit
+from finetune.train.schedule import Phase, Schedule
 
 devices, out = int(sys.argv[1]), sys.argv[2]
 if devices > 1:
     cpu = tf.config.list_physical_devices("CPU")[0]
-    parts = [tf.config.LogicalDeviceConfiguration()] * devices
-    tf.config.set_logical_device_configuration(cpu, parts)
-    on = hardware.mirrored([f"cpu:{number}" for number in range(devices)])
+    logical = [tf.config.LogicalDeviceConfiguration()] * devices
+    tf.config.set_logical_device_configuration(cpu, logical)
+    here = hardware.several_devices([f"cpu:{number}" for number in range(devices)])
 else:
-    on = hardware.find()
+    here = hardware.detect()
 
 class Split(keras.utils.PyDataset):
-    def __init__(self, share):
+    def __init__(self, part):
         super().__init__(workers=2)
-        self.share = share
+        self.part = part
         self.x = np.random.default_rng(0).normal(size=(49, 8)).astype(np.float32)
-        self.y = batches.one_hot((self.x[:, 0] > 0).astype(int), 2)
+        self.y = one_hot((self.x[:, 0] > 0).astype(int), 2)
 
     def __len__(self):
         return 4
 
     def __getitem__(self, number):
-        # Of the last batch there is but one row.
+        # The last batch has only one row.
         rows = np.arange(49)[number * 16 : number * 16 + 16]
-        rows, weights = self.share.of(rows, np.linspace(0.5, 1.5, 49)[rows])
+        rows, weights = self.part.select(rows, np.linspace(0.5, 1.5, 49)[rows])
         return self.x[rows], self.y[rows], weights
 
     def begin(self, epoch):
         pass
 
-with on.scope():
+with here.scope():
     keras.utils.set_random_seed(0)
     x = inputs = keras.Input((8,))
     x = keras.layers.Dense(4, activation="relu")(x)
     network = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
-how = loop.Schedule(0.05, 3, 3, warmup=1, weight_decay=1e-3)
-history = loop.fit(network, Split(on.train), Split(on.val), phase="p", how=how, on=on)
+phase = Phase("p", Schedule(0.05, 3, 3, warmup=1, weight_decay=1e-3))
+data = TrainingData(Split(here.train_part), Split(here.val_part))
+history = fit(network, data, phase, hardware=here)
 weights = {f"weight {number}": value for number, value in enumerate(network.get_weights())}
-np.savez(out, loss=history["loss"], val_loss=history["val_loss"], chief=on.is_chief, **weights)
+np.savez(out, loss=history["loss"], val_loss=history["val_loss"], chief=here.is_chief, **weights)
 """
 
 
@@ -94,7 +100,7 @@ def two_ports() -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """What one process on one device ends with."""
+    """The result of one process on one device."""
     out = tmp_path_factory.mktemp("alone") / "weights.npz"
     return ended(start(out), out)
 
@@ -112,7 +118,7 @@ def test_two_workers_end_with_equal_weights_those_of_one_process(
     assert (first.pop("chief"), second.pop("chief")) == (True, False)
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
-        # In the mean loss of an epoch the row that fills up the last batch counts.
+        # The row that pads the last batch counts in the mean loss of an epoch.
         tolerance = 0.02 if name == "loss" else 1e-5
         np.testing.assert_allclose(value, alone[name], atol=tolerance, err_msg=name)
 
@@ -126,30 +132,12 @@ def test_two_devices_end_with_the_weights_of_one(
         np.testing.assert_allclose(value, alone[name], atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize(("rows", "parts"), [(16, 2), (17, 2), (1, 4), (6, 4)])
-def test_shares_are_of_equal_size_and_their_mean_is_that_of_the_batch(
-    rows: int, parts: int
-) -> None:
-    random = np.random.default_rng(rows)
-    losses, weights = random.random(100), random.random(100).astype(np.float32)
-    order = random.permutation(100)[:rows]
-    shares = [Share(parts, part).of(order, weights[order]) for part in range(parts)]
-    assert len({len(given) for given, _ in shares}) == 1
-    assert set(np.concatenate([given for given, _ in shares])) == set(order)
-    means = [np.mean(losses[given] * weight) for given, weight in shares]
-    assert np.mean(means) == pytest.approx(np.mean(losses[order] * weights[order]))
-    # Where one process feeds all devices it is given all shares.
-    given, weight = Share(parts).of(order, weights[order])
-    assert len(given) % parts == 0
-    assert np.mean(losses[given] * weight) == pytest.approx(np.mean(means))
-
-
 def test_on_one_processor_nothing_is_different(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.setattr(hardware, "_gpus", list)
-    assert hardware.find.__wrapped__() == Hardware()
+    assert hardware.detect.__wrapped__() == Hardware()
     monkeypatch.setattr(hardware, "_gpus", lambda: ["gpu:0"])
-    assert hardware.find.__wrapped__() == Hardware(precision="mixed_float16")
+    assert hardware.detect.__wrapped__() == Hardware(precision="mixed_float16")
     optimizer = Hardware().optimizer(learning_rate=0.1)
     assert type(optimizer) is keras.optimizers.AdamW
     assert Hardware().mean({"loss": 0.1}) == {"loss": 0.1}
@@ -162,8 +150,8 @@ def test_a_cluster_that_makes_no_sense_is_refused(
     config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(InputError, match=r"^TF_CONFIG: not a cluster .* unset it"):
-        hardware.find.__wrapped__()
+    with pytest.raises(InputError, match=r"^TF_CONFIG: must name a cluster .* unset it"):
+        hardware.detect.__wrapped__()
 
 
 def test_a_chief_comes_before_the_workers() -> None:
@@ -174,32 +162,32 @@ def test_a_chief_comes_before_the_workers() -> None:
 
 
 def test_mixed_precision_scales_the_loss_and_trains() -> None:
-    on = Hardware(precision="mixed_float16")
+    gpu = Hardware(precision="mixed_float16")
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))
-    x = keras.layers.Dense(8, activation="relu", dtype=on.precision)(inputs)
+    x = keras.layers.Dense(8, activation="relu", dtype=gpu.precision)(inputs)
     assert (x.dtype, inputs.dtype) == ("float16", "float32")
     network = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
-    loop._compile(network, loop.Schedule(0.1, 30, 30), 1, on=on)
+    compile_network(network, Schedule(0.1, 30, 30), 1, hardware=gpu)
     assert isinstance(network.optimizer, keras.optimizers.LossScaleOptimizer)
     points = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
-    labels = batches.one_hot((points[:, 0] > 0).astype(int), 2)
+    labels = one_hot((points[:, 0] > 0).astype(int), 2)
     losses = [network.train_on_batch(points, labels)[0] for _ in range(20)]
     assert losses[-1] < losses[0] / 2
 
 
-def test_the_network_left_is_in_single_precision_and_loads_anywhere(tmp_path: Path) -> None:
-    on = Hardware(precision="mixed_float16")
+def test_a_portable_network_is_in_single_precision_and_loads_anywhere(tmp_path: Path) -> None:
+    gpu = Hardware(precision="mixed_float16")
     build = partial(networks.baseline, 2, batch_norm=True)
     keras.utils.set_random_seed(0)
-    network = build(precision=on.precision)
+    network = build(precision=gpu.precision)
     kinds = {layer.name.split("_")[0]: layer.compute_dtype for layer in network.layers}
     assert kinds["conv2d"] == kinds["batch"] == kinds["max"] == "float16"
     assert kinds["dense"] == "float32"
     assert {weight.dtype for weight in network.weights} == {"float32"}
-    left = on.plain(network, build)
-    assert {layer.compute_dtype for layer in left.layers} == {"float32"}
-    loop.save(left, tmp_path / "model.keras")
+    portable = gpu.portable(network, build)
+    assert {layer.compute_dtype for layer in portable.layers} == {"float32"}
+    run.save_network(portable, tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
     photos = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), dtype=np.uint8)
     half, single = (np.asarray(each(photos)) for each in (network, loaded))

@@ -1,11 +1,11 @@
-"""The new top is the minimum of its loss, chosen on val."""
+"""The new top: its last layer minimises the loss, and val chooses its hyperparameters."""
 
 import numpy as np
 import pytest
 
 from extract.vgg16.recipe import TAPS
 from finetune.train import logistic_top, networks
-from finetune.train.logistic_top import solve
+from finetune.train.logistic_top import Split, solve
 
 
 def points(n: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def points(n: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_the_losses_are_those_of_the_solution_on_val(classes: int) -> None:
     x, y = points(200, classes, 0)
     val_x, val_y = points(100, classes, 1)
-    found = solve(x, y, val_x, val_y, classes=classes, strength=0.1)
+    found = solve(Split(x, y), Split(val_x, val_y), classes=classes, C=0.1)
     logits = val_x @ found.kernel + found.bias
     logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
     np.testing.assert_allclose(found.losses, -logits[np.arange(100), val_y], atol=1e-5)
@@ -29,7 +29,8 @@ def test_the_losses_are_those_of_the_solution_on_val(classes: int) -> None:
 
 def test_a_class_without_a_photo_in_train_is_never_predicted() -> None:
     x, y = points(60, 2, 0)
-    found = solve(x, y * 2, x, y * 2, classes=3, strength=0.1)
+    split = Split(x, y * 2)
+    found = solve(split, split, classes=3, C=0.1)
     assert set((x @ found.kernel + found.bias).argmax(axis=1)) == {0, 2}
 
 
@@ -51,7 +52,7 @@ def test_the_top_gives_the_same_as_the_solution() -> None:
 
     top, history, chosen = logistic_top.fit(Cached())
     tried = {(one["logarithm"], one["C"]): one["val_loss"] for one in chosen["tried"]}
-    assert len(tried) == 2 * len(logistic_top.STRENGTHS)
+    assert len(tried) == 2 * len(logistic_top.C_VALUES)
     reached = tried[chosen["logarithm"], chosen["C"]]
     assert history["val_loss"][0] == pytest.approx(reached, rel=1e-3)
     assert reached < np.log(2) / 2

@@ -1,4 +1,4 @@
-"""Training: what is kept, what is left alone, how long it goes on."""
+"""The training loop: which weights it leaves, when it stops, how it goes on."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from extract.system.console import InputError, Stopped
 from extract.vgg16.keras_backend import keras
-from finetune.train import batches, loop, networks
-from finetune.train.loop import Schedule, fit, schedule
+from finetune.train import batches, networks
+from finetune.train.batches import TrainingData
+from finetune.train.checkpoint import Checkpoint
+from finetune.train.loop import fit
+from finetune.train.schedule import Phase, Schedule
 from tests.conftest import Arrays
 
 
@@ -72,6 +75,11 @@ class Drawn(Given):
         self.order = np.random.default_rng(epoch).permutation(64)
 
 
+def log_loss(network: keras.Model, split: Given) -> float:
+    inputs, labels = split.batch
+    return float(-(labels * np.log(network.predict(inputs, verbose=0))).sum(axis=1).mean())
+
+
 def curve(logs: Path) -> list[int]:
     """Return the epochs that TensorBoard shows of the loss on train and on val."""
     epochs = []
@@ -86,7 +94,7 @@ def curve(logs: Path) -> list[int]:
 def test_the_weights_left_are_those_of_the_best_epoch_on_val() -> None:
     network = line()
     val = points(1)
-    history = fit(network, points(0), val, phase="p", how=Schedule(0.5, 30, 30))
+    history = fit(network, TrainingData(points(0), val), Phase("p", Schedule(0.5, 30, 30)))
     left = network.evaluate(val, verbose=0, return_dict=True)["loss"]
     assert left == pytest.approx(min(history["val_loss"]), rel=1e-4)
     assert left < history["val_loss"][0]
@@ -97,9 +105,11 @@ def test_the_weights_left_are_those_of_the_best_epoch_on_val() -> None:
 
 def test_training_that_never_helps_on_val_changes_nothing_and_stops() -> None:
     network = line()
-    fit(network, points(0), points(1), phase="first", how=Schedule(0.5, 30, 30))
+    fit(network, TrainingData(points(0), points(1)), Phase("first", Schedule(0.5, 30, 30)))
     before = network.get_weights()
-    history = fit(network, points(2, wrong=True), points(1), phase="harm", how=Schedule(0.5, 30, 3))
+    history = fit(
+        network, TrainingData(points(2, wrong=True), points(1)), Phase("harm", Schedule(0.5, 30, 3))
+    )
     assert len(history["val_loss"]) == 3
     for old, new in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -111,7 +121,7 @@ def test_a_loss_that_is_no_number_stops_with_advice_and_the_weights_it_had() -> 
     broken = points(0)
     broken.batch[0][:] = np.nan
     with pytest.raises(InputError, match=r"phase x: .*no longer a number.*--learning-rate"):
-        fit(network, broken, points(1), phase="phase x", how=Schedule(0.5, 5, 5))
+        fit(network, TrainingData(broken, points(1)), Phase("phase x", Schedule(0.5, 5, 5)))
     for old, new in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -126,7 +136,7 @@ def test_frozen_layers_stay_bit_equal_and_thawed_ones_change(vgg16_arrays: Array
     before = {layer.name: layer.get_weights() for layer in network.layers}
     # A val split that training must improve on, so that the new weights are kept.
     given = Given(photos, labels)
-    fit(network, given, given, phase="block5", how=Schedule(1e-6, 3, 3))
+    fit(network, TrainingData(given, given), Phase("block5", Schedule(1e-6, 3, 3)))
     changed = {
         layer.name
         for layer in network.layers
@@ -143,7 +153,7 @@ def test_rows_of_no_weight_teach_nothing() -> None:
     wrong = labels[:, ::-1]
     given = Weighted(np.concatenate([x, x, x]), np.concatenate([labels, wrong, wrong]), weights)
     network = line()
-    history = fit(network, given, points(1), phase="p", how=Schedule(0.5, 30, 30))
+    history = fit(network, TrainingData(given, points(1)), Phase("p", Schedule(0.5, 30, 30)))
     assert history["accuracy"][-1] > 0.95
     assert history["val_accuracy"][-1] > 0.95
 
@@ -151,139 +161,110 @@ def test_rows_of_no_weight_teach_nothing() -> None:
 def test_label_smoothing_gives_a_share_of_each_label_to_all_classes() -> None:
     network, (x, labels) = line(), points(1).batch
     how = Schedule(0.5, 30, 30, label_smoothing=0.2)
-    history = fit(network, points(0), points(1), phase="p", how=how)
+    history = fit(network, TrainingData(points(0), points(1)), Phase("p", how))
     smooth = 0.8 * labels + 0.2 / 2
     losses = -(smooth * np.log(network.predict(x, verbose=0))).sum(axis=1)
     assert min(history["val_loss"]) == pytest.approx(losses.mean(), rel=1e-4)
 
 
-def test_augmentation_varies_training_and_nothing_else() -> None:
-    photos = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.float32)
-    augmentation = batches.augmentation(0)
-    np.testing.assert_array_equal(np.asarray(augmentation(photos, training=False)), photos)
-    varied = np.asarray(augmentation(photos, training=True))
-    assert not np.allclose(varied, photos)
-    assert varied.shape == photos.shape
-    assert varied.min() >= 0
-    assert varied.max() <= 255
-
-
-@pytest.mark.parametrize("phase", ["scratch", "block5", "block4", "all"])
-def test_schedules_grow_shorter_with_more_photos_and_stay_sensible(phase: str) -> None:
-    sizes = [1, 10, 100, 300, 1_000, 3_000, 10_000, 1_000_000]
-    epochs = [schedule(phase, photos).epochs for photos in sizes]
-    assert epochs == sorted(epochs, reverse=True)
-    assert epochs[-1] >= 1
-    for photos in sizes:
-        how = schedule(phase, photos)
-        assert how.patience < how.epochs
-        assert 0 < how.learning_rate <= 1e-3
-
-
-def vgg16_that_trains(vgg16_arrays: Arrays, start: str) -> keras.Model:
+def noisy_line() -> Any:
     keras.utils.set_random_seed(0)
-    taps = np.random.default_rng(0).gamma(1.0, 1.0, (9, 4608)).astype(np.float32)
-    top = networks.top(taps, 2, logarithm=True)
-    # A top of zeros would give the layers below it no gradient.
-    top.layers[-1].set_weights([np.full((4608, 2), (0.01, -0.01)), np.zeros(2)])
-    network = networks.vgg16_with(top, vgg16_arrays)
-    networks.unfreeze(network, start)
-    return network
+    inputs = keras.Input((1,))
+    x = keras.layers.Dropout(0.2)(keras.layers.Dense(8, activation="relu")(inputs))
+    return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
 
 
-@pytest.mark.parametrize("start", ["block5", "block4"])
-@pytest.mark.parametrize(
-    # The first step of Adam is the gradient's sign only, of which any rounding turns a few;
-    # rounding to 16 bits also turns a few maxima and ReLUs.
-    ("dtype", "optimizer", "tolerance"),
-    [("float32", "adamw", 1e-2), ("float32", "sgd", 1e-4), ("float16", "sgd", 3e-2)],
-)
-def test_a_step_from_the_cache_is_the_step_end_to_end(
-    start: str, dtype: str, optimizer: str, tolerance: float, vgg16_arrays: Arrays
-) -> None:
-    photos = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
-    labels = batches.one_hot(np.array([0, 1]), 2)
-    steps = []
-    for cached in (False, True):
-        network = vgg16_that_trains(vgg16_arrays, start)
-        trained, inputs = network, photos
-        if cached:
-            layer = network.get_layer(networks.ENTERED_BY[start])
-            activations = keras.Model(network.input, layer.output).predict_on_batch(photos)
-            trained, inputs = networks.tail(network, start), activations.astype(dtype)
-        trained.compile(optimizer=optimizer, loss="categorical_crossentropy")
-        before = network.get_weights()
-        trained.train_on_batch(inputs.astype(np.float32), labels)
-        after = network.get_weights()
-        steps.append([new - old for new, old in zip(after, before, strict=True)])
-    end_to_end, from_cache = (np.concatenate([s.ravel() for s in step]) for step in steps)
-    assert np.count_nonzero(end_to_end) > 1_000_000
-    difference = np.linalg.norm(end_to_end - from_cache) / np.linalg.norm(end_to_end)
-    assert difference < tolerance
+class StoppedBefore(Drawn):
+    """As `Drawn`, but a signal comes as one of the epochs begins."""
 
+    def __init__(self, seed: int, epoch: int) -> None:
+        self.last = epoch
+        super().__init__(seed)
 
-def test_training_that_is_killed_and_resumed_ends_as_if_nothing_had_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def noisy_line() -> Any:
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((1,))
-        x = keras.layers.Dropout(0.2)(keras.layers.Dense(8, activation="relu")(inputs))
-        return keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
-
-    how = Schedule(0.05, 8, 8, warmup=1, weight_decay=1e-3)
-    options: dict[str, Any] = {"phase": "p", "how": how, "of": {"seed": 0}}
-    whole = noisy_line()
-    expected = fit(whole, Drawn(0), points(1), **options)
-
-    kept, logs = tmp_path / "training.h5", tmp_path / "tensorboard"
-    options |= {"kept": kept, "logs": logs}
-    write = loop.checkpoint.write
-
-    def write_and_stop(path: Path, state: Any, **of: Any) -> None:
-        write(path, state, **of)
-        if len(state.history["loss"]) == 3:
+    def begin(self, epoch: int) -> None:
+        super().begin(epoch)
+        if epoch == self.last:
             raise Stopped(2)
 
-    monkeypatch.setattr(loop.checkpoint, "write", write_and_stop)
+
+def test_training_that_is_killed_and_resumed_ends_as_if_it_had_never_stopped(
+    tmp_path: Path,
+) -> None:
+    phase = Phase("p", Schedule(0.05, 8, 8, warmup=1, weight_decay=1e-3))
+    checkpoint = Checkpoint(tmp_path / "training.h5", {"seed": 0})
+    options: dict[str, Any] = {"checkpoint": checkpoint, "logs": tmp_path / "tensorboard"}
+    whole = noisy_line()
+    expected = fit(whole, TrainingData(Drawn(0), points(1)), phase)
+
+    stopped = TrainingData(StoppedBefore(0, 3), points(1))
     with pytest.raises(Stopped):
-        fit(noisy_line(), Drawn(0), points(1), **options)
-    monkeypatch.setattr(loop.checkpoint, "write", write)
+        fit(noisy_line(), stopped, phase, **options)
     resumed = noisy_line()
-    history = fit(resumed, Drawn(0), points(1), **options)
-    assert set(curve(logs)) >= {0, 1, 3, 4, 5, 6, 7}
+    history = fit(resumed, TrainingData(Drawn(0), points(1)), phase, **options)
+    assert set(curve(tmp_path / "tensorboard")) >= {0, 1, 3, 4, 5, 6, 7}
     for name in ("loss", "val_loss", "accuracy", "val_accuracy", "phase"):
         assert history[name] == expected[name]
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    # Nothing is resumed of another training, nor of a damaged file.
-    other_seed = {"of": {"seed": 1}, "phase": "p", "how": how._asdict()}
-    assert loop.checkpoint.read(kept, of=other_seed) is None
-    assert loop.checkpoint.read(kept, of=other_seed | {"of": {"seed": 0}}) is not None
-    kept.write_bytes(kept.read_bytes()[:-100])
-    assert len(fit(noisy_line(), Drawn(0), points(1), **options)["loss"]) == 8
-    # Curves of another training are gone.
-    assert curve(logs) == list(range(8))
 
 
-def test_a_signal_leaves_the_best_weights_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_of_another_training_or_a_damaged_one_is_not_used(tmp_path: Path) -> None:
+    phase = Phase("p", Schedule(0.05, 4, 4))
+    checkpoint = Checkpoint(tmp_path / "training.h5", {"seed": 0, "sizes": (1, 2)})
+    logs = tmp_path / "tensorboard"
+
+    def epochs_run(checkpoint: Checkpoint) -> int:
+        begun: list[int] = []
+
+        class Counted(Drawn):
+            def begin(self, epoch: int) -> None:
+                super().begin(epoch)
+                begun.append(epoch)
+
+        data = TrainingData(Counted(0), points(1))
+        assert len(fit(noisy_line(), data, phase, checkpoint=checkpoint, logs=logs)["loss"]) == 4
+        return 4 - begun[1]
+
+    assert epochs_run(checkpoint) == 4
+    equal, other = (Checkpoint(checkpoint.path, {"seed": n, "sizes": (1, 2)}) for n in (0, 1))
+    assert epochs_run(equal) == 0
+    assert epochs_run(other) == 4
+    assert checkpoint.read() is None
+    other.path.write_bytes(other.path.read_bytes()[:-100])
+    assert epochs_run(other) == 4
+    # The curves of the earlier trainings are gone.
+    assert curve(logs) == list(range(4))
+
+
+def test_training_that_ended_early_and_is_resumed_leaves_the_best_weights(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "training.h5", {})
+    data = TrainingData(points(2, wrong=True), points(1))
+    trained, resumed = line(), line()
+    histories = [
+        fit(network, data, Phase("p", Schedule(0.5, 30, 3)), checkpoint=checkpoint)
+        for network in (trained, resumed)
+    ]
+    assert histories[0] == histories[1]
+    assert len(histories[0]["loss"]) < 30
+    for one, other in zip(trained.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_signal_leaves_the_best_weights_so_far() -> None:
     network, val = line(), points(1)
 
-    class Stopping(loop._Epochs):  # type: ignore[misc]
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            super().on_epoch_end(epoch, logs)
-            if epoch == 4:
+    class Stopping(Drawn):
+        def begin(self, epoch: int) -> None:
+            super().begin(epoch)
+            if epoch == 5:
                 # What was learned since the best epoch is not to be kept.
                 network.set_weights([weight * np.nan for weight in network.get_weights()])
                 raise Stopped(2)
 
-    monkeypatch.setattr(loop, "_Epochs", Stopping)
-    how = Schedule(0.1, 9, 9)
-    loop._compile(network, how, 1)
-    before = network.evaluate(val, verbose=0, return_dict=True)["loss"]
+    before = log_loss(network, val)
     with pytest.raises(Stopped):
-        fit(network, points(0), val, phase="p", how=how)
-    assert network.evaluate(val, verbose=0, return_dict=True)["loss"] < before
+        fit(network, TrainingData(Stopping(0), val), Phase("p", Schedule(0.1, 9, 9)))
+    assert log_loss(network, val) < before
 
 
 def test_too_little_memory_says_which_batch_size_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,4 +276,4 @@ def test_too_little_memory_says_which_batch_size_to_try(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(keras.Model, "fit", fail)
     with pytest.raises(InputError, match=r"p: not enough memory for batches of 32; .*size 16$"):
-        fit(line(), points(0), points(1), phase="p", how=Schedule(0.1, 2, 2))
+        fit(line(), TrainingData(points(0), points(1)), Phase("p", Schedule(0.1, 2, 2)))

@@ -1,4 +1,4 @@
-"""Networks and batches: what is frozen, what is trained, what they are given."""
+"""The networks: which layers there are, which of them are frozen, what they compute."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 
 from extract import build
-from extract.photos.decode import decode_photo
 from extract.store import features_file
 from extract.store.features_file import Features
-from extract.system.console import InputError
 from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
-from finetune.train import batches, networks
-from finetune.train.batches import ActivationBatches, Batches, Share, class_weights, one_hot
+from finetune.train import networks
+from finetune.train.batches import PhotoBatches, one_hot
 from tests.conftest import Arrays, write_photos
 
 
@@ -35,71 +33,9 @@ def finetuned(features: Features, vgg16_arrays: Arrays) -> keras.Model:
     return networks.vgg16_with(top, vgg16_arrays)
 
 
-def whole(split: ActivationBatches | Batches) -> tuple[np.ndarray, np.ndarray]:
-    inputs, labels = zip(*(split[number] for number in range(len(split))), strict=True)
-    return np.concatenate(inputs), np.concatenate(labels)
-
-
-def test_labels_are_one_hot() -> None:
-    expected = [[0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]]
-    np.testing.assert_array_equal(one_hot(np.array([1, 0, 2, 1]), 3), expected)
-
-
-def test_a_split_is_given_whole_in_path_order_with_its_last_partial_batch(
-    features: Features,
-) -> None:
-    split = Batches(features, "train", size=16, batch_size=4)
-    rows = features.rows("train")
-    assert [len(split[number][0]) for number in range(len(split))] == [4, 4, 4, 4, 4, 1]
-    photos, labels = whole(split)
-    root = Path(str(features.attributes["root"]))
-    for photo, row in zip(photos, rows, strict=True):
-        expected = decode_photo((root / features.paths[row]).read_bytes(), size=16)
-        np.testing.assert_array_equal(photo, expected)
-    np.testing.assert_array_equal(labels.argmax(axis=1), features.labels[rows])
-
-
-def test_each_epoch_has_a_new_order_of_the_same_photos_by_seed(features: Features) -> None:
-    split, twin = (Batches(features, "train", size=16, seed=3) for _ in range(2))
-    first, first_labels = whole(split)
-    np.testing.assert_array_equal(first, whole(twin)[0])
-    split.begin(1)
-    second, second_labels = whole(split)
-    assert not np.array_equal(first, second)
-
-    def known(photos: np.ndarray, labels: np.ndarray) -> set[tuple[bytes, int]]:
-        return {(p.tobytes(), int(y.argmax())) for p, y in zip(photos, labels, strict=True)}
-
-    assert known(first, first_labels) == known(second, second_labels)
-    assert len(known(first, first_labels)) == len(features.rows("train"))
-
-
-def test_a_photo_that_changed_since_its_features_is_refused_by_name(features: Features) -> None:
-    split = Batches(features, "test", size=16)
-    path = split.root / split.paths[0]
-    content = path.read_bytes()
-    for other, reason in ((content + b"\0", "changed"), (b"", "empty file")):
-        path.write_bytes(other)
-        with pytest.raises(InputError, match=rf"{path.name}: .*{reason}.*; run make features"):
-            split.input(0)
-    path.write_bytes(content)
-    assert split.input(0).shape == (16, 16, 3)
-    path.unlink()
-    # Once decoded it is remembered.
-    assert split.input(0).shape == (16, 16, 3)
-    with pytest.raises(InputError, match="cannot be read"):
-        Batches(features, "test", size=16).input(0)
-    path.write_bytes(content)
-
-
-def test_memory_for_decoded_photos_is_bounded(
-    features: Features, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "KEPT_BYTES", 5 * 16 * 16 * 3)
-    split = Batches(features, "train", size=16)
-    unbounded = whole(split)[0]
-    assert len(split.kept) == 5
-    np.testing.assert_array_equal(whole(split)[0], unbounded)
+def photos_of_test(features: Features) -> np.ndarray:
+    split = PhotoBatches(features, "test", size=224)
+    return np.concatenate([split[number][0] for number in range(len(split))])
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -114,39 +50,6 @@ def test_the_baseline_has_four_convolutions_dropout_and_softmax(batch_norm: bool
     probabilities = network.predict(photos, verbose=0)
     assert probabilities.shape == (3, 5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-
-
-def test_class_weights_let_every_class_weigh_the_same() -> None:
-    weights = class_weights(np.array([0, 2, 0, 0, 2, 0]))
-    np.testing.assert_allclose(weights, [0.75, 1.5, 0.75, 0.75, 1.5, 0.75])
-
-
-def test_each_row_brings_its_weight_where_classes_are_balanced(
-    features: Features, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert len(Batches(features, "train", size=16)[0]) == 2
-    # The classes of these photos are balanced, so that all true weights are 1.
-    monkeypatch.setattr(batches, "class_weights", lambda labels: labels + 1.0)
-    split = Batches(features, "train", size=16, seed=0, balanced=True)
-    for number in range(len(split)):
-        _, labels, weights = split[number]
-        np.testing.assert_array_equal(weights, labels.argmax(axis=1) + 1)
-
-
-def test_the_shares_of_a_batch_are_all_of_it(features: Features) -> None:
-    whole_split = Batches(features, "train", size=16, seed=1, batch_size=8)
-    halves = [
-        Batches(features, "train", size=16, seed=1, batch_size=8, share=Share(2, part))
-        for part in range(2)
-    ]
-    for number in range(len(whole_split)):
-        photos, labels = whole_split[number]
-        parts = [half[number] for half in halves]
-        real = [weights > 0 for _, _, weights in parts]
-        assert sum(np.count_nonzero(each) for each in real) == len(photos)
-        for index, kept in enumerate(real):
-            np.testing.assert_array_equal(parts[index][0][kept], photos[index::2])
-            np.testing.assert_array_equal(parts[index][1][kept], labels[index::2])
 
 
 @pytest.mark.parametrize("logarithm", [True, False])
@@ -184,7 +87,7 @@ def test_unfreezing_frees_the_last_layers_and_no_other(
 def test_the_top_on_cached_features_is_the_network_on_photos(
     features: Features, finetuned: keras.Model
 ) -> None:
-    photos, _ = whole(Batches(features, "test", size=224))
+    photos = photos_of_test(features)
     from_photos = finetuned.predict(photos, verbose=0)
     taps = features.read((networks.TOP_TAP,), "test")
     from_taps = finetuned.get_layer("top").predict(taps, verbose=0)
@@ -196,6 +99,48 @@ def test_a_saved_network_is_whole_and_loads_in_safe_mode(
 ) -> None:
     finetuned.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-    photos, _ = whole(Batches(features, "test", size=224))
+    photos = photos_of_test(features)
     expected = finetuned.predict(photos, verbose=0)
     np.testing.assert_allclose(loaded.predict(photos, verbose=0), expected, atol=1e-6)
+
+
+def vgg16_that_trains(vgg16_arrays: Arrays, start: str) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    taps = np.random.default_rng(0).gamma(1.0, 1.0, (9, 4608)).astype(np.float32)
+    top = networks.top(taps, 2, logarithm=True)
+    # With a top of zeros the layers below it would have no gradient.
+    top.layers[-1].set_weights([np.full((4608, 2), (0.01, -0.01)), np.zeros(2)])
+    network = networks.vgg16_with(top, vgg16_arrays)
+    networks.unfreeze(network, start)
+    return network
+
+
+@pytest.mark.parametrize("start", ["block5", "block4"])
+@pytest.mark.parametrize(
+    # The first step of Adam has the sign of the gradient and no more, and rounding changes a few
+    # signs. Rounding to 16 bits also changes a few maxima and ReLUs.
+    ("dtype", "optimizer", "tolerance"),
+    [("float32", "adamw", 1e-2), ("float32", "sgd", 1e-4), ("float16", "sgd", 3e-2)],
+)
+def test_a_step_from_the_cache_is_the_step_end_to_end(
+    start: str, dtype: str, optimizer: str, tolerance: float, vgg16_arrays: Arrays
+) -> None:
+    photos = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    labels = one_hot(np.array([0, 1]), 2)
+    steps = []
+    for cached in (False, True):
+        network = vgg16_that_trains(vgg16_arrays, start)
+        trained, inputs = network, photos
+        if cached:
+            layer = network.get_layer(networks.FROZEN_OUTPUT[start])
+            activations = keras.Model(network.input, layer.output).predict_on_batch(photos)
+            trained, inputs = networks.tail(network, start), activations.astype(dtype)
+        trained.compile(optimizer=optimizer, loss="categorical_crossentropy")
+        before = network.get_weights()
+        trained.train_on_batch(inputs.astype(np.float32), labels)
+        after = network.get_weights()
+        steps.append([new - old for new, old in zip(after, before, strict=True)])
+    end_to_end, from_cache = (np.concatenate([s.ravel() for s in step]) for step in steps)
+    assert np.count_nonzero(end_to_end) > 1_000_000
+    difference = np.linalg.norm(end_to_end - from_cache) / np.linalg.norm(end_to_end)
+    assert difference < tolerance

@@ -1,0 +1,125 @@
+"""What the user asks of a training, and whether a result is there that answers it.
+
+This module does not import Keras, so that a command which has nothing to do ends at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from classify import results
+from extract.store.features_file import Features
+from extract.vgg16.recipe import SIZE, recipe_digest
+
+UNFREEZE = {"block5": "block5_conv1", "block4": "block4_conv1", "all": "block1_conv1"}
+"""Values of ``--unfreeze``, each with the first convolution of VGG16 that it trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Options of both networks. The rule in `schedule` decides where one is None.
+
+    ``result.json`` records them under ``asked``, and a result answers only a request that is equal.
+
+    Attributes
+    ----------
+    learning_rate : float or None
+        Highest learning rate of AdamW.
+    epochs : int or None
+        Largest number of epochs.
+    batch_size : int or None
+    label_smoothing : float in 0..1
+        Share of each label that is spread evenly over all classes.
+    balanced : bool
+        Whether every class has the same total weight, however many photos it has.
+    """
+
+    model: ClassVar[str]
+    """Name of the network and of the folder of its result."""
+
+    learning_rate: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    label_smoothing: float = 0.0
+    balanced: bool = False
+
+    @classmethod
+    def pick(cls, values: Mapping[str, Any]) -> Self:
+        """Take the options of this network from `values`, which may hold others too."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineOptions(TrainingOptions):
+    """Options of the small network that is trained from scratch.
+
+    Attributes
+    ----------
+    batch_norm : bool
+        Whether a batch normalisation follows each convolution.
+    """
+
+    model: ClassVar[str] = "baseline"
+
+    batch_norm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunedOptions(TrainingOptions):
+    """Options of VGG16 with a new top.
+
+    Attributes
+    ----------
+    unfreeze : str
+        Key of `UNFREEZE`.
+    variants : int
+        Number of variants of each photo whose activations are cached. With 0 the network is given
+        photos, which are augmented anew in every epoch.
+    """
+
+    model: ClassVar[str] = "finetuned"
+
+    unfreeze: str = "block5"
+    variants: int = 2
+
+
+OPTIONS: dict[str, type[BaselineOptions] | type[FinetunedOptions]] = {
+    options.model: options for options in (BaselineOptions, FinetunedOptions)
+}
+"""The options of each network, by its name."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One network to train on one data set.
+
+    Attributes
+    ----------
+    options : BaselineOptions or FinetunedOptions
+    seed : int
+        Decides the initial weights, the order of the photos and the augmentation.
+    out : Path
+        Folder that holds ``features/`` and ``runs/``.
+    weights_file : Path or None
+        VGG16's weights, if they are not in the usual place.
+    """
+
+    options: BaselineOptions | FinetunedOptions
+    seed: int
+    out: Path
+    weights_file: Path | None = None
+
+    def folder(self, features: Features) -> Path:
+        """Return the folder of the result."""
+        return results.runs_of(features.data, self.out) / self.options.model
+
+    def is_done(self, features: Features) -> bool:
+        """Say whether the result of an equal request on equal features is there."""
+        folder = self.folder(features)
+        if not (folder / "result.json").exists():
+            return False
+        result = results.load(folder)
+        made_from = (result.data_digest, result.recipe_digest, result.seed)
+        wanted = (features.data_digest, recipe_digest(features.recipes[SIZE]), self.seed)
+        return made_from == wanted and result.hyperparameters.get("asked") == asdict(self.options)

@@ -1,0 +1,222 @@
+"""From a request to a result: train a network and write what it leaves behind."""
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classify import results
+from classify.results import Predictions, Result
+from extract.store import shards
+from extract.store.features_file import Features
+from extract.system import atomic, console
+from extract.system.console import InputError, Stopped, say, warn
+from extract.system.machine import machine
+from extract.system.provenance import now, versions
+from extract.vgg16 import weights
+from extract.vgg16.keras_backend import keras
+from extract.vgg16.recipe import SIZE, recipe_digest
+from extract.vgg16.weights import Weights
+from finetune.train import setup
+from finetune.train.batches import PhotoBatches
+from finetune.train.checkpoint import Checkpoint
+from finetune.train.hardware import Hardware, detect
+from finetune.train.loop import History, fit
+from finetune.train.request import BaselineOptions, Request
+from finetune.train.setup import Setup
+
+CHECKPOINT = "training.h5"
+"""File in the folder of a result while the network is trained."""
+
+BEST_SO_FAR = "best-so-far.keras"
+"""File in the folder of a result whose training was stopped by a signal."""
+
+LOGS = "tensorboard"
+"""Folder in the folder of a result, with curves for TensorBoard."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network that has been trained.
+
+    Attributes
+    ----------
+    network : keras.Model
+        Photos to probabilities, for any machine.
+    history : dict of str to list
+        Of all phases, one entry per epoch.
+    hyperparameters : dict
+        ``precision``, ``parts`` and those of each phase.
+    seconds : dict of str to float
+        See `Setup.seconds`, and ``fit``, which is the sum over all epochs.
+    parameters : int
+        Number of parameters that were learned from the photos.
+    """
+
+    network: keras.Model
+    history: History
+    hyperparameters: dict[str, Any]
+    seconds: dict[str, float]
+    parameters: int
+
+
+def train(features: Features, request: Request) -> None:
+    """Train a network and write its result, or go on with a training that was stopped.
+
+    Raises
+    ------
+    InputError
+        If a photo cannot be read or has changed, the weights are not those of the features, or the
+        options, the hardware or the memory do not allow the training.
+    """
+    hardware = detect()
+    model, folder = request.options.model, request.folder(features)
+    trained = _fit(_set_up(features, request, hardware), features, request, hardware)
+    if not hardware.is_chief:
+        say(f"{model}: trained; worker 0 writes the result")
+        return
+    started = time.perf_counter()
+    predictions = predict(trained.network, features)
+    seconds = time.perf_counter() - started
+    result = _result(features, request, trained, predictions, seconds=seconds)
+    results.save(folder, result, predictions, write_model=partial(_write_model, trained))
+    for name in (CHECKPOINT, BEST_SO_FAR):
+        (folder / name).unlink(missing_ok=True)
+    photos = f"{len(predictions.labels):,} test photos"
+    accuracy = f"accuracy {result.metrics['accuracy']:.4f}"
+    epochs = f"{result.epochs} epochs, {trained.seconds['fit']:.0f} s"
+    say(f"{model}: {accuracy} on {photos}, {epochs}: {folder}")
+
+
+def predict(network: keras.Model, features: Features) -> Predictions:
+    """Return what a network says of the test split, in path order."""
+    batches = PhotoBatches(features, "test", size=network.input_shape[1])
+    rows = features.rows("test")
+    probabilities = network.predict(batches, verbose=0)
+    assert len(probabilities) == len(rows)
+    return Predictions(
+        paths=batches.paths,
+        labels=features.labels[rows],
+        probabilities=np.asarray(probabilities, dtype=np.float32),
+    )
+
+
+def save_network(network: keras.Model, path: Path) -> None:
+    """Write a network to a ``.keras`` file, so that it is whole at any moment."""
+    with console.finishing(), tempfile.TemporaryDirectory() as temporary:
+        # The temporary name of an atomic write does not end in .keras, which Keras insists on.
+        written = Path(temporary, "model.keras")
+        network.save(written)
+        atomic.write_bytes(path, written.read_bytes())
+
+
+def _set_up(features: Features, request: Request, hardware: Hardware) -> Setup:
+    options, seed = request.options, request.seed
+    if isinstance(options, BaselineOptions):
+        return setup.baseline(features, options, seed=seed, hardware=hardware)
+    vgg16 = _weights(features, request)
+    return setup.finetuned(
+        *(features, vgg16, options), out=request.out, seed=seed, hardware=hardware
+    )
+
+
+def _weights(features: Features, request: Request) -> Weights:
+    """Load VGG16's weights, which must be those that the features were made with."""
+    found = weights.load(request.weights_file, cache=shards.cache_of(request.out))
+    if found.digest != features.attributes["weights_digest"]:
+        raise InputError(
+            f"{found.origin}: not the weights the features were made with; name those with "
+            "--weights, or run make features with these"
+        )
+    return found
+
+
+def _fit(prepared: Setup, features: Features, request: Request, hardware: Hardware) -> Trained:
+    """Run the last phase. If a signal stops it, write the best network so far."""
+    folder, phase = request.folder(features), prepared.phase
+    try:
+        last = fit(
+            *(prepared.trained_part, prepared.data, phase),
+            checkpoint=_checkpoint(prepared, features, request, hardware),
+            logs=folder / LOGS,
+            hardware=hardware,
+        )
+    except Stopped:
+        if hardware.is_chief:
+            save_network(prepared.network, folder / BEST_SO_FAR)
+            warn(f"{folder / BEST_SO_FAR}: the best network so far")
+        raise
+    history = {
+        name: prepared.history.get(name, []) + last[name] for name in prepared.history or last
+    }
+    trainable = prepared.network.trainable_weights
+    return Trained(
+        hardware.portable(prepared.network, prepared.build),
+        history,
+        hyperparameters={
+            "precision": hardware.precision,
+            "parts": hardware.train_part.replicas,
+            **prepared.hyperparameters,
+            phase.name: asdict(phase.schedule),
+        },
+        seconds={**prepared.seconds, "fit": float(sum(history["seconds"]))},
+        parameters=sum(int(np.prod(variable.shape)) for variable in trainable),
+    )
+
+
+def _checkpoint(
+    prepared: Setup, features: Features, request: Request, hardware: Hardware
+) -> Checkpoint:
+    # The keys are those of earlier versions, whose unfinished trainings can go on.
+    depends_on = {
+        "of": {
+            "data_digest": features.data_digest,
+            "weights_digest": str(features.attributes["weights_digest"]),
+            "seed": request.seed,
+            "asked": asdict(request.options),
+            "precision": hardware.precision,
+            "parts": hardware.train_part.replicas,
+        },
+        "phase": prepared.phase.name,
+        "how": asdict(prepared.phase.schedule),
+    }
+    return Checkpoint(request.folder(features) / CHECKPOINT, depends_on)
+
+
+def _result(
+    features: Features,
+    request: Request,
+    trained: Trained,
+    predictions: Predictions,
+    *,
+    seconds: float,
+) -> Result:
+    """Describe the training; `seconds` is how long the predictions took."""
+    return Result(
+        model=request.options.model,
+        stage="network",
+        data=features.data,
+        data_digest=features.data_digest,
+        recipe_digest=recipe_digest(features.recipes[SIZE]),
+        class_names=features.class_names,
+        hyperparameters={"asked": asdict(request.options), **trained.hyperparameters},
+        tried=[],
+        seconds={**trained.seconds, "predict": seconds},
+        epochs=len(trained.history["phase"]),
+        parameters=trained.parameters,
+        seed=request.seed,
+        metrics=results.metrics(predictions),
+        versions=versions(),
+        created=now(),
+        machine=machine(),
+    )
+
+
+def _write_model(trained: Trained, folder: Path) -> None:
+    atomic.write_text(folder / "history.json", json.dumps(trained.history) + "\n")
+    save_network(trained.network, folder / "model.keras")

@@ -1,0 +1,194 @@
+"""All that is there before the training loop starts: network, data and schedule."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from extract.compute import activations
+from extract.compute.activations import Activations
+from extract.store.features_file import Features
+from extract.vgg16.keras_backend import keras
+from extract.vgg16.recipe import SIZE
+from extract.vgg16.weights import Weights
+from finetune.train import logistic_top, networks, schedule
+from finetune.train.batches import (
+    ActivationBatches,
+    Batching,
+    PhotoBatches,
+    TrainingData,
+    augmentation,
+)
+from finetune.train.hardware import Hardware
+from finetune.train.loop import History
+from finetune.train.request import BaselineOptions, FinetunedOptions
+from finetune.train.schedule import BATCH_SIZE, Phase
+
+Batches = Callable[..., Any]
+"""Makes the batches of a split: `ActivationBatches` or `PhotoBatches`."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A network that is ready for its last phase of training.
+
+    Attributes
+    ----------
+    network : keras.Model
+        Photos to probabilities, without the augmentation.
+    trained_part : keras.Model
+        What the training loop is given: `network`, or its last layers if `data` has the
+        activations before them. The layers are shared.
+    data : TrainingData
+    phase : Phase
+    build : callable
+        Makes a network of the same layers for `Hardware.portable`.
+    history : dict of str to list
+        Of the earlier phases, one entry per epoch; empty if there are none.
+    hyperparameters : dict of str to dict
+        Of the earlier phases, by phase.
+    seconds : dict of str to float
+        Of ``features`` and ``activations``, if the training uses them. Both are cached, and this is
+        how long it took to compute them, whenever that was.
+    """
+
+    network: keras.Model
+    trained_part: keras.Model
+    data: TrainingData
+    phase: Phase
+    build: Callable[[], keras.Model]
+    history: History = field(default_factory=dict)
+    hyperparameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def baseline(
+    features: Features, options: BaselineOptions, *, seed: int, hardware: Hardware
+) -> Setup:
+    """Set up the small network, which is trained from scratch on photos.
+
+    Parameters
+    ----------
+    features : Features
+        Says which photos; the taps are not used.
+    options : BaselineOptions
+    seed : int
+    hardware : Hardware
+    """
+    keras.utils.set_random_seed(seed)
+    phase = schedule.plan("scratch", len(features.rows("train")), options)
+    build = partial(networks.baseline, len(features.class_names), batch_norm=options.batch_norm)
+    with hardware.scope():
+        network, layers = build(precision=hardware.precision), augmentation(seed)
+    batching = Batching(phase.schedule.batch_size, balanced=options.balanced)
+    photos = partial(PhotoBatches, features, size=networks.BASELINE_SIZE)
+    train, val = _splits(photos, batching, seed=seed, hardware=hardware)
+    return Setup(
+        network,
+        trained_part=network,
+        data=TrainingData(train, val, augmentation=layers),
+        phase=phase,
+        build=build,
+    )
+
+
+def finetuned(
+    features: Features,
+    vgg16: Weights,
+    options: FinetunedOptions,
+    *,
+    out: Path,
+    seed: int,
+    hardware: Hardware,
+) -> Setup:
+    """Give VGG16 a new top, fitted on the cached features, and unfreeze its last layers.
+
+    The trained layers are given cached activations if there are frozen layers before them and
+    `options` asks for variants. Otherwise the network is given photos, augmented anew each epoch.
+
+    Parameters
+    ----------
+    features : Features
+    vgg16 : Weights
+        The weights that the features were made with.
+    options : FinetunedOptions
+    out : Path
+        Folder that holds ``features/``.
+    seed : int
+    hardware : Hardware
+    """
+    keras.utils.set_random_seed(seed)
+    phase = schedule.plan(options.unfreeze, len(features.rows("train")), options)
+    smoothing = phase.schedule.label_smoothing
+    with hardware.scope():
+        top, history, chosen = logistic_top.fit(
+            features, balanced=options.balanced, label_smoothing=smoothing
+        )
+        network = networks.vgg16_with(top, vgg16.arrays, precision=hardware.precision)
+    networks.unfreeze(network, options.unfreeze)
+    seconds = {"features": features.seconds_of(SIZE)}
+    if options.unfreeze in networks.FROZEN_OUTPUT and options.variants:
+        layer = networks.FROZEN_OUTPUT[options.unfreeze]
+        variants = cached_variants(features, vgg16, layer, variants=options.variants, out=out)
+        seconds["activations"] = sum(variant.seconds for variant in variants)
+        batches: Batches = partial(ActivationBatches, features, variants=variants)
+        with hardware.scope():
+            trained_part, layers = networks.tail(network, options.unfreeze), None
+    else:
+        batches = partial(PhotoBatches, features, size=SIZE)
+        with hardware.scope():
+            trained_part, layers = network, augmentation(seed)
+    batching = Batching(phase.schedule.batch_size, balanced=options.balanced)
+    train, val = _splits(batches, batching, seed=seed, hardware=hardware)
+    return Setup(
+        network,
+        trained_part=trained_part,
+        data=TrainingData(train, val, augmentation=layers),
+        phase=phase,
+        build=lambda: networks.vgg16_with(keras.models.clone_model(top), vgg16.arrays),
+        history=history,
+        hyperparameters={"top": chosen},
+        seconds=seconds,
+    )
+
+
+def _splits(
+    batches: Batches, batching: Batching, *, seed: int, hardware: Hardware
+) -> tuple[Any, Any]:
+    """Return the batches of the train split, shuffled, and of the val split, in path order."""
+    train = batches(split="train", seed=seed, batching=replace(batching, part=hardware.train_part))
+    val = batches(
+        split="val",
+        batching=replace(batching, batch_size=BATCH_SIZE, part=hardware.val_part),
+    )
+    return train, val
+
+
+def cached_variants(
+    features: Features, vgg16: Weights, layer: str, *, variants: int, out: Path
+) -> list[Activations]:
+    """Return the activations of a layer, computing what is not in the cache.
+
+    The train split has them in every variant, the val split only in the first, which is the photo
+    as it is.
+
+    Parameters
+    ----------
+    features : Features
+    vgg16 : Weights
+    layer : str
+        Key of `extract.vgg16.recipe.MAPS`.
+    variants : int
+    out : Path
+        Folder that holds ``features/``.
+    """
+    return [
+        activations.make(
+            *(features, ("train",) if variant else ("train", "val"), vgg16),
+            layer=layer,
+            variant=variant,
+            out=out,
+        )
+        for variant in range(variants)
+    ]
