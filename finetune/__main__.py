@@ -10,7 +10,6 @@ import argparse
 import json
 import time
 import webbrowser
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +26,10 @@ from extract.system.machine import machine
 from extract.system.provenance import now, versions
 from extract.vgg16 import weights
 from extract.vgg16.recipe import SIZE, recipe_digest
-from finetune.compare.comparison import Comparison, compare, repeats_of
-from finetune.compare.suspects import suspects
-from finetune.report import overview, writer
+from finetune.compare.comparison import Comparison, compare_data_set
+from finetune.report.files import write_report
+from finetune.report.overview import overview_table, write_overview
+from finetune.report.terminal import comparison_table
 
 if TYPE_CHECKING:
     from finetune.train.loop import Trained
@@ -123,8 +123,8 @@ def _compare(options: argparse.Namespace) -> None:
     written = [path for path, _ in found]
     if len(found) > 1:
         several = [comparison for _, comparison in found]
-        written = overview.write(several, options.out / "reports")
-        Console().print(overview.table(several))
+        written = write_overview(several, options.out / "reports")
+        Console().print(overview_table(several))
         say(f"all of them: {written[0]}")
     if options.open:
         webbrowser.open(written[0].resolve().as_uri())
@@ -133,19 +133,11 @@ def _compare(options: argparse.Namespace) -> None:
 def _compare_one(data: str, options: argparse.Namespace) -> tuple[Path, Comparison]:
     """Compare the results of one data set, leave the report and print the table."""
     with features_file.open(features_file.file_of(data, options.out)) as features:
-        runs = results.runs_of(features.data, options.out)
-        found = compare(features, results.folders(runs))
-        repeats, refused = repeats_of(runs, features)
-        found = replace(
-            found,
-            repeats=repeats,
-            refused=found.refused + refused,
-            suspects=suspects(features, found.rows),
-        )
+        found = compare_data_set(features, results.runs_of(features.data, options.out))
     for sentence in found.refused:
         warn(sentence)
-    page, *_ = writer.write(found, options.out / "reports" / found.features.data)
-    Console().print(writer.table(found))
+    page, *_ = write_report(found, options.out / "reports" / found.features.data)
+    Console().print(comparison_table(found))
     say(found.verdict)
     say(f"the report: {page}")
     return page, found
