@@ -31,50 +31,43 @@ def verdict(models: Sequence[ModelRecord], tests: Sequence[PairedTest]) -> str:
     best = models[0]
     guess = float(np.bincount(best.predictions.labels).max() / len(best.correct))
     if best.accuracy_interval[0] <= guess:
-        return _no_better_than_guessing(best, guess)
+        return (
+            f"No model can be recommended yet. The best is {best.name}, with an {_accuracy(best)}. "
+            f"On {_test_photos(best)}, that cannot be told apart from the {percent(guess)} of "
+            "always predicting the most frequent class."
+        )
+    outcome = f"an {_accuracy(best)} and took {duration(best.total_seconds)}"
     if len(models) == 1:
-        return f"{best.name} is the only model. Its {_accuracy(best)}, and it {_cost(best)}."
+        return f"The only model is {best.name}. It has {outcome}."
     p_values = {test.second: test.p_holm for test in tests if test.first == best.name}
     rivals = {name: p for name, p in p_values.items() if p > LEVEL}
     if not rivals:
         return (
             f"Use {best.name}. It is the most accurate model, and it differs significantly from "
             f"every other model ({TEST}, largest p = {max(p_values.values()):.2g}). "
-            f"Its {_accuracy(best)}, and it {_cost(best)}."
+            f"It has {outcome}."
         )
     contenders = [best, *(model for model in models if model.name in rivals)]
     limit = MAX_COST_RATIO * min(model.total_seconds for model in contenders)
     chosen = next(model for model in contenders if model.total_seconds <= limit)
     if chosen is best:
         return (
-            f"No model is clearly the best. Use {best.name}: it ranks first, its "
-            f"{_accuracy(best)}, and it {_cost(best)}. On {_test_photos(best)} it does not differ "
-            f"significantly from {alternatives(list(rivals))} ({TEST}, smallest "
-            f"p = {min(rivals.values()):.2g}), but none of them takes less than half as long."
+            f"No model is clearly the best. Use {best.name}, which ranks first: it has {outcome}. "
+            f"On {_test_photos(best)}, it does not differ significantly from "
+            f"{alternatives(list(rivals))} ({TEST}, smallest p = {min(rivals.values()):.2g}), but "
+            "no such model takes less than half as long."
         )
     return (
-        f"No model is clearly the best. Use {chosen.name}: its accuracy is "
-        f"{percent(chosen.accuracy)}, and it {_cost(chosen)}. {best.name} ranks first: its "
-        f"{_accuracy(best)}, but it {_cost(best)}, and on {_test_photos(best)} the two do not "
-        f"differ significantly ({TEST}, p = {rivals[chosen.name]:.2g})."
-    )
-
-
-def _no_better_than_guessing(best: ModelRecord, guess: float) -> str:
-    return (
-        f"Do not use any of these models yet. {best.name} ranks first, and its {_accuracy(best)}. "
-        f"On {_test_photos(best)} that cannot be told apart from always predicting the most "
-        f"frequent class, which is correct for {percent(guess)}."
+        f"No model is clearly the best. Use {chosen.name}: it has an accuracy of "
+        f"{percent(chosen.accuracy)} and took {duration(chosen.total_seconds)}. The top-ranked "
+        f"model, {best.name}, has {outcome}. On {_test_photos(best)}, the two do not differ "
+        f"significantly ({TEST}, p = {rivals[chosen.name]:.2g})."
     )
 
 
 def _accuracy(model: ModelRecord) -> str:
     bounds = interval(model.accuracy_interval)
-    return f"accuracy is {percent(model.accuracy)} (95% interval {bounds})"
-
-
-def _cost(model: ModelRecord) -> str:
-    return f"took {duration(model.total_seconds)}"
+    return f"accuracy of {percent(model.accuracy)} (95% interval {bounds})"
 
 
 def _test_photos(model: ModelRecord) -> str:

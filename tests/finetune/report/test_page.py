@@ -198,7 +198,7 @@ def test_one_perfect_model_has_no_paired_tests_and_no_mistakes(tmp_path: Path) -
     shown = Page(page.page(comparison(tmp_path, features(["a", "b"]), svm=[])))
     assert "pairs" not in shown.tables
     assert shown.galleries == {}
-    assert "svm is the only model" in shown.words
+    assert "The only model is svm" in shown.words
     assert "The labels of train and val were not checked" in shown.words
 
 
