@@ -232,3 +232,14 @@ def test_classify_names_keras_nowhere() -> None:
     for path in (CHECKOUT / "classify").rglob("*.py"):
         names = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
         assert not names & {"keras", "tensorflow"}, path
+
+
+@pytest.mark.parametrize("package", ["finetune/compare", "finetune/report"])
+def test_comparing_and_reporting_load_no_keras(package: str) -> None:
+    paths = [path.relative_to(CHECKOUT) for path in (CHECKOUT / package).glob("*.py")]
+    modules = ", ".join(sorted(".".join(path.with_suffix("").parts) for path in paths))
+    program = f"import sys, {modules}; print(*sorted({{'keras', 'tensorflow'}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
