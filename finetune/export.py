@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from classify import dense, results
 from classify.results import Result
-from classify.serving import predict
-from classify.serving.predict import Model
+from classify.serving.model import Model, load_head, load_model
 from extract.compute import pipeline
 from extract.photos import decode, scan
 from extract.store import features_file, shards
@@ -80,7 +79,7 @@ def export(
         the original says.
     """
     cache = shards.cache_of(out)
-    model = predict.load(run, cache=cache, weights_file=weights_file)
+    model = load_model(run, cache=cache, weights_file=weights_file)
     root, paths = _some(run, model.result, out, photos)
     if to == "onnx":
         if model.result.stage != "head":
@@ -202,13 +201,11 @@ def _whole(
         found = network(squashed(photos, network.input_shape[1], dtype=dtype))
     else:
         arrays = weights.load(weights_file, cache=cache).arrays
-        found = _head(
-            squashed(photos, SIZE, dtype=dtype), dense.fold(predict.load_head(run)), arrays
-        )
+        found = _head(squashed(photos, SIZE, dtype=dtype), dense.to_dense(load_head(run)), arrays)
     return keras.Model(photos, keras.layers.Identity(name="probabilities")(found), name="photos")
 
 
-def _head(squares: keras.KerasTensor, folded: dense.Folded, arrays: Arrays) -> keras.KerasTensor:
+def _head(squares: keras.KerasTensor, folded: dense.DenseHead, arrays: Arrays) -> keras.KerasTensor:
     base = keras_model.convolutions(arrays)
     taps = keras_model.taps(base)
     parts = keras.Model(base.input, [taps[tap] for tap in folded.taps], name="vgg16")(squares)
@@ -227,7 +224,7 @@ def _head(squares: keras.KerasTensor, folded: dense.Folded, arrays: Arrays) -> k
 
 
 def _onnx(run: Path, result: Result, arrays: Arrays) -> bytes:
-    taps, root, layers = dense.fold(predict.load_head(run))
+    taps, root, layers = dense.to_dense(load_head(run))
     model = onnx_graph.classifier(arrays, taps, layers, root=root)
     for key, value in _record(result).items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify import out_of_core, results, search
+from classify import cross_validation, out_of_core, results
+from classify.arrays import TrainingData
 from finetune.compare.comparison import Row
 
 if TYPE_CHECKING:
@@ -77,9 +78,8 @@ def suspects(features: "Features", rows: Sequence[Row]) -> Suspects | None:
     X = out_of_core.read(features, taps, "train", "val")
     photos = wanted[some]
     labels, digests = features.labels[photos], [features.digests[photo] for photo in photos]
-    probabilities = search.out_of_fold(
-        name, chosen, X[some], labels, digests, taps=taps, seed=found[name].seed
-    )
+    data = TrainingData.weighted(X[some], taps, labels)
+    probabilities = cross_validation.out_of_fold(name, chosen, data, digests, seed=found[name].seed)
     doubted = confident(probabilities, labels)
     return Suspects(
         name, len(some), [one._replace(photo=int(photos[one.photo])) for one in doubted]
