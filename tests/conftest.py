@@ -124,9 +124,12 @@ def write_keras_file(
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
-    """Features of 13 photos of cats and dogs by random weights, and all heads trained on them."""
-    from classify.__main__ import train_heads
+    """Return a folder with features of 13 photos, by random weights, and all heads trained on them.
+
+    The photos are of cats and dogs, in ``pets/``.
+    """
     from classify.heads import HEADS
+    from classify.train import train_heads
     from extract import build
     from extract.store import features_file
 

@@ -5,7 +5,7 @@ What trains and publishes goes through `extract.build`; this is for using a mode
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from itertools import chain, combinations, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from extract.store.shards import Writer
 from extract.system import lock
 from extract.system.console import InputError, warn
 from extract.vgg16 import weights
-from extract.vgg16.recipe import SIZES, TAPS, joint_digest, recipe, recipe_digest
+from extract.vgg16.recipe import TAPS, recipe, recipe_digest
 
 
 class Lookup:
@@ -58,15 +58,6 @@ class Lookup:
         self.known: dict[str, ShardRow] = shard_index.read(
             self.folder, self.recipe, on_damage=_left
         )
-
-    def recipe_digests(self) -> set[str]:
-        """Return the digests of features that have these taps, alone or beside those of others.
-
-        A features file with photos of several sizes, here up to three, has one digest for all.
-        """
-        of_size = {size: recipe(self.weights.digest, size=size) for size in SIZES[1:]}
-        more = chain.from_iterable(combinations(of_size, n) for n in range(3))
-        return {joint_digest([self.recipe, *(of_size[s] for s in sizes)]) for sizes in more}
 
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
         """Return every tap of photos of shape (n, 224, 224, 3), uint8 RGB, whatever is known."""

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify import out_of_core, results, search
+from classify import cross_validation, out_of_core, results
+from classify.arrays import TrainingData
 from extract.store.features_file import Features
 from finetune.compare.records import ModelRecord
 
@@ -83,9 +84,8 @@ def check_labels(features: Features, models: Sequence[ModelRecord]) -> LabelChec
     X = out_of_core.read(features, taps, "train", "val")
     rows = rows[sample]
     labels, digests = features.labels[rows], [features.digests[row] for row in rows]
-    probabilities = search.out_of_fold(
-        name, chosen, X[sample], labels, digests, taps=taps, seed=heads[name].seed
-    )
+    data = TrainingData.weighted(X[sample], taps, labels)
+    probabilities = cross_validation.out_of_fold(name, chosen, data, digests, seed=heads[name].seed)
     suspects = confident_learning(probabilities, labels)
     return LabelCheck(name, len(rows), [one._replace(row=int(rows[one.row])) for one in suspects])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from classify.dense import Folded
+from classify.dense import DenseHead
 from classify.results import Result
 from extract.vgg16 import keras_backend, keras_model
 from extract.vgg16.keras_backend import keras
@@ -38,7 +38,7 @@ def build(classify: Classify, size: int, *, dtype: str) -> keras.Model:
     return keras.Model(photos, keras.layers.Identity(name="probabilities")(found), name="photos")
 
 
-def vgg16_and_head(photos: keras.KerasTensor, head: Folded, arrays: Arrays) -> keras.KerasTensor:
+def vgg16_and_head(photos: keras.KerasTensor, head: DenseHead, arrays: Arrays) -> keras.KerasTensor:
     """Return the probabilities that VGG16 and a head give, for `build`."""
     base = keras_model.convolutions(arrays)
     taps = keras_model.taps(base)

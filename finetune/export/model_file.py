@@ -12,8 +12,7 @@ import numpy as np
 
 from classify import dense, results
 from classify.results import Result
-from classify.serving import predict
-from classify.serving.predict import Model
+from classify.serving.model import Model, load_head, load_model
 from extract.compute import pipeline
 from extract.photos import decode, scan
 from extract.store import features_file, shards
@@ -63,7 +62,7 @@ def write(
         probabilities differ from the original's.
     """
     cache = shards.cache_of(out)
-    model = predict.load(run, cache=cache, weights_file=weights_file)
+    model = load_model(run, cache=cache, weights_file=weights_file)
     root, paths = _photos_to_compare(run, model.result, out, photos)
     if model.result.stage == "network":
         content, exported = _export_network(run, model.result, to)
@@ -105,7 +104,7 @@ def _export_network(run: Path, result: Result, to: str) -> tuple[bytes, Run]:
 
 def _export_head(run: Path, result: Result, to: str, arrays: Arrays) -> tuple[bytes, Run]:
     """Return the content of the file, and the function that it computes."""
-    head = dense.fold(predict.load_head(run))
+    head = dense.to_dense(load_head(run))
     if to == "onnx":
         content = onnx_format.encode(onnx_format.build(head, arrays), result)
         return content, onnx_format.load(content)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from classify.dense import Folded
+from classify.dense import DenseHead
 from classify.results import Result
 from extract.vgg16.onnx_graph import Graph, add_vgg16
 from extract.vgg16.recipe import SIZE
@@ -19,7 +19,7 @@ from finetune.export.resize import squares
 OUTPUT = "probabilities"
 
 
-def build(head: Folded, arrays: Arrays) -> onnx.ModelProto:
+def build(head: DenseHead, arrays: Arrays) -> onnx.ModelProto:
     """Build a model from photos of any size to probabilities.
 
     Returns

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify import search
+from classify import cross_validation
 from extract.store import features_file
 from extract.vgg16.recipe import TAPS
 from finetune.compare import suspects
@@ -80,11 +80,11 @@ def test_the_chosen_candidate_or_the_best_that_is_small_enough_checks_labels(
 ) -> None:
     asked: list[tuple[int, list[str]]] = []
 
-    def out_of_fold(name: str, chosen: Any, X: Any, *given: Any, **more: Any) -> Any:
-        asked.append((len(X), chosen["taps"]))
-        return np.eye(3, dtype=np.float32)[given[0]]
+    def out_of_fold(name: str, chosen: Any, data: Any, *given: Any, **more: Any) -> Any:
+        asked.append((len(data.X), chosen["taps"]))
+        return np.eye(3, dtype=np.float32)[data.labels]
 
-    monkeypatch.setattr(search, "out_of_fold", out_of_fold)
+    monkeypatch.setattr(cross_validation, "out_of_fold", out_of_fold)
     tried = [candidate(6, 0.4), candidate(1, 0.3), candidate(2, 0.2), candidate(7, 0.1), {"C": 1}]
     tried.append(candidate(1, 0.0) | {"taps": ["block6_avg"]})
     with features_file.open(publish(tmp_path, per_class=(12, 4, 4))) as features:

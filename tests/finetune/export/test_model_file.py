@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 from sklearn.pipeline import Pipeline
 
-from classify import dense, results, search
+from classify import dense, results, train
+from classify.arrays import TrainingData
 from classify.heads import HEADS
-from classify.serving import predict
-from classify.serving.predict import Model
+from classify.search import Choice
+from classify.serving.model import Model, load_head, load_model
+from extract.compute.pipeline import Read
 from extract.photos import decode
 from extract.store import features_file
 from extract.system.console import InputError
@@ -31,7 +33,7 @@ from tests.conftest import CHECKOUT
 
 @pytest.fixture(scope="module")
 def head(house: Path) -> Pipeline:
-    return predict.load_head(house / "runs/pets/logistic")
+    return load_head(house / "runs/pets/logistic")
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -42,8 +44,8 @@ def probabilities(house: Path, weights: Path, name: str, photo: np.ndarray) -> n
     """Return the probabilities of the original model for a new photo."""
     Image.fromarray(photo).save(house / "one.png")
     cache = house / "features/cache"
-    model = predict.load(house / "runs/pets" / name, cache=cache, weights_file=weights)
-    item = predict.Read("one.png", "", decode.square(Image.fromarray(photo), size=224), "")
+    model = load_model(house / "runs/pets" / name, cache=cache, weights_file=weights)
+    item = Read("one.png", "", decode.square(Image.fromarray(photo), size=224), "")
     return model.probabilities([item])
 
 
@@ -58,10 +60,9 @@ def test_a_folded_head_gives_the_same_probabilities(
         taps = ["block5_avg", "block4_max"]
         X = opened.read(taps, "train", "val")
         chosen = {"taps": taps, "root": True, "alpha": 0.1, "C": 10.0, "epochs": 5}
-        widths = {tap: TAPS[tap] for tap in taps}
-        weights = np.ones(len(labels))
-        fitted, _ = search._fit(name, chosen, 0.5, X, labels, weights, widths, 0)
-    folded = dense.fold(fitted)
+        data = TrainingData.weighted(X, {tap: TAPS[tap] for tap in taps}, labels)
+        fitted = train.fit_head(name, Choice(chosen, 0.5), data, seed=0)
+    folded = dense.to_dense(fitted)
     assert (folded.taps, folded.root) == (taps, True)
     parts = np.split(X, [512], axis=1)
     x = np.hstack([np.sqrt(p) / np.linalg.norm(np.sqrt(p), axis=1, keepdims=True) for p in parts])
@@ -138,9 +139,11 @@ def test_a_file_that_differs_from_the_original_is_not_written(
 ) -> None:
     run = house / "runs/pets/logistic"
     (run / "exported.onnx").unlink(missing_ok=True)
-    taps, root, layers = dense.fold(head)
-    moved = dense.Folded(taps, root, [(kernel, bias + np.array([0, 1])) for kernel, bias in layers])
-    monkeypatch.setattr(dense, "fold", lambda head: moved)
+    taps, root, layers = dense.to_dense(head)
+    moved = dense.DenseHead(
+        taps, root, [(kernel, bias + np.array([0, 1])) for kernel, bias in layers]
+    )
+    monkeypatch.setattr(dense, "to_dense", lambda head: moved)
     with pytest.raises(InputError, match=r"logistic: as onnx it differs from the original by 0\."):
         model_file.write(run, to="onnx", out=house, weights_file=vgg16_weights)
     assert not (run / "exported.onnx").exists()
@@ -185,7 +188,7 @@ def test_a_tap_of_zeros_gives_probabilities_and_not_nan(
 ) -> None:
     silent = [array * 0 for array in vgg16_arrays]
     layers = [(np.ones((512, 2), np.float32), np.array([0, 1], np.float32))]
-    head = dense.Folded(["block5_avg"], True, layers)
+    head = dense.DenseHead(["block5_avg"], True, layers)
     model = onnx_format.build(head, silent)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found = session.run(None, {"rgb": noise(20, 30)[None]})[0]
