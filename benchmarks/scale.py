@@ -25,9 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.store import STAND_IN, alone, random_taps, write_photos
-from extract import cluster, crew, digests, duplicates, features, images, shards, store
+from extract import (
+    digests,
+    duplicates,
+    features,
+    images,
+    ray_cluster,
+    ray_coordinator,
+    shards,
+    store,
+)
 from extract.engines import Engine
-from extract.extractor import Extractor
+from extract.ray_worker import Worker
 from extract.recipe import TAPS
 
 ROWS = (10_000, 100_000)
@@ -87,8 +96,8 @@ def _line(told: str, word: str) -> str:
     return next(line for line in told.splitlines() if word in line)
 
 
-class StandIn(Extractor):
-    """An extractor that does all but run the network."""
+class StandIn(Worker):
+    """A worker that does all but run the network."""
 
     def _engine(self, photos: NDArray[np.uint8]) -> Engine:
         TAPS.update(NARROW)
@@ -118,15 +127,15 @@ def _make(folder: Path) -> None:
     """Run the real path, telling what each step of it takes."""
     TAPS.update(NARROW)
     features.weights.load = lambda source, *, cache: STAND_IN  # type: ignore[attr-defined]
-    features.say = features.warn = crew.say = lambda message: None  # type: ignore[assignment]
+    features.say = features.warn = ray_coordinator.say = lambda message: None  # type: ignore[assignment]
     # Other processes know this module by its name, not as the one that was started.
-    crew.Extractor = import_module("benchmarks.scale").StandIn
-    cluster.PACKAGES += ("benchmarks",)
+    ray_coordinator.Worker = import_module("benchmarks.scale").StandIn
+    ray_cluster.PACKAGES += ("benchmarks",)
     for module, name in (
         (images, "scan"),
         (digests, "of_files"),
         (shards, "index"),
-        (crew, "compute"),
+        (ray_coordinator, "compute"),
         (features, "_plan"),
         (store, "publish"),
         (duplicates, "near"),

@@ -30,7 +30,7 @@ from classify.heads import HEADS
 from classify.predict import Answer, Model
 from classify.protocol import Figures
 from classify.results import Predictions, Result
-from extract import atomic, cluster, console, images, pipeline, shards, store
+from extract import atomic, console, images, pipeline, ray_cluster, shards, store
 from extract.console import InputError, say, warn
 from extract.engines import ENGINES, machine
 from extract.lookup import Lookup
@@ -212,7 +212,7 @@ def _train(arguments: list[str]) -> None:
     parser.add_argument("--train", type=positive, default=30, help="photos a class (--protocol)")
     parser.add_argument("--test", type=positive, default=50, help="at most, a class (--protocol)")
     parser.add_argument("--repeats", type=positive, default=10, help="of each random split")
-    cluster.add_on(parser, "search on all machines of a cluster")
+    ray_cluster.add_on(parser, "search on all machines of a cluster")
     options = parser.parse_args(arguments)
     file = store.file_of(options.data, options.out)
     with store.open(file) as features, tasks.spread(options.on):

@@ -15,7 +15,7 @@ from joblib import Parallel, parallel_config
 from joblib.parallel import BatchedCalls, ParallelBackendBase
 from numpy.typing import NDArray
 
-from extract import cluster
+from extract import ray_cluster
 
 LARGE = 2**20
 """Bytes of an array from which on it is kept in shared memory, as joblib does on one machine."""
@@ -28,7 +28,7 @@ def spread(on: str | None) -> Iterator[None]:
     Parameters
     ----------
     on : str or None
-        See `extract.cluster.connected`; None is this machine, without Ray.
+        See `extract.ray_cluster.connected`; None is this machine, without Ray.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def spread(on: str | None) -> Iterator[None]:
     if on is None:
         yield
         return
-    with cluster.connected(on), parallel_config(Tasks()):
+    with ray_cluster.connected(on), parallel_config(Tasks()):
         yield
 
 

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from extract import cluster, console, datasets, features, remote, upkeep
+from extract import console, datasets, features, ray_cluster, remote, upkeep
 from extract.engines import ENGINES
 from extract.recipe import SIZE, SIZES
 
@@ -50,7 +50,7 @@ def _features(arguments: list[str]) -> None:
         "--allow-conflicts", action="store_true", help="accept the same photo in two classes"
     )
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
-    cluster.add_on(parser, "where VGG16 runs")
+    ray_cluster.add_on(parser, "where VGG16 runs")
     parser.add_argument(
         "--sizes",
         nargs="+",

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from extract import (
     console,
-    crew,
     datasets,
     digests,
     duplicates,
@@ -19,6 +18,7 @@ from extract import (
     images,
     lock,
     pipeline,
+    ray_coordinator,
     shards,
     splits,
     store,
@@ -28,6 +28,7 @@ from extract.console import InputError, count, say, warn
 from extract.images import Photo, Scan
 from extract.pipeline import Computed
 from extract.provenance import now, versions
+from extract.ray_worker import Job
 from extract.recipe import SIZE, SIZES, joint_digest, named, recipe
 from extract.remote import Location
 from extract.shards import Place
@@ -122,7 +123,7 @@ def make(
         In pixels, of the squares that VGG16 is shown of each photo: some of
         `extract.recipe.SIZES`, 224 among them.
     on : str or None
-        The cluster that computes, see `extract.cluster.connected`; this process if None.
+        The cluster that computes, see `extract.ray_cluster.connected`; this process if None.
     cache : Path, UPath or None
         Where the shards of every recipe are, if not below `out`. Others may use it meanwhile.
 
@@ -147,7 +148,7 @@ def make(
             _make_ready(shards.folder_of(out, the_recipe), cache)
         index = own / "digests.sqlite"
         compute = partial(
-            partial(crew.compute, on=on) if on else _compute, weights=vgg16, engine=engine
+            partial(_compute_on_ray, on=on) if on else _compute, weights=vgg16, engine=engine
         )
         seen = Seen(_digests(root, found, index, rehash=rehash))
         # A class that is too small is refused before hours of computing and not after.
@@ -312,6 +313,21 @@ def _compute(
             advance=advance,
             size=recipe["size"],
         )
+
+
+def _compute_on_ray(
+    root: Location,
+    paths: Sequence[str],
+    *,
+    on: str,
+    folder: Location,
+    own: Path,
+    advance: Callable[[int, str], None],
+    **rest: Any,
+) -> Computed:
+    """Compute photos on a cluster."""
+    job = Job(root, shard_folder=folder, local_folder=own, **rest)
+    return ray_coordinator.compute(job, paths, on=on, advance=advance)
 
 
 def _pending(paths: Sequence[str], seen: Seen, size: int) -> list[str]:

@@ -1,13 +1,13 @@
-"""Whether a cluster can be asked at all; tests/test_crew.py has what it does."""
+"""Whether a cluster can be asked at all; see tests/test_ray_coordinator.py for what it then does."""
 
 import socket
 import time
 
 import pytest
 
-from extract import cluster
-from extract.cluster import connected
+from extract import ray_cluster
 from extract.console import InputError
+from extract.ray_cluster import connected
 
 
 @pytest.mark.parametrize("on", ["dask", "ray://", "ray://host", "ray:/host:1", "rays", "ray://h:x"])
@@ -33,7 +33,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:
 
 
 def test_without_ray_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
     with (
         pytest.raises(InputError, match="--on ray: Ray is not installed; pip install"),
         connected("ray"),
