@@ -1,4 +1,4 @@
-"""Whether a cluster can be asked at all; see tests/test_ray_coordinator.py for what it then does."""
+"""Connecting to a cluster; tests/test_ray_coordinator.py tests the work on it."""
 
 import socket
 import time
