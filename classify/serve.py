@@ -139,8 +139,8 @@ def application(
     @app.after_request
     def alone(response: Response) -> Response:
         # Nothing from elsewhere is loaded, and nobody elsewhere can frame the page.
-        allowed = "default-src 'self' 'unsafe-inline'; img-src 'self' blob:; frame-ancestors 'none'"
-        response.headers["Content-Security-Policy"] = allowed
+        allowed = "default-src 'self' 'unsafe-inline'; img-src 'self' blob: data:"
+        response.headers["Content-Security-Policy"] = f"{allowed}; frame-ancestors 'none'"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 

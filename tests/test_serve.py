@@ -2,10 +2,7 @@
 
 import base64
 import io
-import json
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +20,8 @@ from classify.predict import Model
 from classify.serve import Neighbours
 from extract.console import InputError
 from extract.pipeline import Read
-from tests import synthetic
+from tests import browser, synthetic
 from tests.conftest import picture, write_photos
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Red:
@@ -182,20 +177,7 @@ def test_the_neighbours_of_a_features_file_are_its_training_photos(tmp_path: Pat
 
 @pytest.fixture
 def url(app: Flask) -> Iterator[str]:
-    """Serve the page, and at /try the page with 21 files dropped on it."""
-    files = [(f"{red}.png", png(red)) for red in range(0, 200, 10)] + [("notes.txt", b"hello")]
-    drop = "const dropped = new DataTransfer();"
-    for name, data in files:
-        content = (
-            f"Uint8Array.from(atob('{base64.b64encode(data).decode()}'), c => c.charCodeAt(0))"
-        )
-        drop += f"dropped.items.add(new File([{content}], {json.dumps(name)}));"
-    drop += "document.dispatchEvent(new DragEvent('drop', {dataTransfer: dropped}));"
-
-    @app.get("/try")
-    def dropped() -> str:
-        return app.view_functions["page"]().replace("</body>", f"<script>{drop}</script></body>")
-
+    """Serve the page."""
     server = serve.server(app, port=0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -204,18 +186,32 @@ def url(app: Flask) -> Iterator[str]:
     thread.join()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to open the page with")
-def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str, tmp_path: Path) -> None:
-    words = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    options = ["--virtual-time-budget=30000", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*words, *options, f"{url}/try"], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.count('data-done="answered"') == 20
-    assert done.stdout.count('data-done="refused"') == 1
-    assert "not an image file that Pillow can read" in done.stdout
-    assert done.stdout.count('class="alike"') == 20
-    assert "No class reaches 60%." in done.stdout
+DROP = """files => {
+    const dropped = new DataTransfer();
+    for (const [name, content] of files) {
+        const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0));
+        dropped.items.add(new File([bytes], name));
+    }
+    document.dispatchEvent(new DragEvent("drop", {dataTransfer: dropped}));
+}"""
+
+
+@browser.needed
+def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str) -> None:
+    files = [(f"{red}.png", png(red)) for red in range(0, 200, 10)] + [("notes.txt", b"hello")]
+    with browser.running() as chromium:
+        seen = browser.visit(chromium, url, width=1280)
+        assert seen.complaints == []
+        encoded = [(name, base64.b64encode(data).decode()) for name, data in files]
+        seen.page.evaluate(DROP, encoded)
+        seen.page.locator("[data-done]").nth(20).wait_for()
+        assert seen.page.locator("[data-done=answered]").count() == 20
+        refused = seen.page.locator("[data-done=refused]").inner_text()
+        assert "notes.txt" in refused
+        assert "not an image file that Pillow can read" in refused
+        assert seen.page.locator(".alike").count() == 20
+        assert seen.page.get_by_text("No class reaches 60%.").count() > 0
+        assert all(address.startswith((url, f"blob:{url}")) for address in seen.requests)
 
 
 def test_the_record_that_the_page_shows_has_what_it_asks_for() -> None:
