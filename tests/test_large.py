@@ -14,7 +14,6 @@ from tests.conftest import CHECKOUT
 TRIED = heads.tried(TAPS)
 
 PROGRAM = """
-import resource
 import numpy as np
 from classify import heads, large, tune
 taps = {"block5_avg": 16}
@@ -32,7 +31,9 @@ folds = tune.folds(labels, [], is_val, seed=0)
 tune.PROCESSES = 1
 for name, tuned in tune.tune(spaces, X, labels, folds, taps=taps, seed=0).items():
     assert (tuned.head.predict(X[:5000]) == labels[:5000]).mean() > 0.7, name
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+# Unlike ru_maxrss, this peak leaves out what the process that started this one had reached.
+status = open("/proc/self/status").read()
+print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
 """
 
 
@@ -41,7 +42,7 @@ def test_200_000_rows_are_fitted_from_a_memory_map_in_bounded_memory() -> None:
         [sys.executable, "-c", PROGRAM], cwd=CHECKOUT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 4096
+    assert int(done.stdout) < 1024
 
 
 def test_rows_prepared_in_blocks_are_those_prepared_at_once(

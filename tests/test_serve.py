@@ -21,7 +21,7 @@ from classify.serve import Neighbours
 from extract.console import InputError
 from extract.pipeline import Read
 from tests import browser, synthetic
-from tests.conftest import picture, write_photos
+from tests.conftest import picture, png_header, write_photos
 
 
 class Red:
@@ -64,13 +64,6 @@ def png(red: int) -> bytes:
     return file.getvalue()
 
 
-def bomb() -> bytes:
-    """Return a few bytes that would be decoded to 30,000 x 30,000 pixels."""
-    file = io.BytesIO()
-    Image.new("1", (30_000, 30_000)).save(file, "PNG")
-    return file.getvalue()
-
-
 def send(client: FlaskClient, data: bytes, name: str = "a.png") -> tuple[int, Any]:
     answer = client.post("/predict", data={"photo": (io.BytesIO(data), name)})
     return answer.status_code, answer.get_json()
@@ -105,7 +98,7 @@ def test_a_training_photo_is_most_like_itself(client: FlaskClient, tmp_path: Pat
         (b"", 422, "empty file"),
         (b"hello", 422, "not an image file"),
         (png(0)[:60], 422, "damaged image"),
-        (bomb(), 422, "more pixels than is safe to decode"),
+        (png_header(30_000, 30_000), 422, "more pixels than is safe to decode"),
         (bytes(serve.MEGABYTES * 1_000_000 + 1), 413, f"larger than {serve.MEGABYTES} MB"),
     ],
     ids=["empty", "text", "cut short", "bomb", "too large"],
