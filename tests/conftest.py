@@ -1,8 +1,10 @@
 """What the tests share: made photos, VGG16 with random weights, a site on this machine."""
 
 import os
+import struct
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,6 +48,22 @@ def picture(seed: int, *, size: tuple[int, int] = (40, 30)) -> Image.Image:
     width, height = size
     noise = random.integers(-60, 60, (height, width, 3)) + random.integers(60, 196, 3)
     return Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG of a few bytes that claims a size."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 def write_photos(root: Path, classes: Mapping[str, int], *, seed: int = 0) -> Path:

@@ -200,8 +200,8 @@ def _refuse(error: HTTPException) -> Any:
 
 def _isolate(response: Response) -> Response:
     """Let the page load nothing from other sites, and no other site put it in a frame."""
-    allowed = "default-src 'self' 'unsafe-inline'; img-src 'self' blob:; frame-ancestors 'none'"
-    response.headers["Content-Security-Policy"] = allowed
+    allowed = "default-src 'self' 'unsafe-inline'; img-src 'self' blob: data:"
+    response.headers["Content-Security-Policy"] = f"{allowed}; frame-ancestors 'none'"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 

@@ -50,7 +50,7 @@ def test_200_000_rows_are_fitted_from_a_memory_map_in_bounded_memory() -> None:
         [sys.executable, "-c", PROGRAM], cwd=CHECKOUT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 4096
+    assert int(done.stdout) < 1024
 
 
 def test_rows_prepared_in_blocks_are_those_prepared_at_once(

@@ -2,10 +2,7 @@
 
 import base64
 import io
-import json
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +22,8 @@ from classify.serving.model import Model
 from classify.serving.web import TrainingPhotos
 from extract.compute.pipeline import Read
 from extract.system.console import InputError
-from tests import synthetic
-from tests.conftest import picture, write_photos
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+from tests import browser, synthetic
+from tests.conftest import picture, png_header, write_photos
 
 
 class Red:
@@ -73,13 +68,6 @@ def png(red: int) -> bytes:
     return file.getvalue()
 
 
-def bomb() -> bytes:
-    """Return a few bytes that would be decoded to 30,000 x 30,000 pixels."""
-    file = io.BytesIO()
-    Image.new("1", (30_000, 30_000)).save(file, "PNG")
-    return file.getvalue()
-
-
 def send(client: FlaskClient, data: bytes, name: str = "a.png") -> tuple[int, Any]:
     answer = client.post("/predict", data={"photo": (io.BytesIO(data), name)})
     return answer.status_code, answer.get_json()
@@ -114,7 +102,7 @@ def test_a_training_photo_is_most_similar_to_itself(client: FlaskClient, tmp_pat
         (b"", 422, "empty file"),
         (b"hello", 422, "not an image file"),
         (png(0)[:60], 422, "damaged image"),
-        (bomb(), 422, "more pixels than is safe to decode"),
+        (png_header(30_000, 30_000), 422, "more pixels than is safe to decode"),
         (bytes(web.MEGABYTES * 1_000_000 + 1), 413, f"larger than {web.MEGABYTES} MB"),
     ],
     ids=["empty", "text", "cut short", "bomb", "too large"],
@@ -186,20 +174,7 @@ def test_the_training_photos_of_a_features_file_are_read(tmp_path: Path) -> None
 
 @pytest.fixture
 def url(app: Flask) -> Iterator[str]:
-    """Serve the page, and at /try the page with 21 files dropped on it."""
-    files = [(f"{red}.png", png(red)) for red in range(0, 200, 10)] + [("notes.txt", b"hello")]
-    drop = "const dropped = new DataTransfer();"
-    for name, data in files:
-        content = (
-            f"Uint8Array.from(atob('{base64.b64encode(data).decode()}'), c => c.charCodeAt(0))"
-        )
-        drop += f"dropped.items.add(new File([{content}], {json.dumps(name)}));"
-    drop += "document.dispatchEvent(new DragEvent('drop', {dataTransfer: dropped}));"
-
-    @app.get("/try")
-    def dropped() -> str:
-        return app.view_functions["page"]().replace("</body>", f"<script>{drop}</script></body>")
-
+    """Serve the page."""
     server = web.server(app, port=0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -208,18 +183,32 @@ def url(app: Flask) -> Iterator[str]:
     thread.join()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to open the page with")
-def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str, tmp_path: Path) -> None:
-    words = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    options = ["--virtual-time-budget=30000", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*words, *options, f"{url}/try"], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.count('data-done="answered"') == 20
-    assert done.stdout.count('data-done="refused"') == 1
-    assert "not an image file that Pillow can read" in done.stdout
-    assert done.stdout.count('class="similar"') == 20
-    assert "No class reaches 60%." in done.stdout
+DROP = """files => {
+    const dropped = new DataTransfer();
+    for (const [name, content] of files) {
+        const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0));
+        dropped.items.add(new File([bytes], name));
+    }
+    document.dispatchEvent(new DragEvent("drop", {dataTransfer: dropped}));
+}"""
+
+
+@browser.needed
+def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str) -> None:
+    files = [(f"{red}.png", png(red)) for red in range(0, 200, 10)] + [("notes.txt", b"hello")]
+    with browser.running() as chromium:
+        seen = browser.visit(chromium, url, width=1280)
+        assert seen.complaints == []
+        encoded = [(name, base64.b64encode(data).decode()) for name, data in files]
+        seen.page.evaluate(DROP, encoded)
+        seen.page.locator("[data-done]").nth(20).wait_for()
+        assert seen.page.locator("[data-done=answered]").count() == 20
+        refused = seen.page.locator("[data-done=refused]").inner_text()
+        assert "notes.txt" in refused
+        assert "not an image file that Pillow can read" in refused
+        assert seen.page.locator(".similar").count() == 20
+        assert seen.page.get_by_text("No class reaches 60%.").count() > 0
+        assert all(address.startswith((url, f"blob:{url}")) for address in seen.requests)
 
 
 def test_the_record_that_the_page_shows_has_what_it_asks_for() -> None:

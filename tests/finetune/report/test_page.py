@@ -278,42 +278,47 @@ def test_ten_thousand_photos_make_less_than_five_megabytes(tmp_path: Path) -> No
     assert "These are the first 200" in text
 
 
-@pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is not installed")
-def test_a_browser_shows_it_without_a_request_and_sorts_and_filters(tmp_path: Path) -> None:
-    found = five(tmp_path, [*HOSTILE, *(f"class {i}" for i in range(8))], test=130)
+@browser.needed
+def test_a_browser_shows_it_without_a_request(tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_text(page.page(many_classes(tmp_path)), encoding="utf-8")
+    with browser.running() as chromium:
+        for width in (1280, 390):
+            grounds = set()
+            for dark in (False, True):
+                seen = browser.visit(chromium, path.as_uri(), width=width, dark=dark)
+                root = "document.documentElement"
+                grounds.add(seen.page.evaluate(f"getComputedStyle({root}).backgroundColor"))
+                assert seen.page.evaluate(f"{root}.scrollWidth") <= width
+                with Image.open(io.BytesIO(seen.page.screenshot(full_page=True))) as shot:
+                    assert shot.width <= width
+                    assert shot.height > 3000
+                    assert len(shot.convert("L").getcolors() or []) > 100
+                assert seen.requests == [path.as_uri()]
+                assert seen.complaints == []
+                broken = "[...document.images].filter(image => !image.naturalWidth).length"
+                assert seen.page.evaluate(broken) == 0
+            assert len(grounds) == 2
+        seen = browser.visit(chromium, path.as_uri(), width=1280, scripts=False)
+        assert seen.requests == [path.as_uri()]
+        assert seen.complaints == []
+        assert seen.page.locator("#recalls tbody tr").count() == 13
+
+
+@browser.needed
+def test_a_browser_sorts_and_filters_the_tables(tmp_path: Path) -> None:
+    found = many_classes(tmp_path)
     path = tmp_path / "index.html"
     path.write_text(page.page(found), encoding="utf-8")
-    with browser.running(tmp_path / "profile") as tab:
-        for width in (1280, 390):
-            light, dark = (
-                (
-                    tab.open(path, width=width, dark=dark),
-                    tab.run("getComputedStyle(document.documentElement).backgroundColor"),
-                    tab.screenshot(tmp_path / f"{width}-{dark}.png"),
-                )
-                for dark in (False, True)
-            )
-            assert light[1] != dark[1]
-            assert tab.run("document.documentElement.scrollWidth") <= width
-            with Image.open(tmp_path / f"{width}-False.png") as shot:
-                assert shot.width <= width
-                assert shot.height > 3000
-                assert len(shot.convert("L").getcolors() or []) > 100
-        assert [url for url in tab.requests if not url.startswith("data:")] == [path.as_uri()]
-        assert tab.complaints == []
-        broken = "[...document.images].filter(image => !image.naturalWidth).length"
-        assert tab.run(broken) == 0
+    with browser.running() as chromium:
+        seen = browser.visit(chromium, path.as_uri(), width=1280)
 
         def column(table: str, place: int) -> list[str]:
-            cells = f"[...document.querySelectorAll('#{table} tbody tr')].filter(r => !r.hidden)"
-            text: list[str] = tab.run(f"{cells}.map(r => r.cells[{place}].textContent)")
-            return text
+            cells = seen.page.locator(f"#{table} tbody tr:not([hidden])")
+            return cells.locator(f":nth-child({place + 1} of td, th)").all_text_contents()
 
         def press(table: str, place: int) -> None:
-            tab.run(f"document.querySelectorAll('#{table} th button')[{place}].focus()")
-            for kind in ("keyDown", "keyUp"):
-                enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
-                tab.call("Input.dispatchKeyEvent", type=kind, **enter)
+            seen.page.locator(f"#{table} th button").nth(place).press("Enter")
 
         total = {model.name: model.total_seconds for model in found.models}
         press("cost", 1)
@@ -321,7 +326,7 @@ def test_a_browser_shows_it_without_a_request_and_sorts_and_filters(tmp_path: Pa
         assert [total[model] for model in dearest] == sorted(total.values(), reverse=True)
         press("cost", 1)
         assert [total[model] for model in column("cost", 0)] == sorted(total.values())
-        assert tab.run("document.querySelectorAll('#cost th')[1].ariaSort") == "ascending"
+        assert seen.page.locator("#cost th").nth(1).get_attribute("aria-sort") == "ascending"
         # A dash is below the numbers both ways.
         for _ in range(2):
             press("cost", 2)
@@ -329,21 +334,21 @@ def test_a_browser_shows_it_without_a_request_and_sorts_and_filters(tmp_path: Pa
         press("cost", 0)
         assert column("cost", 0) == sorted(total)
         assert len(column("recalls", 0)) == 13
-        tab.run(
-            "{const f = document.querySelector('input[type=search]');"
-            "f.value = 'CLASS 7'; f.dispatchEvent(new Event('input'))}"
-        )
+        seen.page.get_by_role("searchbox").first.fill("CLASS 7")
         assert column("recalls", 0) == ["class 7"]
-        tab.call("Emulation.setScriptExecutionDisabled", value=True)
-        tab.open(path, width=1280)
-        assert tab.requests[0] == path.as_uri()
+        assert seen.requests == [path.as_uri()]
+        assert seen.complaints == []
 
 
-@pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is not installed")
+def many_classes(folder: Path) -> Comparison:
+    return five(folder, [*HOSTILE, *(f"class {i}" for i in range(8))], test=130)
+
+
+@browser.needed
 def test_the_browser_of_these_tests_sees_requests_and_complaints(tmp_path: Path) -> None:
     path = tmp_path / "bad.html"
     path.write_text("<img src=gone.png><script>console.error(1); throw Error('x')</script>")
-    with browser.running(tmp_path / "profile") as tab:
-        tab.open(path, width=800)
-        assert (tmp_path / "gone.png").as_uri() in tab.requests
-        assert len(tab.complaints) >= 2
+    with browser.running() as chromium:
+        seen = browser.visit(chromium, path.as_uri(), width=800)
+        assert seen.requests == [path.as_uri(), (tmp_path / "gone.png").as_uri()]
+        assert {"error: 1", "x"} <= set(seen.complaints)
