@@ -16,7 +16,7 @@ from classify.heads import HEADS
 from classify.protocols import Measurement
 from classify.serving import HOST, PORT, formats, model, predict
 from extract import options
-from extract.compute.cached_vgg16 import Lookup
+from extract.compute.cached_vgg16 import CachedVGG16
 from extract.store import features_file, shards
 from extract.system import console
 from extract.system.console import say
@@ -162,7 +162,7 @@ def _serve(given: argparse.Namespace) -> None:
     from classify.serving import web
 
     loaded = model.load_model(given.run, **_vgg16(given))
-    vgg16 = loaded.vgg16 or Lookup(**_vgg16(given))
+    vgg16 = loaded.vgg16 or CachedVGG16(**_vgg16(given))
     training = web.training_photos(features_file.file_of(loaded.result.data, given.out))
     app = web.application(loaded, vgg16, training, unsure=given.unsure, host=given.host)
     server = web.server(app, host=given.host, port=given.port)

@@ -20,8 +20,8 @@ from classify import results
 from classify.arrays import Matrix
 from classify.heads import TRUSTED, tap_columns
 from classify.results import Result
-from extract.compute.cached_vgg16 import Lookup
-from extract.compute.pipeline import BATCH_SIZE, Read
+from extract.compute.cached_vgg16 import CachedVGG16
+from extract.compute.pipeline import BATCH_SIZE, LoadedPhoto
 from extract.engines.base import Taps
 from extract.system.console import InputError, warn
 from extract.vgg16.recipe import SIZE, joint_digest, plain, recipe
@@ -45,7 +45,7 @@ class Model(NamedTuple):
     probabilities : callable
         Takes readable photos, read with `size` and `known`, and returns their probabilities, an
         array of shape (n, classes), float32.
-    vgg16 : Lookup or None
+    vgg16 : CachedVGG16 or None
         Gives a head its taps; None for a network.
     head : Pipeline or None
         None for a network.
@@ -54,8 +54,8 @@ class Model(NamedTuple):
     result: Result
     size: int
     known: Container[str]
-    probabilities: Callable[[Sequence[Read]], Matrix]
-    vgg16: Lookup | None = None
+    probabilities: Callable[[Sequence[LoadedPhoto]], Matrix]
+    vgg16: CachedVGG16 | None = None
     head: Pipeline | None = None
 
 
@@ -107,10 +107,10 @@ def load_model(
         size, forward = keras_engine.load_network(run / "model.keras", classes=classes)
         return Model(result, size, (), lambda photos: forward(_pixels(photos)))
     head = load_head(run)
-    vgg16 = Lookup(cache, weights_file=weights_file, engine=engine)
+    vgg16 = CachedVGG16(cache, weights_file=weights_file, engine=engine)
     _check_features(run, result, head, weights_digest=vgg16.weights.digest)
 
-    def probabilities(photos: Sequence[Read]) -> Matrix:
+    def probabilities(photos: Sequence[LoadedPhoto]) -> Matrix:
         return from_taps(head, vgg16.taps(photos, tap_columns(head)))
 
     return Model(result, SIZE, vgg16.known, probabilities, vgg16, head)
@@ -177,14 +177,14 @@ def from_taps(head: Pipeline, taps: Taps) -> Matrix:
 
 
 def answers(
-    model: Model, photos: Iterable[Read], *, unsure: float = UNSURE
-) -> Iterator[Answer | Read]:
+    model: Model, photos: Iterable[LoadedPhoto], *, unsure: float = UNSURE
+) -> Iterator[Answer | LoadedPhoto]:
     """Yield the answer for every photo in order, or the photo itself if it cannot be read.
 
     Parameters
     ----------
     model : Model
-    photos : iterable of Read
+    photos : iterable of LoadedPhoto
         Read with the model's `size` and `known`.
     unsure : float
         Probability below which the most probable class is not sure.
@@ -209,5 +209,5 @@ def answer(
     return Answer(path, ranked, ranked[0][1] >= unsure)
 
 
-def _pixels(photos: Sequence[Read]) -> NDArray[np.uint8]:
+def _pixels(photos: Sequence[LoadedPhoto]) -> NDArray[np.uint8]:
     return np.stack([photo.photo for photo in photos if photo.photo is not None])

@@ -20,7 +20,7 @@ from classify.arrays import Matrix
 from classify.serving import HOST, PORT
 from classify.serving.model import Model, answer, from_taps
 from extract.compute import pipeline
-from extract.compute.cached_vgg16 import Lookup
+from extract.compute.cached_vgg16 import CachedVGG16
 from extract.photos import decode
 from extract.store import features_file
 from extract.system import locations
@@ -82,14 +82,14 @@ def training_photos(path: Path) -> TrainingPhotos:
 
 
 def application(
-    model: Model, vgg16: Lookup, training: TrainingPhotos, *, unsure: float, host: str = HOST
+    model: Model, vgg16: CachedVGG16, training: TrainingPhotos, *, unsure: float, host: str = HOST
 ) -> Flask:
     """Make the web application.
 
     Parameters
     ----------
     model : Model
-    vgg16 : Lookup
+    vgg16 : CachedVGG16
         Gives the taps by which similar photos are found.
     training : TrainingPhotos
     unsure : float
@@ -154,7 +154,7 @@ def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
 
 
 def _answer(
-    data: bytes, model: Model, vgg16: Lookup, training: TrainingPhotos, *, unsure: float
+    data: bytes, model: Model, vgg16: CachedVGG16, training: TrainingPhotos, *, unsure: float
 ) -> dict[str, Any]:
     """Return the classes of a photo and the most similar training photos."""
     photo = pipeline.decoded("", data, size=model.size, known=model.known)

@@ -20,7 +20,7 @@ from classify.results import Result
 from classify.serving import web
 from classify.serving.model import Model
 from classify.serving.web import TrainingPhotos
-from extract.compute.pipeline import Read
+from extract.compute.pipeline import LoadedPhoto
 from extract.system.console import InputError
 from tests import browser, synthetic
 from tests.conftest import picture, png_header, write_photos
@@ -31,7 +31,7 @@ class Red:
 
     known: dict[str, Any] = {}  # noqa: RUF012
 
-    def taps(self, items: list[Read]) -> dict[str, np.ndarray]:
+    def taps(self, items: list[LoadedPhoto]) -> dict[str, np.ndarray]:
         return {
             web.SIMILARITY_TAP: np.array([i.photo.mean(axis=(0, 1)) for i in items], np.float32)
         }
@@ -48,7 +48,7 @@ def app(tmp_path: Path) -> Flask:
     result.model, result.data, result.class_names = "svm", "<pets>", ["cats", "dogs"]
     result.metrics = {"accuracy": 0.75}
 
-    def probabilities(items: list[Read]) -> np.ndarray:
+    def probabilities(items: list[LoadedPhoto]) -> np.ndarray:
         red = [item.photo[..., 0].mean() / 255 for item in items]
         return np.array([[r, 1 - r] for r in red], np.float32)
 

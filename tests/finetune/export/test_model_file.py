@@ -19,7 +19,7 @@ from classify.arrays import TrainingData
 from classify.heads import HEADS
 from classify.search import Choice
 from classify.serving.model import Model, load_head, load_model
-from extract.compute.pipeline import Read
+from extract.compute.pipeline import LoadedPhoto
 from extract.photos import decode
 from extract.store import features_file
 from extract.system.console import InputError
@@ -45,7 +45,7 @@ def probabilities(house: Path, weights: Path, name: str, photo: np.ndarray) -> n
     Image.fromarray(photo).save(house / "one.png")
     cache = house / "features/cache"
     model = load_model(house / "runs/pets" / name, cache=cache, weights_file=weights)
-    item = Read("one.png", "", decode.square(Image.fromarray(photo), size=224), "")
+    item = LoadedPhoto("one.png", "", decode.square(Image.fromarray(photo), size=224), "")
     return model.probabilities([item])
 
 
