@@ -1,4 +1,4 @@
-"""Synthetic results of models, without any model: what `finetune.compare` reads, and more."""
+"""Results of models that do not exist, for tests of the comparison and of the report."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ class FakeFeatures:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-def features(class_names: Sequence[str], *, test: int = 20, **changes: Any) -> Any:
+def fake_features(class_names: Sequence[str], *, test: int = 20, **changes: Any) -> Any:
     """Return features of `test` test photos, each between a train and a val photo of its class."""
     k = len(class_names)
     labels = np.repeat(np.arange(test) % k, 3)
@@ -69,24 +69,30 @@ def features(class_names: Sequence[str], *, test: int = 20, **changes: Any) -> A
 
 
 def save(
-    runs: Path, of: Any, model: str, wrong: Sequence[int], *, sure: float = 0.9, **changes: Any
+    runs: Path,
+    features: Any,
+    model: str,
+    wrong: Sequence[int],
+    *,
+    sure: float = 0.9,
+    **changes: Any,
 ) -> Path:
     """Save a result that predicts the next class for each test photo in `wrong`."""
-    test = np.flatnonzero(of.splits == "test")
-    labels = of.labels[test]
-    k = len(of.class_names)
+    test = np.flatnonzero(features.splits == "test")
+    labels = features.labels[test]
+    k = len(features.class_names)
     predicted = labels.copy()
     predicted[list(wrong)] = (predicted[list(wrong)] + 1) % k
     probabilities = np.full((len(test), k), (1 - sure) / max(k - 1, 1), np.float32)
     probabilities[np.arange(len(test)), predicted] = sure
-    predictions = results.Predictions([of.paths[i] for i in test], labels, probabilities)
+    predictions = results.Predictions([features.paths[i] for i in test], labels, probabilities)
     record = results.Result(
         model=model,
         stage="head",
-        data=of.data,
-        data_digest=of.data_digest,
-        recipe_digest=of.recipe_digest,
-        class_names=of.class_names,
+        data=features.data,
+        data_digest=features.data_digest,
+        recipe_digest=features.recipe_digest,
+        class_names=features.class_names,
         hyperparameters={"C": 1.0},
         tried=[],
         seconds={"features": 60.0, "tune": 2.0, "fit": 1.0, "predict": 0.5},
@@ -108,14 +114,16 @@ def edit(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes))
 
 
-def comparison(runs: Path, of: Any, **models: Any) -> Comparison:
+def comparison(runs: Path, features: Any, **models: Any) -> Comparison:
     """Compare models, given by name with the test photos that they get wrong."""
-    return compare(of, [save(runs, of, model, wrong) for model, wrong in models.items()])
+    return compare(
+        features, [save(runs, features, model, wrong) for model, wrong in models.items()]
+    )
 
 
 def five(folder: Path, class_names: list[str], *, test: int) -> Comparison:
     """Compare five models that are right at random, on photos of which every second one exists."""
-    of = features(
+    features = fake_features(
         class_names,
         test=test,
         skipped=[("b.fcgi", "not an image"), ("a.jpg", "truncated")],
@@ -129,11 +137,11 @@ def five(folder: Path, class_names: list[str], *, test: int) -> Comparison:
         },
     )
     (folder / "photos").mkdir(parents=True)
-    for row, path in enumerate(of.paths):
+    for row, path in enumerate(features.paths):
         if row % 2:
             picture(row).save(folder / "photos" / path)
             photo = (folder / "photos" / path).read_bytes()
-            of.digests[row] = hashlib.sha256(photo).hexdigest()
+            features.digests[row] = hashlib.sha256(photo).hexdigest()
     random = np.random.default_rng(0)
     k = len(class_names)
     folders = []
@@ -141,7 +149,7 @@ def five(folder: Path, class_names: list[str], *, test: int) -> Comparison:
         wrong = np.flatnonzero(random.random(test) > right)
         took = {"features": 60.0 if stage == "head" else 0.0, "fit": 900.0, "predict": 0.5}
         made = save(
-            folder / "runs", of, model, [], stage=stage, seconds=took, machine="a <machine>"
+            folder / "runs", features, model, [], stage=stage, seconds=took, machine="a <machine>"
         )
         predictions = results.load_predictions(made)
         noise = random.dirichlet(np.ones(k), test)
@@ -157,7 +165,7 @@ def five(folder: Path, class_names: list[str], *, test: int) -> Comparison:
         if stage == "network":
             (made / "history.json").write_text(json.dumps(HISTORY))
         folders.append(made)
-    folders.append(save(folder / "runs", of, "old", [], data_digest="0" * 64))
+    folders.append(save(folder / "runs", features, "old", [], data_digest="0" * 64))
     summary = {"mean": 0.5, "sd": 0.25, "half_width": 0.125}
     by_head = {
         "svm": dict.fromkeys(
@@ -165,7 +173,7 @@ def five(folder: Path, class_names: list[str], *, test: int) -> Comparison:
         )
     }
     return replace(
-        compare(of, folders),
+        compare(features, folders),
         repeated_splits=RepeatedSplits(
             {1: by_head, 1000: by_head}, {"30 photos <a class>": by_head}
         ),

@@ -1,6 +1,6 @@
 "use strict";
 
-// A number to sort by: what the cell was made from, or its text where that is a number.
+// The value to sort by: the number behind the cell, or its text, as a number if it is one.
 function key(cell) {
   const text = cell.dataset.key ?? cell.textContent.trim();
   const number = Number(text.replaceAll(",", ""));
@@ -20,7 +20,7 @@ function sort(table, head, column) {
   const down = before ? before === "ascending" : numbers;
   rows.sort((a, b) => {
     const [one, other] = [keys.get(a), keys.get(b)];
-    // What is no number stays below the numbers, whichever way they are sorted.
+    // Text stays below the numbers in both directions.
     return typeof one === typeof other && down ? compare(other, one) : compare(one, other);
   });
   for (const cell of head.parentNode.cells) cell.removeAttribute("aria-sort");

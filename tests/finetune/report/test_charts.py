@@ -11,7 +11,7 @@ from finetune.compare.comparison import Comparison, compare
 from finetune.report import charts
 from finetune.report.cost_chart import cost_chart
 from finetune.report.svg import spread_labels, standalone
-from tests.synthetic_results import features, save
+from tests.synthetic_results import fake_features, save
 
 
 def words(svg: str) -> set[str]:
@@ -21,14 +21,14 @@ def words(svg: str) -> set[str]:
 @pytest.fixture(scope="module")
 def chess(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     runs = tmp_path_factory.mktemp("runs")
-    of = features([f"piece {i}" for i in range(6)], test=30)
+    features = fake_features([f"piece {i}" for i in range(6)], test=30)
     seconds = {"fit": 900.0}
-    folders = [save(runs, of, "mlp", [1]), save(runs, of, "svm", [0, 7])]
+    folders = [save(runs, features, "mlp", [1]), save(runs, features, "svm", [0, 7])]
     folders += [
-        save(runs, of, name, range(12), stage="network", seconds=seconds)
+        save(runs, features, name, range(12), stage="network", seconds=seconds)
         for name in ("baseline", "finetuned")
     ]
-    return compare(of, folders)
+    return compare(features, folders)
 
 
 def heads(size: int) -> dict[str, dict[str, dict[str, float]]]:
@@ -66,8 +66,8 @@ def test_labels_of_close_points_are_apart() -> None:
 
 
 def test_a_narrow_range_has_distinct_and_further_ticks(tmp_path: Path) -> None:
-    of = features(["a", "b"], test=2000)
-    found = compare(of, [save(tmp_path, of, name, range(40)) for name in ("x", "y")])
+    features = fake_features(["a", "b"], test=2000)
+    found = compare(features, [save(tmp_path, features, name, range(40)) for name in ("x", "y")])
     shares = [word for word in words(cost_chart(found).wide) if word.endswith("%")]
     drawn = re.findall(r">([0-9.]+%)<", cost_chart(found).wide)
     assert len(shares) == len(drawn) > 2
@@ -77,9 +77,11 @@ def test_a_narrow_range_has_distinct_and_further_ticks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 7])
 def test_calibration_has_a_panel_for_each_model(tmp_path: Path, n: int) -> None:
-    of = features(["a", "b"])
+    features = fake_features(["a", "b"])
     names = [f"model {i}" for i in range(n)]
-    models = compare(of, [save(tmp_path, of, name, [i]) for i, name in enumerate(names)]).models
+    models = compare(
+        features, [save(tmp_path, features, name, [i]) for i, name in enumerate(names)]
+    ).models
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         chart = charts.calibration_chart(models)

@@ -18,13 +18,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
 
 
 def keys(value: Any, *, at: str = "") -> set[str]:
-    """Return where every key of a record is: ``models[].seconds``."""
+    """Return the place of every key in a record, like ``models[].seconds``."""
     if isinstance(value, list):
         return set().union(*(keys(one, at=f"{at}[]") for one in value[:1]))
     if not isinstance(value, dict):
         return set()
     found = {f"{at}.{key}".lstrip(".") for key in value}
-    return found.union(*(keys(of, at=f"{at}.{key}".lstrip(".")) for key, of in value.items()))
+    return found.union(*(keys(inner, at=f"{at}.{key}".lstrip(".")) for key, inner in value.items()))
 
 
 def test_json_has_the_keys_that_are_documented(found: Comparison) -> None:

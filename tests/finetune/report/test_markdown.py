@@ -6,7 +6,7 @@ import pytest
 from finetune.compare.comparison import Comparison
 from finetune.report.json_record import json_record
 from finetune.report.markdown import escape, markdown
-from tests.synthetic_results import HOSTILE, comparison, features, five
+from tests.synthetic_results import HOSTILE, comparison, fake_features, five
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def rows_of(text: str) -> list[list[str]]:
 
 
 def test_markdown_table_survives_hostile_names(tmp_path: Path) -> None:
-    of = features(HOSTILE, skipped=[("<img src=x>|.jpg", "`|\n# no")])
-    text = markdown(comparison(tmp_path, of, **{"a|b\n| c": [0], "_<i>_": [1, 2]}))
+    features = fake_features(HOSTILE, skipped=[("<img src=x>|.jpg", "`|\n# no")])
+    text = markdown(comparison(tmp_path, features, **{"a|b\n| c": [0], "_<i>_": [1, 2]}))
     assert "<i>" not in text.replace("\\<i\\>", "")
     assert "- \\<img src=x\\>\\|.jpg: \\`\\|\\\\n\\# no" in text
     table = rows_of(text)[:4]
@@ -48,8 +48,8 @@ def test_markdown_holds_every_part(found: Comparison) -> None:
 
 
 def test_long_lists_are_cut_in_markdown_and_whole_in_json(tmp_path: Path) -> None:
-    of = features(["a", "b"], skipped=[(f"{i}.txt", "empty file") for i in range(1234)])
-    found = comparison(tmp_path, of, svm=[0])
+    features = fake_features(["a", "b"], skipped=[(f"{i}.txt", "empty file") for i in range(1234)])
+    found = comparison(tmp_path, features, svm=[0])
     text = markdown(found)
     assert "### Skipped files (1,234)" in text
     assert text.count(": empty file") == 200

@@ -9,7 +9,7 @@ from finetune.compare.comparison import Comparison
 from finetune.report import overview
 from finetune.report.json_record import SCHEMA, json_record
 from tests.finetune.report.parsed_page import Page
-from tests.synthetic_results import comparison, features
+from tests.synthetic_results import comparison, fake_features
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def several(tmp_path: Path) -> list[Comparison]:
     ]
     names = ["chess", "<b>cats", "a b"]
     return [
-        comparison(tmp_path / str(i), features(["a", "b"], data=name), **models)
+        comparison(tmp_path / str(i), fake_features(["a", "b"], data=name), **models)
         for i, (name, models) in enumerate(zip(names, wrong, strict=True))
     ]
 
@@ -33,7 +33,7 @@ def test_ranks_are_means_among_the_models_that_all_have(several: list[Comparison
 
 
 def test_no_model_in_common_has_no_ranks(several: list[Comparison], tmp_path: Path) -> None:
-    other = comparison(tmp_path / "o", features(["a", "b"], data="other"), w=[0])
+    other = comparison(tmp_path / "o", fake_features(["a", "b"], data="other"), w=[0])
     assert overview.mean_ranks([several[0], other]) == {}
     page, *_ = overview.write_overview([several[0], other], tmp_path)
     assert "Mean rank" not in Page(page.read_text()).words

@@ -31,7 +31,7 @@ from finetune.report import page
 from tests import browser
 from tests.conftest import picture
 from tests.finetune.report.parsed_page import Page
-from tests.synthetic_results import HOSTILE, MODELS, comparison, features, five, save
+from tests.synthetic_results import HOSTILE, MODELS, comparison, fake_features, five, save
 
 
 @pytest.fixture(scope="module", params=[2, 102])
@@ -195,7 +195,7 @@ def test_every_picture_and_chart_has_words(text: str, shown: Page) -> None:
 
 
 def test_one_perfect_model_has_no_paired_tests_and_no_mistakes(tmp_path: Path) -> None:
-    shown = Page(page.page(comparison(tmp_path, features(["a", "b"]), svm=[])))
+    shown = Page(page.page(comparison(tmp_path, fake_features(["a", "b"]), svm=[])))
     assert "pairs" not in shown.tables
     assert shown.galleries == {}
     assert "The only model is svm" in shown.words
@@ -203,18 +203,20 @@ def test_one_perfect_model_has_no_paired_tests_and_no_mistakes(tmp_path: Path) -
 
 
 def test_models_that_tie(tmp_path: Path) -> None:
-    shown = Page(page.page(comparison(tmp_path, features(["a", "b"]), x=[0], y=[0])))
+    shown = Page(page.page(comparison(tmp_path, fake_features(["a", "b"]), x=[0], y=[0])))
     assert "No model is clearly the best" in shown.words
     assert [row[0] for row in shown.tables["models"][1:]] == ["x", "y"]
     assert shown.tables["pairs"][1] == ["x", "y", "0", "0", "1.000", "1.000"]
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
-    of = features(HOSTILE, skipped=[("<img src=x onerror=alert(1)>\u202e.jpg", "`|\n# no")])
-    of.data = '"><script>'
-    of.paths = [f"{HOSTILE[0]}/{path}" for path in of.paths]
+    features = fake_features(
+        HOSTILE, skipped=[("<img src=x onerror=alert(1)>\u202e.jpg", "`|\n# no")]
+    )
+    features.data = '"><script>'
+    features.paths = [f"{HOSTILE[0]}/{path}" for path in features.paths]
     runs = {"<b>$\\frac$|": [0], "_svm_": [0, 1, 2]}
-    found = comparison(tmp_path, of, **runs)
+    found = comparison(tmp_path, features, **runs)
     found = replace(found, label_check=LabelCheck("svm", 9, [Suspect(0, 0, 4, 0.1, 0.9)]))
     text = page.page(found)
     shown = Page(text)
@@ -240,37 +242,39 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     ],
 )
 def test_any_history_is_drawn(tmp_path: Path, history: dict[str, Any]) -> None:
-    of = features(["a", "b"])
-    folder = save(tmp_path, of, "baseline", [0], stage="network")
+    features = fake_features(["a", "b"])
+    folder = save(tmp_path, features, "baseline", [0], stage="network")
     (folder / "history.json").write_text(json.dumps(history))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        shown = Page(page.page(compare(of, [folder])))
+        shown = Page(page.page(compare(features, [folder])))
     longest = max(len(values) for values in history.values())
     assert len(shown.tables["curve-0"]) == longest + 1
 
 
 def test_no_time_and_perfect_accuracy_are_drawn(tmp_path: Path) -> None:
-    of = features(["a", "b"])
+    features = fake_features(["a", "b"])
     folders = [
-        save(tmp_path, of, "svm", [], seconds={}),
-        save(tmp_path, of, "mlp", [], seconds={"features": 5.0, "fit": 0.0}),
+        save(tmp_path, features, "svm", [], seconds={}),
+        save(tmp_path, features, "mlp", [], seconds={"features": 5.0, "fit": 0.0}),
     ]
-    assert "100.0%" in page.page(compare(of, folders))
+    assert "100.0%" in page.page(compare(features, folders))
 
 
 def test_ten_thousand_photos_make_less_than_five_megabytes(tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(102)]
-    of = features(names, test=10_000)
-    of.skipped = [(f"{i}.txt", "not an image file that Pillow can read") for i in range(10_000)]
-    of.near = [(i, i + 1, 0.99) for i in range(9_000)]
-    of.attributes["root"] = str(tmp_path)
+    features = fake_features(names, test=10_000)
+    features.skipped = [
+        (f"{i}.txt", "not an image file that Pillow can read") for i in range(10_000)
+    ]
+    features.near = [(i, i + 1, 0.99) for i in range(9_000)]
+    features.attributes["root"] = str(tmp_path)
     # Noise, which compresses worst.
     picture(0, size=(400, 300)).save(tmp_path / "noise.jpg", quality=95)
-    of.digests = [hashlib.sha256((tmp_path / "noise.jpg").read_bytes()).hexdigest()] * 30_000
-    of.paths = [f"a{'/' * i}/../noise.jpg" for i in range(2)] * 15_000
+    features.digests = [hashlib.sha256((tmp_path / "noise.jpg").read_bytes()).hexdigest()] * 30_000
+    features.paths = [f"a{'/' * i}/../noise.jpg" for i in range(2)] * 15_000
     (tmp_path / "a").mkdir()
-    found = comparison(tmp_path, of, **{f"m{i}": range(i, 5000) for i in range(5)})
+    found = comparison(tmp_path, features, **{f"m{i}": range(i, 5000) for i in range(5)})
     suspects = [Suspect(i, 0, 1, 0.1, 0.9) for i in range(5_000)]
     text = page.page(replace(found, label_check=LabelCheck("svm", 20_000, suspects)))
     assert text.count("<img") == 5 * SHOWN_PER_MODEL + 4 * page.MAX_PICTURES

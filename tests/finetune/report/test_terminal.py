@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from finetune.report.terminal import comparison_table
-from tests.synthetic_results import comparison, features, five
+from tests.synthetic_results import comparison, fake_features, five
 
 
 def test_terminal_table(tmp_path: Path) -> None:
@@ -29,6 +29,6 @@ def test_terminal_table(tmp_path: Path) -> None:
 
 def test_terminal_table_shows_markup_as_text(tmp_path: Path) -> None:
     text = io.StringIO()
-    found = comparison(tmp_path, features(["a", "b"]), **{"[red]svm\x1b[0m": [0]})
+    found = comparison(tmp_path, fake_features(["a", "b"]), **{"[red]svm\x1b[0m": [0]})
     Console(file=text, width=100).print(comparison_table(found))
     assert "[red]svm\\x1b[0m" in text.getvalue()
