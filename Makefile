@@ -1,13 +1,13 @@
-# Onepass: photos to a comparison of classifiers. `make help` lists what there is.
+# Onepass: from photos to a comparison of classifiers. `make help` lists the targets.
 
 DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder or URL of class folders
-SEED ?= 0#           of the split and of everything random in training
-SIZES ?= 224#        of the squares VGG16 is shown of each photo: 224, or with others "224 320"
-ON ?= #              where features and heads are computed: nothing for here, ray, ray://HOST:PORT
-OUT ?= .#            where features/, runs/ and reports/ go
-MODEL ?= svm#        what predict and serve use: svm, logistic, mlp, baseline or finetuned
-IMAGES ?= .#         what predict looks at: a photo or a folder
-PYTHON ?= python3#   the Python that .venv is made with, 3.11.4 or newer, up to 3.13
+SEED ?= 0#           the seed of the split and of everything random in training
+SIZES ?= 224#        sides of the squares that VGG16 sees: 224, or several such as "224 320"
+ON ?= #              the cluster for features and heads: empty for this machine, ray, ray://HOST:PORT
+OUT ?= .#            the folder for features/, runs/ and reports/
+MODEL ?= svm#        the model for predict and serve: svm, logistic, mlp, baseline or finetuned
+IMAGES ?= .#         the photo or folder for predict
+PYTHON ?= python3#   the Python for .venv, 3.11.4 to 3.13
 
 TF := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 INSTALLED := .venv/installed-$(TF)
@@ -19,9 +19,9 @@ RUNS = $(OUT)/runs/$$(basename "$(DATA)")
 .NOTPARALLEL:
 .PHONY: all features heads finetune compare predict serve notebook test check bench lock clean distclean help
 
-all: features heads finetune compare  ## everything below up to compare, in order (the default)
+all: features heads finetune compare  ## features, heads, finetune and compare, in this order (the default)
 
-features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 runs once per distinct image, ever
+features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 sees every distinct image once, ever
 	@$(RUN) extract "$(DATA)" $(WHERE) --sizes $(SIZES) $(CLUSTER)
 
 heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
@@ -33,13 +33,13 @@ finetune: features  ## photos -> OUT/runs/DATA/{baseline,finetuned}
 compare: $(INSTALLED)  ## all results -> OUT/reports/DATA/{index.html,compare.md,compare.json}
 	@$(RUN) finetune compare "$(DATA)" --out "$(OUT)"
 
-predict: $(INSTALLED)  ## what MODEL says of IMAGES, a photo or a folder
+predict: $(INSTALLED)  ## what MODEL says about IMAGES, a photo or a folder
 	@$(RUN) classify predict "$(RUNS)/$(MODEL)" "$(IMAGES)" --out "$(OUT)"
 
-serve: $(INSTALLED)  ## a page on this machine to try MODEL on
+serve: $(INSTALLED)  ## open a page on this machine to try MODEL
 	@$(RUN) classify serve "$(RUNS)/$(MODEL)" --out "$(OUT)"
 
-notebook: $(INSTALLED)  ## run the tutorial in both languages, from nothing, and keep what it shows
+notebook: $(INSTALLED)  ## run the tutorial in both languages, from nothing, and keep its output
 	for notebook in notebooks/*.ipynb; do \
 	  rm -rf notebooks/out; \
 	  .venv/bin/jupyter execute --inplace "$$notebook" || exit; \
@@ -48,15 +48,15 @@ notebook: $(INSTALLED)  ## run the tutorial in both languages, from nothing, and
 test: $(INSTALLED)  ## run the tests
 	$(RUN) pytest -n 2 --dist loadfile
 
-check: $(INSTALLED)  ## lint, format and types
+check: $(INSTALLED)  ## check lint, format and types
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
 
-bench: .venv/bench/installed  ## measure DATA's extraction against what else there is (installs that)
+bench: .venv/bench/installed  ## measure DATA's extraction against other libraries (installs them)
 	.venv/bench/bin/python -m benchmarks.extract "$(DATA)" --json benchmarks/extract.json
 
-lock:  ## choose the newest versions of everything (needs uv)
+lock:  ## lock the newest version of every package (needs uv)
 	for tf in cpu gpu; do \
 	  uv pip compile -q --upgrade --universal --generate-hashes --extra $$tf --extra dev \
 	    --custom-compile-command "make lock" pyproject.toml -o requirements/$$tf.txt; \
@@ -65,7 +65,7 @@ lock:  ## choose the newest versions of everything (needs uv)
 clean:  ## remove results and reports, never features or the cache
 	rm -rf "$(OUT)/runs" "$(OUT)/reports"
 
-distclean: clean  ## remove also features, cache, .venv and fetched data; what you put in data/ stays
+distclean: clean  ## also remove features, cache, .venv and downloaded data; what you put in data/ stays
 	rm -rf "$(OUT)/features" notebooks/out .venv data/.downloads
 	for record in data/*.fetched.json; do \
 	  [ ! -f "$$record" ] || rm -rf "$${record%.fetched.json}" "$$record"; \
@@ -84,7 +84,7 @@ $(INSTALLED): pyproject.toml requirements/$(TF).txt
 	  -r requirements/$(TF).txt
 	@touch $@
 
-# Apart, so that nothing of it is ever used by the project; what is in .venv is seen and not installed.
+# An environment of its own, so the project never uses it; it sees the packages of .venv.
 .venv/bench/installed: $(INSTALLED) requirements/bench.txt
 	.venv/bin/python -m venv .venv/bench
 	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \

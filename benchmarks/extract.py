@@ -1,8 +1,8 @@
 """How fast photos become features: ``make bench DATA=cats_vs_dogs``.
 
-Measures, alternating in one run, VGG16's forward pass by each engine and by what a user would pick
-instead, and the whole of ``make features`` into an empty store. ONNX Runtime, OpenVINO and PyTorch
-take part where they are installed.
+Measures VGG16's forward pass by each engine and by the libraries that a user would pick instead,
+and all of ``make features`` into an empty store, one after the other in several rounds. ONNX
+Runtime, OpenVINO and PyTorch are measured if they are installed.
 """
 
 import argparse
@@ -30,55 +30,48 @@ from extract.engines.base import Taps
 from extract.photos import datasets, scan
 from extract.store import shards
 from extract.system import machine
-from extract.vgg16 import architecture, onnx_graph, weights
-from extract.vgg16.architecture import LAYERS
+from extract.vgg16 import keras_model, onnx_graph, weights
+from extract.vgg16.architecture import (
+    CONVOLUTIONS,
+    FILTERS_FIRST,
+    IMAGENET_MEANS_BGR,
+    LAYERS,
+    TAP_LAYERS,
+    MaxPool,
+    Tap,
+    output_shapes,
+    windows,
+)
 from extract.vgg16.keras_backend import keras
-from extract.vgg16.keras_model import convolutions, taps
 from extract.vgg16.recipe import SIZE, TAPS
 from extract.vgg16.weights import Weights
 
-OURS = "make features, end to end"
+WHOLE_RUN = "make features, end to end"
 MATRIX = 4096
+"""Side of the matrices whose product is timed."""
 
 TAP = "block5_avg"
-"""What is compared of the results."""
+"""The tap whose values are compared."""
 
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Photos to (n, 512)."""
+"""Photos to `TAP`, (n, 512)."""
 
 
 def main() -> None:
-    """Measure, print, and write JSON where asked."""
+    """Measure, print the figures, and write them as JSON if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extract", description=__doc__)
     parser.add_argument("data", help="a data set with photos")
-    parser.add_argument("--photos", type=int, default=512, help="of the whole run")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement")
+    parser.add_argument("--photos", type=int, default=512, help="number of photos of a whole run")
+    parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
     root = datasets.locate(options.data)
-    every = [
+    paths = [
         photo.path for photo in scan.labelled_photos(root, exclude=(datasets.BACKGROUND,)).photos
     ]
-    some = [every[i] for i in np.linspace(0, len(every) - 1, options.photos).astype(int)]
-    vgg16 = weights.load(None, cache=shards.cache_of(Path()))
+    some = [paths[i] for i in np.linspace(0, len(paths) - 1, options.photos).astype(int)]
     read = [item.photo for item in pipeline.read_ahead(root, some[: 2 * BATCH_SIZE])]
     photos = np.stack([photo for photo in read if photo is not None][:BATCH_SIZE])
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
-        folder = Path(temporary)
-        out = _empty_store(root, some, folder)
-        forwards = competitors(vgg16) | ours(vgg16, folder)
-        reference = forwards["engine keras"](photos)
-        differences = {
-            name: float(np.linalg.norm(forward(photos) - reference) / np.linalg.norm(reference))
-            for name, forward in forwards.items()
-        }
-        speeds: dict[str, list[float]] = {name: [] for name in [*forwards, OURS]}
-        products = []
-        for _ in range(options.rounds):
-            for name, forward in forwards.items():
-                speeds[name].append(len(photos) / _seconds(lambda run=forward: run(photos)))
-            speeds[OURS].append(_whole(folder / "photos", out, len(some)))
-            products.append(2 * MATRIX**3 / 1e9 / _sgemm())
     figures = {
         "data": options.data,
         "machine": machine.processor(),
@@ -86,27 +79,62 @@ def main() -> None:
         "batch": len(photos),
         "photos": len(some),
         "gflop_a_photo": gflop_a_photo(),
-        "sgemm_gflops": statistics.median(products),
-        "photos_a_second": speeds,
-        "difference": differences,
+        **measure(root, some, photos, rounds=options.rounds),
     }
     _print(figures)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
+def measure(
+    root: Path, paths: list[str], photos: NDArray[np.uint8], *, rounds: int
+) -> dict[str, Any]:
+    """Measure everything in turn, several times.
+
+    Parameters
+    ----------
+    root : Path
+    paths : list of str
+        The photos of a whole run.
+    photos : ndarray of shape (n, 224, 224, 3), uint8
+        The batch of a forward pass.
+    rounds : int
+    """
+    vgg16 = weights.load(None, cache=shards.cache_of(Path()))
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
+        folder = Path(temporary)
+        out = _empty_store(root, paths, folder)
+        forwards = competitors(vgg16) | engines(vgg16, folder)
+        reference = forwards["engine keras"](photos)
+        differences = {
+            name: float(np.linalg.norm(forward(photos) - reference) / np.linalg.norm(reference))
+            for name, forward in forwards.items()
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in [*forwards, WHOLE_RUN]}
+        products = []
+        for _ in range(rounds):
+            for name, forward in forwards.items():
+                speeds[name].append(len(photos) / _seconds(partial(forward, photos)))
+            speeds[WHOLE_RUN].append(_whole_run(folder / "photos", out, len(paths)))
+            products.append(2 * MATRIX**3 / 1e9 / _matrix_product())
+    return {
+        "sgemm_gflops": statistics.median(products),
+        "photos_a_second": speeds,
+        "difference": differences,
+    }
+
+
 def gflop_a_photo() -> float:
-    """Count the multiplications and additions of the convolutions, done directly, in 10^9."""
-    side, channels, block, operations = SIZE, 3, "block1", 0
-    for name, filters in LAYERS.items():
-        if not name.startswith(block):
-            side, block = side // 2, name.split("_")[0]
-        operations += 2 * 9 * channels * filters * side**2
-        channels = filters
+    """Count the operations of VGG16 in 10^9: multiplications and additions, without Winograd."""
+    shapes = output_shapes(SIZE)
+    operations = 0
+    for layer in CONVOLUTIONS.values():
+        height, width, _ = shapes[layer.name]
+        operations += 2 * 9 * layer.inputs * layer.filters * height * width
     return operations / 1e9
 
 
-def ours(vgg16: Weights, folder: Path) -> dict[str, Forward]:
+def engines(vgg16: Weights, folder: Path) -> dict[str, Forward]:
     """Return the forward pass of each engine that is installed."""
     installed = [name for name, package in selection.PACKAGES.items() if find_spec(package)]
     built = {"keras": keras_engine.build(vgg16)}
@@ -119,9 +147,9 @@ def _one_tap(forward: Callable[[NDArray[np.uint8]], Taps], photos: NDArray[np.ui
 
 
 def competitors(vgg16: Weights) -> dict[str, Forward]:
-    """Return the forward pass, with the same taps, of whatever else is installed."""
-    network = convolutions(vgg16.arrays)
-    network = keras.Model(network.input, taps(network))
+    """Return the forward pass, with the same taps, of the other libraries that are installed."""
+    network = keras_model.convolutions(vgg16.arrays)
+    network = keras.Model(network.input, keras_model.taps(network))
     runs: dict[str, Forward] = {
         "keras.Model.predict": lambda photos: network.predict(photos, verbose=0)[TAP]
     }
@@ -135,7 +163,7 @@ def competitors(vgg16: Weights) -> dict[str, Forward]:
         import openvino
 
         core = openvino.Core()
-        # By itself it computes in bfloat16 where the processor can.
+        # By default OpenVINO computes in bfloat16 if the processor can.
         exactly = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = core.compile_model(core.read_model(model), "CPU", exactly)
         runs["OpenVINO"] = lambda photos: compiled([photos])[tap]
@@ -149,33 +177,46 @@ def _torch(vgg16: Weights) -> Forward:
     from torch.nn import functional
 
     kernels = [
-        torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy()).to(memory_format=torch.channels_last)
+        torch.from_numpy(kernel.transpose(FILTERS_FIRST).copy()).to(
+            memory_format=torch.channels_last
+        )
         for kernel in vgg16.arrays[::2]
     ]
     biases = [torch.from_numpy(bias) for bias in vgg16.arrays[1::2]]
-    means = torch.tensor(architecture.IMAGENET_MEANS_BGR)
+    means = torch.tensor(IMAGENET_MEANS_BGR)
 
     @torch.inference_mode()
     def forward(photos: NDArray[np.uint8]) -> NDArray[np.float32]:
         bgr = torch.from_numpy(photos).flip(3).float() - means
-        x, block, found = bgr.permute(0, 3, 1, 2), "block1", {}
-        for name, kernel, bias in zip(LAYERS, kernels, biases, strict=True):
-            if not name.startswith(block):
-                x, block = functional.max_pool2d(x, 2), name.split("_")[0]
-            x = functional.relu_(functional.conv2d(x, kernel, bias, padding=1))
-            found[f"{block}_avg"], found[f"{block}_max"] = x.mean((2, 3)), x.amax((2, 3))
-        found["block5_avg3x3"] = functional.avg_pool2d(functional.max_pool2d(x, 2), 3, stride=2)
-        return found[TAP].numpy()
+        x, parameters, taps = bgr.permute(0, 3, 1, 2), iter(zip(kernels, biases, strict=True)), {}
+        for layer in LAYERS:
+            if isinstance(layer, MaxPool):
+                x = functional.max_pool2d(x, 2)
+            else:
+                x = functional.relu_(functional.conv2d(x, *next(parameters), padding=1))
+            for tap in TAP_LAYERS:
+                if tap.source == layer.name:
+                    taps[tap.name] = _torch_tap(x, tap)
+        return taps[TAP].numpy()
 
     return forward
 
 
+def _torch_tap(x: Any, tap: Tap) -> Any:
+    from torch.nn import functional
+
+    if tap.pooling == "avg3x3":
+        window, stride = windows(SIZE)
+        return functional.avg_pool2d(x, window, stride=stride)
+    return x.mean((2, 3)) if tap.pooling == "avg" else x.amax((2, 3))
+
+
 def _empty_store(root: Path, paths: list[str], folder: Path) -> Path:
-    """Copy the photos and do what is done once on a machine; return where the store is."""
+    """Copy the photos, run once what is done only once on a machine, and return the store."""
     for number, path in enumerate(paths):
-        place = folder / "photos" / f"class {number % 2}"
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root / path, place / f"{number:06d}{Path(path).suffix}")
+        target = folder / "photos" / f"class {number % 2}"
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, target / f"{number:06d}{Path(path).suffix}")
     out = folder / "out"
     shards.cache_of(out).mkdir(parents=True)
     shutil.copy(shards.cache_of(Path()) / "vgg16.h5", shards.cache_of(out))
@@ -183,13 +224,14 @@ def _empty_store(root: Path, paths: list[str], folder: Path) -> Path:
     return out
 
 
-def _whole(photos: Path, out: Path, n: int) -> float:
-    """Return the photos/s of the command on an empty store, less what it takes on a full one."""
+def _whole_run(photos: Path, out: Path, n: int) -> float:
+    """Return photos/s: the seconds on an empty store, less those on a full one."""
     for path in out.glob("features/**/*.h5"):
         if path.name != "vgg16.h5":
             path.unlink()
-    working = _seconds(lambda: _command(photos, out))
-    return n / (working - _seconds(lambda: _command(photos, out)))
+    empty = _seconds(lambda: _command(photos, out))
+    full = _seconds(lambda: _command(photos, out))
+    return n / (empty - full)
 
 
 def _command(photos: Path, out: Path) -> None:
@@ -197,8 +239,8 @@ def _command(photos: Path, out: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def _sgemm() -> float:
-    # NumPy's own reached half of this speed on a processor with AVX-512.
+def _matrix_product() -> float:
+    # On a processor with AVX-512, NumPy's own product was half as fast as this one.
     square = keras.ops.ones((MATRIX, MATRIX))
     return _seconds(lambda: np.asarray(keras.ops.matmul(square, square)))
 

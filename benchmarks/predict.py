@@ -1,7 +1,9 @@
-"""How fast a model looks at new photos: one from process start, one after another, many at once.
+"""How fast a model answers for new photos: one by one and many at once.
 
-``python -m benchmarks.predict chess``, after ``make DATA=chess features heads``. The photos are
-those of the test split, computed anew although the cache knows them.
+``python -m benchmarks.predict chess``, after ``make DATA=chess features heads``. It measures three
+things: a whole command for one photo, one photo after another in a running process, and many
+photos at once. The photos are those of the test split; their features are computed again although
+they are in the cache.
 """
 
 import argparse
@@ -15,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from classify import results
-from classify.serving import predict
-from classify.serving.predict import Model
+from classify.serving.model import Model, answers, load_model
+from extract import options as shared
 from extract.compute import pipeline
 from extract.compute.pipeline import BATCH_SIZE
 from extract.store import features_file, shards
-from extract.system import console, machine
+from extract.system import machine
 
 ROUNDS = 5
 
@@ -29,10 +31,17 @@ def main() -> None:
     """Measure, print, and write JSON where asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predict", description=__doc__)
     parser.add_argument("data", help="a data set that has features and results")
-    console.add_out(parser, "features/ and runs/")
-    parser.add_argument("--models", nargs="+", default=["svm"], help="of its results")
-    parser.add_argument("--photos", type=console.at_least(BATCH_SIZE), default=110)
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    shared.add_out(parser, "features/ and runs/")
+    parser.add_argument(
+        "--models", nargs="+", default=["svm"], help="names of its results (default: svm)"
+    )
+    parser.add_argument(
+        "--photos",
+        type=shared.at_least(BATCH_SIZE),
+        default=110,
+        help="how many photos (default %(default)s)",
+    )
+    parser.add_argument("--json", type=shared.path, help="a file to write the figures to")
     options = parser.parse_args()
     with features_file.open(features_file.file_of(options.data, options.out)) as features:
         root = Path(str(features.attributes["root"]))
@@ -49,20 +58,20 @@ def main() -> None:
 
 
 def measure(run: Path, root: Path, paths: Sequence[str], *, out: Path) -> dict[str, list[float]]:
-    """Measure one model, its three ways in turn.
+    """Measure one model in all three ways, in turn.
 
     Returns
     -------
     dict
-        ``start``, seconds for one photo from process start; ``warm``, seconds for one photo;
-        ``many``, photos a second. Reading and decoding are in all of them.
+        ``start``: seconds of a whole command for one photo. ``warm``: seconds for one photo in a
+        running process. ``many``: photos per second. All of them include reading and decoding.
     """
     cache = shards.cache_of(out)
-    model = predict.load(run, cache=cache)
-    if model.lookup:
-        model.lookup.known = {}
+    model = load_model(run, cache=cache)
+    if model.vgg16:
+        model.vgg16.known = {}
     model = model._replace(known=())
-    # The engine is built by the first photos.
+    # The engine is built when the first photos arrive.
     _answer(model, root, paths[:BATCH_SIZE])
     found: dict[str, list[float]] = {"start": [], "warm": [], "many": []}
     for number in range(ROUNDS):
@@ -75,14 +84,14 @@ def measure(run: Path, root: Path, paths: Sequence[str], *, out: Path) -> dict[s
 def _answer(model: Model, root: Path, paths: Sequence[str]) -> float:
     started = time.perf_counter()
     items = pipeline.read_ahead(root, paths, size=model.size, known=model.known)
-    assert len(list(predict.answers(model, items))) == len(paths)
+    assert len(list(answers(model, items))) == len(paths)
     return time.perf_counter() - started
 
 
 def _from_start(run: Path, photo: Path, out: Path) -> float:
-    """Return the seconds of a whole command on a photo that the cache does not know."""
+    """Return the seconds that a whole command takes for a photo that is not in the cache."""
     with tempfile.NamedTemporaryFile(suffix=photo.suffix) as unknown:
-        # A byte after its end changes a photo's digest and not the photo.
+        # A byte after the end changes the digest of a photo but not its pixels.
         unknown.write(photo.read_bytes() + b"\0")
         unknown.flush()
         words = ["classify", "predict", str(run), unknown.name, "--out", str(out)]

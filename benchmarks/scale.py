@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from benchmarks.store import STAND_IN, alone, random_taps, write_photos
 from extract import build, plan
 from extract.compute import ray_cluster, ray_coordinator
-from extract.compute.ray_worker import Extractor
+from extract.compute.ray_worker import Worker
 from extract.engines.base import Engine
 from extract.photos import duplicates, hashes, scan
-from extract.store import shards
+from extract.store import features_writer, shard_index, shards
 from extract.vgg16.recipe import TAPS
 
 ROWS = (10_000, 100_000)
@@ -90,8 +90,8 @@ def _line(told: str, word: str) -> str:
     return next(line for line in told.splitlines() if word in line)
 
 
-class StandIn(Extractor):
-    """An extractor that does all but run the network."""
+class StandIn(Worker):
+    """A worker that does all but run the network."""
 
     def _engine(self, photos: NDArray[np.uint8]) -> Engine:
         TAPS.update(NARROW)
@@ -123,7 +123,7 @@ def _make(folder: Path) -> None:
     build.weights.load = lambda source, *, cache: STAND_IN  # type: ignore[attr-defined]
     build.say = build.warn = ray_coordinator.say = lambda message: None  # type: ignore[assignment]
     # Other processes know this module by its name, not as the one that was started.
-    ray_coordinator.Extractor = import_module("benchmarks.scale").StandIn
+    ray_coordinator.Worker = import_module("benchmarks.scale").StandIn
     ray_cluster.PACKAGES += ("benchmarks",)
     for module, name in (
         (scan, "labelled_photos"),

@@ -1,90 +1,174 @@
-"""Features to heads: ``python -m classify chess``.
+"""The command line of `classify`: train heads, and use what was trained.
 
-Chooses, fits and tests each head on the cached features of a data set and leaves a result in
-``runs/<data>/<head>/``. With --protocol or --learning-curve the heads are measured over many random
-splits instead, and the figures are left in ``runs/<data>/``.
-
-``python -m classify predict runs/chess/svm PHOTO`` uses what was trained, networks too, and
-``python -m classify serve runs/chess/svm`` opens a page to try it on.
+``python -m classify chess`` is short for ``python -m classify train chess``.
 """
 
 import argparse
-import json
 import os
 import sys
-import time
 import webbrowser
-from collections.abc import Sequence
-from contextlib import closing, redirect_stdout, suppress
+from contextlib import suppress
 from functools import partial
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import skops.io
-from sklearn.pipeline import Pipeline
-
-from classify import heads, out_of_core, protocols, ray_backend, results, search
+from classify import protocols, ray_backend, train
 from classify.heads import HEADS
-from classify.protocols import Figures
-from classify.results import Predictions, Result
-from classify.serving import predict
-from classify.serving.predict import Answer, Model
-from extract.compute import pipeline, ray_cluster
-from extract.compute.cached_vgg16 import Lookup
-from extract.engines.selection import ENGINES
-from extract.photos import scan
+from classify.protocols import Measurement
+from classify.serving import HOST, PORT, formats, model, predict
+from extract import options
+from extract.compute.cached_vgg16 import CachedVGG16
 from extract.store import features_file, shards
-from extract.store.features_file import Features
-from extract.system import atomic, console, locations
-from extract.system.console import InputError, say, warn
-from extract.system.machine import machine
-from extract.system.provenance import now, versions
+from extract.system import console
+from extract.system.console import say
 
 
 def main() -> None:
     """Read the command line and do what it says."""
-    # A data set that is called like a command is given as ./predict.
-    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
-    if command is None:
-        _train(sys.argv[1:])
-    else:
-        command(sys.argv[2:])
+    parser = options.Parser(
+        prog="python -m classify",
+        description="Train classifiers (heads) on the features of a data set, and use them. "
+        "The word train may be left out: python -m classify DATA.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_predict(commands)
+    _add_serve(commands)
+    options.run(parser, commands.choices, default="train")
 
 
-def _predict(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m classify predict", description="Say what is on new photos."
+def _add_train(commands: Any) -> None:
+    description = (
+        "Choose, fit and test each head on cached features, and leave a result in "
+        "runs/<data>/<head>/. With --protocol or --learning-curve, heads are measured over many "
+        "random splits instead, and the figures are left in runs/<data>/."
+    )
+    parser = commands.add_parser(
+        "train", help="train heads on the features of a data set", description=description
+    )
+    options.add_data(parser, "a data set that has features, or a features file (.h5)")
+    options.add_out(parser, "features/ and runs/")
+    options.add_seed(parser, "cross-validation, the MLP and random splits")
+    parser.add_argument(
+        "--heads",
+        metavar="HEAD",
+        nargs="+",
+        choices=HEADS,
+        default=list(HEADS),
+        help=f"the heads to train (default: {', '.join(HEADS)})",
+    )
+    options.add_balanced(parser)
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--protocol", choices=["per-class"], help="measure on repeated random splits of all photos"
+    )
+    instead.add_argument(
+        "--learning-curve",
+        action="store_true",
+        help="measure accuracy against the number of training photos per class",
+    )
+    for name, default, what in (
+        ("--train", 30, "training photos per class, for --protocol"),
+        ("--test", 50, "test photos per class at most, for --protocol"),
+        ("--repeats", 10, "random splits, for --protocol and --learning-curve"),
+    ):
+        parser.add_argument(
+            name,
+            metavar="N",
+            type=options.at_least(1),
+            default=default,
+            help=f"{what} (default %(default)s)",
+        )
+    options.add_on(parser, "train on all machines of a cluster")
+    parser.set_defaults(command=_train)
+
+
+def _train(given: argparse.Namespace) -> None:
+    file = features_file.file_of(given.data, given.out)
+    with features_file.open(file) as features, ray_backend.parallel_on(given.on):
+        measurement = Measurement(given.heads, given.repeats, given.seed, given.balanced)
+        if given.protocol:
+            protocols.report_per_class(
+                features, measurement, train=given.train, test=given.test, out=given.out
+            )
+        elif given.learning_curve:
+            protocols.report_learning_curve(features, measurement, out=given.out)
+        else:
+            train.train_heads(
+                features, given.heads, out=given.out, seed=given.seed, balanced=given.balanced
+            )
+
+
+def _add_predict(commands: Any) -> None:
+    description = "Print the classes of new photos, as a trained model sees them."
+    parser = commands.add_parser(
+        "predict", help="print the classes of new photos", description=description
     )
     _add_model(parser)
-    parser.add_argument("photos", nargs="+", help="photos, folders, or - for standard input")
-    parser.add_argument("--top", type=console.at_least(1), default=5, help="classes of each photo")
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--json", action="store_true", help="write one JSON object")
-    how.add_argument("--csv", action="store_true", help="write CSV")
-    predict_photos(parser.parse_args(arguments))
+    parser.add_argument(
+        "photos",
+        metavar="PHOTO",
+        nargs="+",
+        type=os.path.expanduser,
+        help="a photo, a folder, or - for a photo on standard input",
+    )
+    parser.add_argument(
+        "--top",
+        metavar="N",
+        type=options.at_least(1),
+        default=5,
+        help="how many classes to print per photo (default %(default)s)",
+    )
+    write = parser.add_mutually_exclusive_group()
+    for flag, function, what in (
+        ("--json", formats.as_json, "print one JSON object"),
+        ("--csv", formats.as_csv, "print CSV"),
+    ):
+        write.add_argument(flag, dest="write", action="store_const", const=function, help=what)
+    parser.set_defaults(command=_predict, write=formats.as_text)
 
 
-def _serve(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m classify serve", description="Open a page to try a model on."
+def _predict(given: argparse.Namespace) -> None:
+    predict.predict_photos(
+        given.run,
+        given.photos,
+        write=partial(given.write, top=given.top),
+        unsure=given.unsure,
+        **_vgg16(given),
+    )
+
+
+def _add_serve(commands: Any) -> None:
+    description = "Open a web page on this machine, on which photos can be dropped."
+    parser = commands.add_parser(
+        "serve", help="open a web page to try a model on", description=description
     )
     _add_model(parser)
-    # Other commands do without it.
+    parser.add_argument(
+        "--host",
+        default=HOST,
+        help="the address to listen on (default %(default)s, this machine only)",
+    )
+    parser.add_argument(
+        "--port",
+        type=options.port,
+        default=PORT,
+        help="the port to listen on (default %(default)s)",
+    )
+    parser.set_defaults(command=_serve)
+
+
+def _serve(given: argparse.Namespace) -> None:
+    # Importing Flask takes a while, and the other commands do not need it.
     from classify.serving import web
 
-    parser.add_argument("--host", default=web.HOST, help="this machine only: %(default)s")
-    parser.add_argument("--port", type=int, default=web.PORT, help="(default %(default)s)")
-    options = parser.parse_args(arguments)
-    model = predict.load(options.run, **_vgg16(options))
-    lookup = model.lookup or Lookup(**_vgg16(options))
-    training = web.neighbours(features_file.file_of(model.result.data, options.out))
-    app = web.application(model, lookup, training, unsure=options.unsure, host=options.host)
-    server = web.server(app, host=options.host, port=options.port)
-    url = f"http://{options.host}:{server.port}"
+    loaded = model.load_model(given.run, **_vgg16(given))
+    vgg16 = loaded.vgg16 or CachedVGG16(**_vgg16(given))
+    training = web.training_photos(features_file.file_of(loaded.result.data, given.out))
+    app = web.application(loaded, vgg16, training, unsure=given.unsure, host=given.host)
+    server = web.server(app, host=given.host, port=given.port)
+    url = f"http://{given.host}:{server.port}"
     photos = console.count(len(training.paths), "training photo")
-    say(f"{options.run}: {url}, compared with {photos}; Ctrl-C ends it")
+    say(f"{given.run}: {url}, compared with {photos}; stop it with Ctrl-C")
     if sys.stdout.isatty():
         webbrowser.open(url)
     with suppress(console.Stopped):
@@ -93,333 +177,32 @@ def _serve(arguments: list[str]) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     """Give a command the options that say which model is used, and how."""
-    parser.add_argument("run", type=Path, help="runs/<data>/<model>, a head or a network")
-    console.add_out(parser, "features/")
+    parser.add_argument(
+        "run",
+        metavar="MODEL",
+        type=options.path,
+        help="the folder of a result, runs/<data>/<model>: a head or a network",
+    )
+    options.add_out(parser, "features/")
     parser.add_argument(
         "--unsure",
-        type=float,
-        default=predict.UNSURE,
-        help="probability below which a photo is called unsure (default %(default)s)",
+        metavar="P",
+        type=options.probability,
+        default=model.UNSURE,
+        help="the probability below which a photo is called unsure (default %(default)s)",
     )
-    parser.add_argument("--weights", type=Path, help="VGG16's weights, if not the usual ones")
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs VGG16")
+    options.add_weights(parser)
+    options.add_engine(parser)
 
 
-def _vgg16(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the options of `_add_model` say of VGG16, as `Lookup` takes it."""
+def _vgg16(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `_add_model` that are about VGG16."""
     return {
-        "cache": shards.cache_of(options.out),
-        "weights_file": options.weights,
-        "engine": options.engine,
+        "cache": shards.cache_of(given.out),
+        "weights_file": given.weights,
+        "engine": given.engine,
     }
 
-
-def predict_photos(options: argparse.Namespace) -> None:
-    """Print what a model says of photos; all else that there is to say goes to standard error.
-
-    Raises
-    ------
-    InputError
-        If there is no such model or photo, or none can be read.
-    """
-    paths, skipped = _listed(options.photos)
-    found: list[Answer] = []
-    with redirect_stdout(sys.stderr):
-        model = predict.load(options.run, **_vgg16(options))
-        try:
-            _answer(model, paths, options, found, skipped)
-        except console.Stopped:
-            _print(found, skipped, model.result, options)
-            raise
-    for path, reason in skipped:
-        warn(f"skipped: {path}: {reason}")
-    if not found:
-        raise InputError(f"{options.photos[0]}: no photo there that can be read")
-    _print(found, skipped, model.result, options)
-    unsure = sum(not answer.sure for answer in found)
-    warn(
-        f"{model.result.model} of {model.result.data}: {console.count(len(found), 'photo')}, "
-        f"{unsure:,} unsure (below {options.unsure:.0%}), {len(skipped):,} skipped"
-    )
-
-
-def _listed(given: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the photos that arguments name, and what lies in folders and is none."""
-    paths: list[str] = []
-    skipped: list[tuple[str, str]] = []
-    for name in given:
-        if name != "-" and not os.path.exists(name):
-            raise InputError(f"{name}: no such file or folder")
-        if os.path.isdir(name):
-            inside = scan.all_photos(Path(name))
-            paths += [str(Path(name, photo.path)) for photo in inside.photos]
-            skipped += [(str(Path(name, path)), reason) for path, reason in inside.skipped]
-        else:
-            paths.append(name)
-    return paths, skipped
-
-
-def _answer(
-    model: Model,
-    paths: Sequence[str],
-    options: argparse.Namespace,
-    found: list[Answer],
-    skipped: list[tuple[str, str]],
-) -> None:
-    files = [path for path in paths if path != "-"]
-    how: dict[str, Any] = {"size": model.size, "known": model.known}
-    given = [pipeline.decoded("-", sys.stdin.buffer.read(), **how)] if "-" in paths else []
-    with (
-        console.progress("predict", len(files) + len(given), unit="photos") as advance,
-        closing(pipeline.read_ahead(Path(), files, **how)) as read,
-    ):
-        for answer in predict.answers(model, chain(given, read), unsure=options.unsure):
-            path = locations.readable_name(answer.path)
-            if isinstance(answer, Answer):
-                found.append(answer._replace(path=path))
-            else:
-                skipped.append((path, answer.reason))
-            advance(1)
-
-
-def _print(
-    found: Sequence[Answer],
-    skipped: Sequence[tuple[str, str]],
-    result: Result,
-    options: argparse.Namespace,
-) -> None:
-    if options.json:
-        sys.stdout.write(predict.as_json(found, skipped, result, top=options.top))
-    elif options.csv:
-        sys.stdout.write(predict.as_csv(found, top=options.top))
-    else:
-        for line in predict.lines(found, top=options.top):
-            say(line)
-
-
-def _train(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m classify", description=__doc__)
-    parser.add_argument("data", help="a data set that has features, or a features file (.h5)")
-    console.add_out(parser, "runs/")
-    console.add_seed(parser, "the folds, the MLP and random splits")
-    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
-    parser.add_argument(
-        "--balanced", action="store_true", help="let every class weigh the same, few photos or many"
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--protocol", choices=["per-class"], help="repeated random splits of all photos"
-    )
-    what.add_argument(
-        "--learning-curve", action="store_true", help="accuracy against training photos a class"
-    )
-    positive = console.at_least(1)
-    parser.add_argument("--train", type=positive, default=30, help="photos a class (--protocol)")
-    parser.add_argument("--test", type=positive, default=50, help="at most, a class (--protocol)")
-    parser.add_argument("--repeats", type=positive, default=10, help="of each random split")
-    ray_cluster.add_on(parser, "search on all machines of a cluster")
-    options = parser.parse_args(arguments)
-    file = features_file.file_of(options.data, options.out)
-    with features_file.open(file) as features, ray_backend.spread(options.on):
-        if options.protocol:
-            measure_per_class(features, options)
-        elif options.learning_curve:
-            measure_learning_curve(features, options)
-        else:
-            train_heads(
-                features,
-                options.heads,
-                out=options.out,
-                seed=options.seed,
-                balanced=options.balanced,
-            )
-
-
-def train_heads(
-    features: Features, names: Sequence[str], *, out: Path, seed: int, balanced: bool
-) -> None:
-    """Choose, fit and test heads, each leaving a result, and say how well they do.
-
-    Raises
-    ------
-    InputError
-        If the splits are too small to learn from or to test on.
-    """
-    _check(features)
-    rows = features.rows("train", "val")
-    labels = features.labels[rows]
-    the_spaces = search.spaces(names, labels, features.taps)
-    taps = heads.among(
-        features.taps, [own for space in the_spaces.values() for own, _ in space.views]
-    )
-    X = out_of_core.read(features, taps, "train", "val")
-    the_folds = search.folds(
-        labels,
-        [features.digests[row] for row in rows],
-        features.splits[rows] == "val",
-        seed=seed,
-    )
-    with console.progress("heads", search.steps(the_spaces), unit="steps") as advance:
-        tuned = search.tune(
-            the_spaces,
-            X,
-            labels,
-            the_folds,
-            taps=taps,
-            seed=seed,
-            balanced=balanced,
-            advance=advance,
-        )
-    tested = features.rows("test")
-    for name in names:
-        head, chosen, tried, spent = tuned[name]
-        started = time.perf_counter()
-        predictions = _test(head, features, chosen["taps"])
-        seconds = {
-            "features": features.seconds,
-            **spent,
-            "predict": time.perf_counter() - started,
-        }
-        result = Result(
-            model=name,
-            stage="head",
-            data=features.data,
-            data_digest=features.data_digest,
-            recipe_digest=features.recipe_digest,
-            class_names=features.class_names,
-            hyperparameters=chosen,
-            tried=tried,
-            seconds=seconds,
-            epochs=chosen.get("epochs"),
-            parameters=heads.parameters(head),
-            seed=seed,
-            metrics=results.metrics(predictions),
-            versions=versions(),
-            created=now(),
-            machine=machine(),
-        )
-        folder = results.runs_of(features.data, out) / name
-        results.save(folder, result, predictions, write_model=partial(_write, head))
-        figures = f"accuracy {result.metrics['accuracy']:.4f}"
-        say(
-            f"{name}: {figures} on {len(tested):,} test photos, "
-            f"{spent['tune'] + spent['fit']:.1f} s: {folder}"
-        )
-
-
-def measure_per_class(features: Features, options: argparse.Namespace) -> None:
-    """Measure heads on repeated random splits and print a row a head."""
-    with console.progress("repeats", options.repeats, unit="repeats") as advance:
-        repeats = protocols.per_class(
-            features,
-            options.heads,
-            train=options.train,
-            test=options.test,
-            repeats=options.repeats,
-            seed=options.seed,
-            balanced=options.balanced,
-            advance=advance,
-        )
-    found = protocols.summaries(repeats)
-    shown = {"mean_class_recall": "Mean class recall", "accuracy": "Accuracy"}
-    say(
-        f"{features.data}: {console.count(options.train, 'photo')} a class to train, at most "
-        f"{options.test} to test, {console.count(options.repeats, 'random split')}; mean and sd"
-    )
-    rows = [["Head", *shown.values(), "Log loss", "Calibration error"]]
-    for name in options.heads:
-        cells = [_spread(found[name][metric], "sd") for metric in shown]
-        log_loss, error = found[name]["log_loss"], found[name]["calibration_error"]
-        rows.append([name, *cells, f"{log_loss['mean']:.3f}", f"{error['mean']:.3f}"])
-    record = {"summary": found, "repeats": repeats}
-    name = f"protocol-per-class-{options.train}-{options.test}"
-    _leave(features, options, name, rows, record, asked=("train", "test"))
-
-
-def measure_learning_curve(features: Features, options: argparse.Namespace) -> None:
-    """Measure heads against the number of training photos and print a row a number."""
-    _check(features)
-    draws = len(protocols.curve_sizes(features)) * options.repeats
-    with console.progress("learning curve", draws, unit="draws") as advance:
-        repeats = protocols.learning_curve(
-            features,
-            options.heads,
-            repeats=options.repeats,
-            seed=options.seed,
-            balanced=options.balanced,
-            advance=advance,
-        )
-    found = {size: protocols.summaries(figures) for size, figures in repeats.items()}
-    say(
-        f"{features.data}: accuracy on its {len(features.rows('test')):,} test photos, mean of "
-        f"{console.count(options.repeats, 'draw')} with the 95% interval"
-    )
-    rows = [["Photos a class", *options.heads]]
-    for size, figures in found.items():
-        cells = [_spread(figures[name]["accuracy"], "half_width") for name in options.heads]
-        rows.append([f"{size:,}", *cells])
-    _leave(features, options, "learning-curve", rows, {"summary": found, "repeats": repeats})
-
-
-def _spread(figures: Figures, what: str) -> str:
-    return f"{figures['mean']:.1%} ± {100 * figures[what]:.1f}"
-
-
-def _leave(
-    features: Features,
-    options: argparse.Namespace,
-    name: str,
-    rows: Sequence[Sequence[str]],
-    record: dict[str, Any],
-    *,
-    asked: Sequence[str] = (),
-) -> None:
-    """Print a table, and write the record of it with what it was made from."""
-    for line in protocols.table(rows):
-        say(line)
-    made_from = {
-        "data": features.data,
-        "data_digest": features.data_digest,
-        "recipe_digest": features.recipe_digest,
-        "options": {key: getattr(options, key) for key in (*asked, "seed", "balanced")},
-        "versions": versions(),
-        "created": now(),
-    }
-    path = results.runs_of(features.data, options.out) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({**made_from, **record}, indent=1, ensure_ascii=False)
-    atomic.write_text(path, text + "\n")
-    say(path)
-
-
-def _check(features: Features) -> None:
-    labels = features.labels[features.rows("train", "val")]
-    learning = np.bincount(labels, minlength=len(features.class_names))
-    for name, photos in zip(features.class_names, learning, strict=True):
-        if photos < 2:
-            raise InputError(
-                f"class '{name}' has {console.count(int(photos), 'photo')} in train and val; "
-                "a head needs two: add photos and run make features"
-            )
-    if not len(features.rows("test")):
-        raise InputError(f"{features.data} has no test photo; add some and run make features")
-
-
-def _test(head: Pipeline, features: Features, taps: Sequence[str]) -> Predictions:
-    batches = features.batches(taps, "test")
-    found = [protocols.predictions(head, features, X, rows) for rows, X in batches]
-    return Predictions(
-        paths=[path for part in found for path in part.paths],
-        labels=np.concatenate([part.labels for part in found]),
-        probabilities=np.concatenate([part.probabilities for part in found]),
-    )
-
-
-def _write(head: Pipeline, folder: Path) -> None:
-    atomic.write_bytes(folder / "head.skops", skops.io.dumps(head))
-
-
-COMMANDS = {"predict": _predict, "serve": _serve}
 
 if __name__ == "__main__":
     console.run(main)

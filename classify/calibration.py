@@ -1,4 +1,12 @@
-"""Temperature: probabilities that mean what they say, from scores on photos held out."""
+"""Temperature scaling: turn scores into calibrated probabilities.
+
+A classifier's scores are divided by one number, the temperature, before the softmax. It is fitted
+on photos that the classifier was not trained on.
+
+scikit-learn's own temperature scaling (``CalibratedClassifierCV(method="temperature")``) would not
+do here: it fits hard labels, so a classifier without a mistake becomes certain; it does not accept
+classes without a score; and it gives no loss per photo, by which heads are chosen.
+"""
 
 from typing import NamedTuple
 
@@ -7,66 +15,69 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
+from classify.arrays import Labels, Matrix, SampleWeight
+
 RANGE = (1e-3, 1e3)
+"""Smallest and largest temperature."""
 
 
 class Calibration(NamedTuple):
-    """How scores become probabilities, and how good these are.
+    """A fitted temperature.
 
     Attributes
     ----------
     temperature : float
-        What scores are divided by, between 0.001 and 1,000; 1 where no photo tells.
+        What scores are divided by, between 0.001 and 1,000. It is 1 if there was nothing to fit.
     losses : ndarray of shape (m,), float64
-        The log loss of each photo with that temperature, in nats.
+        The log loss of each photo at this temperature, in nats.
     """
 
     temperature: float
     losses: NDArray[np.float64]
 
 
-def calibrate(
-    scores: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    weights: NDArray[np.float64] | None = None,
+def fit_temperature(
+    scores: Matrix, labels: Labels, sample_weight: SampleWeight | None = None
 ) -> Calibration:
-    """Find what scores are divided by so that their softmax has the smallest log loss.
+    """Find the temperature at which the softmax of the scores has the smallest log loss.
 
-    One number for all classes changes no prediction, and is the best simple calibration known
-    (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017). Each
-    photo counts as one of its class with probability 1 - 1 / (m + 2) and else as one of any, so
-    that a model without a mistake among few photos is not held to be infallible (after Platt,
-    "Probabilistic outputs for support vector machines", 1999).
+    A single temperature for all classes changes no prediction and works as well as more complex
+    methods (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML
+    2017). Labels are smoothed: with m photos, each counts for its own class with probability
+    1 - 1 / (m + 2), and for a class drawn at random otherwise. A model that makes no mistake on a
+    few photos is therefore not taken to be infallible (after Platt, "Probabilistic outputs for
+    support vector machines", 1999).
 
     Parameters
     ----------
-    scores : ndarray of shape (m, k)
-        Of photos that the model was not fitted on; -inf for a class that it does not know.
+    scores : ndarray of shape (m, k), float32
+        Scores of photos that the model was not fitted on; -inf for a class that it does not know.
     labels : ndarray of shape (m,), int64
-        Their classes, columns of `scores`. A photo of a class that the model does not know says
-        nothing of the temperature.
-    weights : ndarray of shape (m,), optional
-        How much each photo counts; all the same by default.
+        The true classes, as column numbers of `scores`. The temperature is fitted only on photos
+        whose class the model knows.
+    sample_weight : ndarray of shape (m,), float64, optional
+        How much each photo counts; by default all count the same.
     """
     rows = np.arange(len(labels))
     known = np.isfinite(scores[rows, labels])
-    wide = scores.astype(np.float64)
-    wide = np.where(np.isfinite(wide), wide, np.min(wide, initial=0.0, where=np.isfinite(wide)))
-    doubt = 1 / (len(labels) + 2)
-    own = (1 - doubt) * wide[rows, labels] + doubt * wide.mean(axis=1)
+    finite = scores.astype(np.float64)
+    lowest = np.min(finite, initial=0.0, where=np.isfinite(finite))
+    finite = np.where(np.isfinite(finite), finite, lowest)
+    smoothing = 1 / (len(labels) + 2)
+    own = (1 - smoothing) * finite[rows, labels] + smoothing * finite.mean(axis=1)
     if not known.any():
-        return Calibration(1.0, logsumexp(wide, axis=1) - own)
-    counted = known if weights is None else known * weights
+        return Calibration(1.0, logsumexp(finite, axis=1) - own)
+    weight = known if sample_weight is None else known * sample_weight
 
     def losses(log_temperature: float) -> NDArray[np.float64]:
-        heat = np.exp(-log_temperature)
-        found: NDArray[np.float64] = logsumexp(wide * heat, axis=1) - own * heat
-        return found
+        factor = np.exp(-log_temperature)
+        loss: NDArray[np.float64] = logsumexp(finite * factor, axis=1) - own * factor
+        return loss
 
-    found = minimize_scalar(
-        lambda at: np.average(losses(at), weights=counted),
+    best = minimize_scalar(
+        lambda log_temperature: np.average(losses(log_temperature), weights=weight),
         bounds=np.log(RANGE),
         method="bounded",
         options={"xatol": 1e-3},
     )
-    return Calibration(float(np.exp(found.x)), losses(found.x))
+    return Calibration(float(np.exp(best.x)), losses(best.x))

@@ -1,30 +1,30 @@
-"""A fitted head as plain arrays, to be built into a network elsewhere."""
+"""A fitted head as dense layers, from which other tools can rebuild it."""
 
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from classify.heads import places
+from classify.arrays import Matrix
+from classify.heads import tap_columns
 
-Matrix = NDArray[np.float32]
 
+class DenseHead(NamedTuple):
+    """A head as a sequence of simple operations.
 
-class Folded(NamedTuple):
-    """What a head does with taps: root or not, L2 norm of each, side by side, layers, softmax.
+    Each tap is divided by its L2 norm, after a square root if `root` is true. The taps, side by
+    side, go through the layers, with ReLU between them and softmax after the last.
 
     Attributes
     ----------
     taps : list of str
         In the order of their columns.
     root : bool
-        Whether square roots are taken first.
+        Whether the square root of every value is taken first.
     layers : list of (kernel, bias)
-        Of shapes (inputs, outputs) and (outputs,), float32; between them negative values become 0.
-        The last one has an output a class.
+        Shapes (inputs, outputs) and (outputs,), float32. The last layer has one output per class.
     """
 
     taps: list[str]
@@ -32,13 +32,13 @@ class Folded(NamedTuple):
     layers: list[tuple[Matrix, Matrix]]
 
 
-def fold(head: Pipeline) -> Folded:
-    """Take a head apart; its centring goes into the bias of its first layer.
+def to_dense(head: Pipeline) -> DenseHead:
+    """Take a fitted head apart; its centring becomes part of the bias of the first layer.
 
     Parameters
     ----------
     head : Pipeline
-        Fitted, see `classify.search`.
+        Fitted by `classify.train.fit_head`.
     """
     per_tap, centre, classifier = head[0], head[1], head[2]
     if isinstance(classifier, MLPClassifier):
@@ -49,10 +49,11 @@ def fold(head: Pipeline) -> Folded:
     layers[0] = kernel, bias - centre.mean_ @ kernel
     kernel, bias = layers[-1]
     if kernel.shape[1] == 1:
-        # Of two classes only the second has a score, and the logistic function is a softmax with 0.
+        # With two classes only the second has a score; the logistic function of it is a softmax
+        # in which the first class has the score 0.
         layers[-1] = np.hstack([np.zeros_like(kernel), kernel]), np.append(0, bias)
-    return Folded(
-        list(places(head)),
+    return DenseHead(
+        list(tap_columns(head)),
         isinstance(per_tap.transformers_[0][1][0], FunctionTransformer),
         [(kernel.astype(np.float32), bias.astype(np.float32)) for kernel, bias in layers],
     )

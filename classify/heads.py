@@ -1,10 +1,10 @@
-"""Heads: how each is fitted, the space that is searched for it, and the pipeline it becomes.
+"""The heads: what prepares the rows, and the three classifiers that are fitted on them.
 
-Every head is fitted on rows of one scale (squared norm 1 on average), so that a value of its
-parameter means the same for every data set and every set of taps.
+All classifiers are fitted on rows of the same scale (mean squared norm 1, see `unit_scale`), so
+that a hyper-parameter means the same for every data set and every set of taps.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -22,28 +22,31 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from classify import out_of_core
-from extract.vgg16.recipe import plain
+from classify.arrays import Labels, Matrix, SampleWeight
 
-Matrix = NDArray[np.float32]
-Labels = NDArray[np.int64]
-Weights = NDArray[np.float64]
-Value = tuple[float, ...]
+Values = tuple[float, ...]
+"""A value for each hyper-parameter of a classifier."""
 
 TRUSTED = (
     "classify.heads.LeastSquaresSVC",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
 )
-"""Types in a saved head beyond those that skops itself knows to run no code."""
+"""Types in a saved head that skops does not trust by itself; loading them runs no foreign code."""
+
+MLP_NORM = np.float32(20)
+"""Root mean square norm of the rows that the MLP is given. On the val split of Caltech-101 its log
+loss was 0.19 with 10 or 20, and 0.28 with 85, which gives every column a variance of 1."""
 
 
 class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Least-squares support vector machine, one class against the rest, with probabilities.
 
-    The hinge is replaced by the squared distance to -1 and 1, which makes the machine a linear
-    system (Suykens and Vandewalle, "Least squares support vector machine classifiers", Neural
-    Processing Letters 1999). It is scikit-learn's `RidgeClassifier`, which however begins anew for
-    every `alpha`, copies its rows and gives no probabilities. Here those are the softmax of the
-    scores, which `cool` calibrates.
+    The squared distance to -1 and 1 replaces the hinge loss, so that fitting means to solve a
+    linear system (Suykens and Vandewalle, "Least squares support vector machine classifiers",
+    Neural Processing Letters 1999). The coefficients equal those of scikit-learn's
+    `RidgeClassifier`, but that one starts from scratch for every `alpha`, copies the rows and
+    gives no probabilities. Here the probabilities are the softmax of the scores, which
+    `apply_temperature` calibrates.
 
     Parameters
     ----------
@@ -53,60 +56,67 @@ class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[mis
     Attributes
     ----------
     classes_ : ndarray of shape (k,)
-    coef_ : ndarray of shape (k, d), or (1, d) of two classes
-    intercept_ : ndarray of shape (k,), or (1,)
+    coef_ : ndarray of shape (k, d), or (1, d) for two classes
+    intercept_ : ndarray of shape (k,), or (1,) for two classes
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = alpha
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Fit to rows X of shape (n, d), their classes and weights."""
+        """Fit to rows X of shape (n, d), their classes and their weights."""
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("a classifier needs two classes, and there is 1 class")
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         self.coef_, self.intercept_ = next(
-            _least_squares(X, codes, weights, [self.alpha], precision=np.float64)
+            _least_squares(X, codes, sample_weight, [self.alpha], precision=np.float64)
         )
         return self
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
-        """Return the probabilities of rows, of shape (n, k)."""
+        """Return the probabilities of rows, shape (n, k)."""
         scores = self.decision_function(X)
         if scores.ndim == 1:
             return np.column_stack([expit(-scores), expit(scores)])
-        found: NDArray[np.floating[Any]] = softmax(scores, axis=1)
-        return found
+        probabilities: NDArray[np.floating[Any]] = softmax(scores, axis=1)
+        return probabilities
 
 
 def _least_squares(
-    X: Matrix, codes: Labels, weights: Weights, alphas: Sequence[float], *, precision: type
+    X: Matrix,
+    codes: Labels,
+    sample_weight: SampleWeight,
+    alphas: Sequence[float],
+    *,
+    precision: type,
 ) -> Iterator[tuple[Matrix, Matrix]]:
-    """Yield coefficients and intercept for each alpha; the sums over the rows are made once.
+    """Yield the coefficients and the intercept for each alpha; the rows are summed up only once.
 
     Parameters
     ----------
     codes : ndarray of shape (n,), int64
         Classes, 0 to k - 1.
     precision : type
-        Of the system that is solved: float32 is twice as fast, and enough where `alpha` is not
-        below the rounding of a Gram matrix.
+        Type in which the system is solved. float32 is twice as fast, and accurate enough unless
+        `alpha` is smaller than the rounding of a Gram matrix.
     """
     width, classes = X.shape[1], int(codes.max()) + 1
     columns = np.arange(1, 2) if classes == 2 else np.arange(classes)
-    share = weights / weights.sum()
+    share = sample_weight / sample_weight.sum()
+    blocks = [
+        slice(start, start + out_of_core.BLOCK) for start in range(0, len(X), out_of_core.BLOCK)
+    ]
     centre = np.zeros(width)
-    for start in range(0, len(X), out_of_core.BLOCK):
-        centre += share[start : start + out_of_core.BLOCK] @ X[start : start + out_of_core.BLOCK]
+    for block in blocks:
+        centre += share[block] @ X[block]
     level = np.array([2 * share[codes == column].sum() - 1 for column in columns])
     gram, target = np.zeros((width, width)), np.zeros((width, len(columns)))
-    for start in range(0, len(X), out_of_core.BLOCK):
-        block = slice(start, start + out_of_core.BLOCK)
+    for block in blocks:
         rows = X[block] - centre.astype(X.dtype)
-        weighted = rows * weights[block, None].astype(X.dtype)
+        weighted = rows * sample_weight[block, None].astype(X.dtype)
         signs = np.where(codes[block, None] == columns, 1.0, -1.0) - level
         gram += weighted.T @ rows
         target += weighted.T @ signs.astype(X.dtype)
@@ -114,273 +124,185 @@ def _least_squares(
         system: NDArray[Any] = gram.astype(precision)
         system[np.diag_indices_from(system)] += alpha
         factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
-        found = scipy.linalg.cho_solve(factor, target.astype(precision), check_finite=False)
-        yield found.T.astype(X.dtype), (level - centre @ found).astype(X.dtype)
+        solution = scipy.linalg.cho_solve(factor, target.astype(precision), check_finite=False)
+        yield solution.T.astype(X.dtype), (level - centre @ solution).astype(X.dtype)
 
 
 class Head(NamedTuple):
-    """How a head is searched and fitted.
+    """How a classifier is fitted.
 
     Attributes
     ----------
-    parameters : tuple of str
-        Those that regularise it.
-    values : tuple of tuple of float
-        Of the parameters, from the most to the least regularised.
+    hyperparameters : tuple of str
+        The names of those that regularise it; every `Values` has them in this order.
     path : callable
-        Given rows, labels, weights, held-out rows, values and a seed, yields the scores of the
-        held-out rows, of shape (m, classes in labels), for one value after the other.
+        Given rows, labels, sample weights, held-out rows, a list of values and a seed, yields the
+        scores of the held-out rows for one of the values after the other, each of shape (m,
+        classes among the labels). Values that follow each other share work.
     fit : callable
-        Given rows, which it may change, labels, weights, a value and a seed, returns the fitted
-        classifier.
+        Given rows, which it may change, labels, sample weights, values and a seed, returns the
+        fitted classifier.
     """
 
-    parameters: tuple[str, ...]
-    values: tuple[Value, ...]
-    path: Callable[[Matrix, Labels, Weights, Matrix, Sequence[Value], int], Iterator[Matrix]]
-    fit: Callable[[Matrix, Labels, Weights, Value, int], ClassifierMixin]
+    hyperparameters: tuple[str, ...]
+    path: Callable[[Matrix, Labels, SampleWeight, Matrix, Sequence[Values], int], Iterator[Matrix]]
+    fit: Callable[[Matrix, Labels, SampleWeight, Values, int], ClassifierMixin]
 
 
 def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
-    """Return what the softmax would turn into the classifier's probabilities, of shape (n, k)."""
+    """Return scores whose softmax are the probabilities of a classifier, shape (n, k)."""
     if isinstance(classifier, MLPClassifier):
-        found: Matrix = np.log(np.clip(classifier.predict_proba(X), 1e-30, None))
-        return found
-    found = classifier.decision_function(X)
-    return np.column_stack([np.zeros_like(found), found]) if found.ndim == 1 else found
+        logarithms: Matrix = np.log(np.clip(classifier.predict_proba(X), 1e-30, None))
+        return logarithms
+    return _two_columns(classifier.decision_function(X))
+
+
+def _two_columns(scores: Matrix) -> Matrix:
+    """Give the first of two classes, which has no score of its own, the score 0."""
+    if scores.ndim == 1 or scores.shape[1] == 1:
+        return np.column_stack([np.zeros_like(scores), scores])
+    return scores
 
 
 def _logistic(C: float, *, warm_start: bool) -> LogisticRegression:
-    # The tolerance is on the gradient, which is small where rows are.
+    # The tolerance is one on the gradient, which is small because the rows are.
     return LogisticRegression(C=C, max_iter=1000, tol=1e-5, warm_start=warm_start)
 
 
 def _logistic_path(
-    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
+    X: Matrix,
+    labels: Labels,
+    sample_weight: SampleWeight,
+    held_out: Matrix,
+    grid: Sequence[Values],
+    seed: int,
 ) -> Iterator[Matrix]:
-    classifier = _logistic(*values[0], warm_start=True)
-    for (value,) in values:
-        # Each begins where the one before it ended.
-        yield scores(classifier.set_params(C=value).fit(Z, labels, weights), unseen)
+    classifier = _logistic(*grid[0], warm_start=True)
+    for (C,) in grid:
+        # Each fit starts from the solution of the one before.
+        classifier.set_params(C=C).fit(X, labels, sample_weight)
+        yield scores(classifier, held_out)
 
 
 def _logistic_fit(
-    Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
+    X: Matrix, labels: Labels, sample_weight: SampleWeight, values: Values, seed: int
 ) -> ClassifierMixin:
-    return _logistic(*value, warm_start=False).fit(Z, labels, weights)
+    return _logistic(*values, warm_start=False).fit(X, labels, sample_weight)
 
 
 def _svm_path(
-    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
+    X: Matrix,
+    labels: Labels,
+    sample_weight: SampleWeight,
+    held_out: Matrix,
+    grid: Sequence[Values],
+    seed: int,
 ) -> Iterator[Matrix]:
     codes = np.unique(labels, return_inverse=True)[1]
-    alphas = [alpha for (alpha,) in values]
-    found_for_each = _least_squares(Z, codes, weights, alphas, precision=np.float32)
-    for coefficients, intercept in found_for_each:
-        found = unseen @ coefficients.T + intercept
-        yield np.column_stack([np.zeros_like(found), found]) if found.shape[1] == 1 else found
+    alphas = [alpha for (alpha,) in grid]
+    solutions = _least_squares(X, codes, sample_weight, alphas, precision=np.float32)
+    for coefficients, intercept in solutions:
+        yield _two_columns(held_out @ coefficients.T + intercept)
 
 
 def _svm_fit(
-    Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
+    X: Matrix, labels: Labels, sample_weight: SampleWeight, values: Values, seed: int
 ) -> ClassifierMixin:
-    return LeastSquaresSVC(*value).fit(Z, labels, weights)
+    return LeastSquaresSVC(*values).fit(X, labels, sample_weight)
 
 
 def _mlp_trained(
-    Z: Matrix, labels: Labels, weights: Weights, values: Sequence[Value], seed: int
+    X: Matrix, labels: Labels, sample_weight: SampleWeight, grid: Sequence[Values], seed: int
 ) -> Iterator[MLPClassifier]:
-    """Yield a network for each alpha and number of epochs; it is trained once for each alpha."""
-    done, trained = 0, None
-    for alpha, epochs in values:
-        if trained is None or trained.alpha != alpha:
-            # A generator goes on from epoch to epoch where a number would begin anew.
+    """Yield a network for each alpha and number of epochs; each alpha is trained only once."""
+    epochs_done, network = 0, None
+    for alpha, epochs in grid:
+        if network is None or network.alpha != alpha:
+            # With a number as seed, every epoch would draw the same order again.
             random = np.random.RandomState(seed)
-            # A small set in large batches would be learned in too few steps.
-            batch = min(len(Z), int(np.clip(len(Z) // 10, 32, 200)))
-            trained = MLPClassifier((128,), alpha=alpha, batch_size=batch, random_state=random)
-            done = 0
-        for _ in range(int(epochs) - done):
-            trained.partial_fit(Z, labels, sample_weight=weights, classes=np.unique(labels))
-        done = int(epochs)
-        yield trained
+            # In large batches a small data set would be learned in too few steps.
+            batch = min(len(X), int(np.clip(len(X) // 10, 32, 200)))
+            network = MLPClassifier((128,), alpha=alpha, batch_size=batch, random_state=random)
+            epochs_done = 0
+        for _ in range(int(epochs) - epochs_done):
+            network.partial_fit(X, labels, sample_weight=sample_weight, classes=np.unique(labels))
+        epochs_done = int(epochs)
+        yield network
 
 
 def _mlp_path(
-    Z: Matrix, labels: Labels, weights: Weights, unseen: Matrix, values: Sequence[Value], seed: int
+    X: Matrix,
+    labels: Labels,
+    sample_weight: SampleWeight,
+    held_out: Matrix,
+    grid: Sequence[Values],
+    seed: int,
 ) -> Iterator[Matrix]:
-    for classifier in _mlp_trained(Z * MLP_NORM, labels, weights, values, seed):
-        yield scores(classifier, unseen * MLP_NORM)
+    for classifier in _mlp_trained(X * MLP_NORM, labels, sample_weight, grid, seed):
+        yield scores(classifier, held_out * MLP_NORM)
 
 
 def _mlp_fit(
-    Z: Matrix, labels: Labels, weights: Weights, value: Value, seed: int
+    X: Matrix, labels: Labels, sample_weight: SampleWeight, values: Values, seed: int
 ) -> ClassifierMixin:
-    # In place: there may be no room for a second matrix.
-    Z *= MLP_NORM
-    classifier = next(_mlp_trained(Z, labels, weights, [value], seed))
+    # In place, as memory may not hold a second matrix.
+    X *= MLP_NORM
+    classifier = next(_mlp_trained(X, labels, sample_weight, [values], seed))
     classifier.coefs_[0] *= MLP_NORM
     return classifier.set_params(random_state=seed)
 
 
-def _one(*values: float) -> tuple[Value, ...]:
-    return tuple((value,) for value in values)
-
-
 HEADS = {
-    "logistic": Head(
-        ("C",),
-        _one(1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4),
-        _logistic_path,
-        _logistic_fit,
-    ),
-    "svm": Head(("alpha",), _one(3.0, 1.0, 0.3, 0.1, 0.03), _svm_path, _svm_fit),
-    "mlp": Head(
-        ("alpha", "epochs"),
-        tuple((1.0, epochs) for epochs in (5, 10, 15, 20, 30, 40, 60, 80)),
-        _mlp_path,
-        _mlp_fit,
-    ),
+    "logistic": Head(("C",), _logistic_path, _logistic_fit),
+    "svm": Head(("alpha",), _svm_path, _svm_fit),
+    "mlp": Head(("alpha", "epochs"), _mlp_path, _mlp_fit),
 }
-
-TAP_SETS = (
-    ("block5_avg",),
-    ("block5_avg3x3",),
-    ("block5_avg3x3", "block4_avg", "block4_max"),
-    ("block5_avg3x3", "block4_avg", "block4_max", "block3_avg", "block3_max"),
-)
-"""Sets of taps that are tried: block 5, its nine parts, these with block 4, with block 3. The nine
-parts hold what the average does, and block 5's maximum added nothing: with both of them beside
-block 4, each head had a larger log loss on held-out photos of chess. See `tap_sets`, too."""
-
-View = tuple[tuple[str, ...], bool]
-"""How rows are prepared: from which taps, and whether their square roots are taken."""
-
-MLP_PHOTOS = 40_000
-MLP_NORM = np.float32(20)
-"""Of the rows that the MLP is given: on the val split of Caltech-101 its log loss was 0.19 with 10
-or 20, and 0.28 with the 85 that gives every column a variance of 1."""
-
-LARGE = 3 * 10**9
-
-
-class Space(NamedTuple):
-    """What is tried for a head.
-
-    Attributes
-    ----------
-    views : list of View
-        The smallest set of taps first.
-    values : tuple of tuple of float
-        Of the head's parameters.
-    """
-
-    views: list[View]
-    values: tuple[Value, ...]
-
-
-def tap_sets(
-    taps: Collection[str], plain_sets: Sequence[tuple[str, ...]] = TAP_SETS
-) -> list[tuple[str, ...]]:
-    """Return the sets of taps that are tried where these taps are there, the smallest first.
-
-    Each set that has block 4 is also tried at all sizes together, if there is more than one.
-    """
-    at_all_sizes = [
-        tuple(tap for tap in taps if plain(tap) in own) for own in plain_sets if "block4_avg" in own
-    ]
-    return list(dict.fromkeys([*plain_sets, *at_all_sizes]))
-
-
-def tried(taps: Mapping[str, int]) -> dict[str, int]:
-    """Return those of the taps that are tried where these taps are there, in their order."""
-    return among(taps, tap_sets(taps))
-
-
-def among(taps: Mapping[str, int], sets: Iterable[tuple[str, ...]]) -> dict[str, int]:
-    """Return those of the taps that are in any of the sets, in their order."""
-    wanted = {tap for own in sets for tap in own}
-    return {tap: width for tap, width in taps.items() if tap in wanted}
-
-
-def space(name: str, *, rows: int, classes: int, taps: Mapping[str, int]) -> Space:
-    """Decide what is searched for a head, from the size of the data and the taps alone.
-
-    Small data are searched whole: every set of taps, with and without square roots, every value.
-    Sets whose matrix would not fit into memory are left out (see `classify.out_of_core`), but for
-    the smallest. Where searched rows x classes x columns, the operations of one step of the
-    logistic head, exceed 3 x 10^9, only the nine parts of block 5, alone and with block 4, are tried, of
-    the latter also those of all sizes. The MLP sees each photo so often that at most 40,000 photos
-    pass, or 20 times where that is more.
-
-    Parameters
-    ----------
-    name : str
-        Key of `HEADS`.
-    rows : int
-        Photos of train and val.
-    classes : int
-    taps : mapping of str to int
-        Name and width of each tap that is there, see `extract.store.features_file.Features`.
-    """
-    widths = {own: sum(taps[tap] for tap in own) for own in tap_sets(taps)}
-    smallest, *larger = widths
-    sets = [smallest, *(own for own in larger if rows * widths[own] <= out_of_core.IN_MEMORY)]
-    searched = min(rows, out_of_core.SEARCH_ROWS)
-    if searched * classes * min(searched, widths[sets[-1]]) > LARGE:
-        few = tap_sets(taps, TAP_SETS[1:3])
-        sets = [own for own in sets if own in few] or sets
-    values = HEADS[name].values
-    if name == "mlp":
-        values = tuple(value for value in values if value[1] <= max(20, MLP_PHOTOS / rows))
-    return Space([(own, root) for own in sets for root in (True, False)], values)
-
-
-def unchosen(name: str) -> dict[str, Any]:
-    """Return the hyper-parameters of a head where there is nothing to choose by: the middle."""
-    head = HEADS[name]
-    value = dict(zip(head.parameters, head.values[len(head.values) // 2], strict=True))
-    return {"taps": list(TAP_SETS[-1]), "root": True, **value}
 
 
 def preparation(taps: Mapping[str, int], *, root: bool) -> Pipeline:
     """Make the steps before a classifier: square root or not, L2 norm of each tap, centring.
 
-    Centring without scaling leaves distances as the taps have them, and the norm makes them the
-    same whatever the photo's contrast.
+    Dividing by the norm makes distances independent of a photo's contrast. Columns are centred
+    but not scaled, which would change distances between photos.
 
     Parameters
     ----------
     taps : mapping of str to int
-        Name and width of those that the columns of the rows are, side by side.
+        Name and width of the taps that lie side by side in the rows.
     root : bool
+        Whether to take square roots.
     """
-    places = columns(taps)
+    slices = columns(taps)
     steps = [FunctionTransformer(np.sqrt), Normalizer()] if root else [Normalizer()]
-    per_tap = [(tap, make_pipeline(*steps), places[tap]) for tap in taps]
+    per_tap = [(tap, make_pipeline(*steps), slices[tap]) for tap in taps]
     centre = StandardScaler(with_std=False)
     return Pipeline([("taps", ColumnTransformer(per_tap)), ("centre", centre)])
 
 
-def select(X: Matrix, taps: Iterable[str], *, among: Mapping[str, int]) -> Matrix:
-    """Return the columns of `taps` side by side, of a matrix whose columns are those of `among`."""
-    places = columns(among)
-    return out_of_core.columns(X, [places[tap] for tap in taps])
+def unit_scale(X: Matrix) -> float:
+    """Return the factor by which rows get a mean squared norm of 1."""
+    return float(1 / np.sqrt(np.einsum("ij,ij", X, X, dtype=np.float64) / len(X) or 1.0))
 
 
 def columns(taps: Mapping[str, int]) -> dict[str, slice]:
-    """Return where each tap lies in a matrix of `taps`, of these widths, side by side."""
+    """Return the columns of each tap in a matrix of `taps`, of these widths, side by side."""
     ends = np.cumsum(list(taps.values())).tolist()
     return {tap: slice(end - taps[tap], end) for tap, end in zip(taps, ends, strict=True)}
 
 
-def places(head: Pipeline) -> dict[str, slice]:
-    """Return where a fitted head looks for its taps; it looks at no other column."""
+def select(X: Matrix, taps: Iterable[str], *, among: Mapping[str, int]) -> Matrix:
+    """Return the columns of `taps` side by side, from a matrix that has those of `among`."""
+    slices = columns(among)
+    return out_of_core.columns(X, [slices[tap] for tap in taps])
+
+
+def tap_columns(head: Pipeline) -> dict[str, slice]:
+    """Return the columns of each tap that a fitted head uses; it uses no other columns."""
     return {tap: columns for tap, _, columns in head[0].transformers_ if tap != "remainder"}
 
 
-def on_columns(classifier: ClassifierMixin, basis: Matrix | None, *, scale: float) -> None:
-    """Make a classifier that was fitted on ``scale * X @ basis`` one of X.
+def map_back(classifier: ClassifierMixin, basis: Matrix | None, *, scale: float) -> None:
+    """Make a classifier that was fitted on ``scale * X @ basis`` one for X.
 
     Parameters
     ----------
@@ -389,29 +311,29 @@ def on_columns(classifier: ClassifierMixin, basis: Matrix | None, *, scale: floa
     scale : float
     """
     is_mlp = isinstance(classifier, MLPClassifier)
-    weights = classifier.coefs_[0].T if is_mlp else classifier.coef_
-    weights = weights * np.float32(scale)
+    coefficients = classifier.coefs_[0].T if is_mlp else classifier.coef_
+    coefficients = coefficients * np.float32(scale)
     if basis is not None:
-        weights = weights @ basis.T
-    classifier.n_features_in_ = weights.shape[1]
+        coefficients = coefficients @ basis.T
+    classifier.n_features_in_ = coefficients.shape[1]
     if is_mlp:
-        classifier.coefs_[0] = np.ascontiguousarray(weights.T)
+        classifier.coefs_[0] = np.ascontiguousarray(coefficients.T)
     else:
-        classifier.coef_ = weights
+        classifier.coef_ = coefficients
 
 
-def cool(classifier: ClassifierMixin, temperature: float) -> None:
-    """Divide the scores of a classifier by a temperature, in its last weights."""
+def apply_temperature(classifier: ClassifierMixin, temperature: float) -> None:
+    """Divide the scores of a classifier by a temperature, by changing its last coefficients."""
     if isinstance(classifier, MLPClassifier):
         last = [classifier.coefs_[-1], classifier.intercepts_[-1]]
     else:
         last = [classifier.coef_, classifier.intercept_]
-    for weights in last:
-        weights /= temperature
+    for coefficients in last:
+        coefficients /= temperature
 
 
 def parameters(head: Pipeline) -> int:
-    """Count the numbers a fitted head learned in its classifier."""
+    """Count the numbers that the classifier of a fitted head has learned."""
     classifier = head[-1]
     if isinstance(classifier, MLPClassifier):
         arrays = [*classifier.coefs_, *classifier.intercepts_]

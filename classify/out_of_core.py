@@ -1,13 +1,13 @@
-"""Data that outgrow memory: a sample to search on, and a matrix on disk to fit on.
+"""Data larger than memory: search heads on a sample, fit them on a matrix that lies on disk.
 
-The plan, by size alone:
+What is done depends on the size of the data alone:
 
-- Heads are searched on at most 20,000 rows, drawn from each class in proportion.
-- A matrix of more than 1 GiB (2^28 float32 values) is held in a memory map on disk, which the
-  system reads and drops as it needs: first the taps, read in batches, then what the chosen
-  preparation makes of them. Every head is fitted on all rows, in blocks or batches.
-- `classify.heads.space` leaves out sets of taps whose matrix would be larger than 1 GiB; the
-  smallest set is always tried.
+- Heads are searched on about 20,000 rows, drawn from each class in proportion.
+- A matrix of more than 2^28 values (1 GiB) is mapped from a file on disk, which the operating
+  system reads and drops as needed. This holds for the taps, which are read in batches, and for
+  the prepared rows. The chosen head is fitted on all rows, in blocks or batches.
+- `classify.search_space` leaves out sets of taps whose matrix would be larger than 1 GiB, except
+  the smallest set.
 """
 
 import mmap
@@ -15,70 +15,71 @@ import tempfile
 from collections.abc import Collection, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
+from classify.arrays import Labels, Matrix, Rows
 from extract.store.features_file import Features
 
-Matrix = NDArray[np.float32]
-
 IN_MEMORY = 2**28
+"""Values of the largest matrix that is held in memory."""
+
 SEARCH_ROWS = 20_000
 BLOCK = 8192
+"""Rows that are worked on at a time."""
 
 
 def matrix(shape: tuple[int, int]) -> Matrix:
-    """Make room for a matrix, in memory or in a file without a name that ends with it."""
+    """Allocate a matrix, in memory or in an unnamed file that goes away with it."""
     if shape[0] * shape[1] <= IN_MEMORY:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile() as file:
         file.truncate(shape[0] * shape[1] * np.dtype(np.float32).itemsize)
-        # Not numpy's memmap: processes to which joblib hands that open the file by its name.
+        # Not numpy.memmap: joblib's processes would try to open its file by name.
         return np.frombuffer(mmap.mmap(file.fileno(), 0), np.float32).reshape(shape)
 
 
 def read(features: Features, taps: Collection[str], *splits: str) -> Matrix:
-    """Read taps of the given splits side by side, of shape (rows, values)."""
-    found = matrix(features.shape(taps, *splits))
+    """Read taps of the given splits side by side, shape (rows, values)."""
+    X = matrix(features.shape(taps, *splits))
     done = 0
     for rows, values in features.batches(taps, *splits):
-        found[done : done + len(rows)] = values
+        X[done : done + len(rows)] = values
         done += len(rows)
-    return found
+    return X
 
 
-def columns(X: Matrix, places: Sequence[slice]) -> Matrix:
-    """Return some columns of a matrix side by side, or the matrix itself where that is the same."""
-    ends = [0, *(place.stop for place in places)]
-    if ends[-1] == X.shape[1] and [place.start for place in places] == ends[:-1]:
+def columns(X: Matrix, slices: Sequence[slice]) -> Matrix:
+    """Return some columns of a matrix side by side; the matrix itself if that is the same."""
+    ends = [0, *(part.stop for part in slices)]
+    if ends[-1] == X.shape[1] and [part.start for part in slices] == ends[:-1]:
         return X
-    found = matrix((len(X), sum(place.stop - place.start for place in places)))
+    chosen = matrix((len(X), sum(part.stop - part.start for part in slices)))
     for start in range(0, len(X), BLOCK):
         block = slice(start, start + BLOCK)
-        np.concatenate([X[block, place] for place in places], axis=1, out=found[block])
-    return found
+        np.concatenate([X[block, part] for part in slices], axis=1, out=chosen[block])
+    return chosen
 
 
 def fit_prepared(prepare: Pipeline, X: Matrix) -> Matrix:
-    """Fit the preparation of heads to rows and return the rows prepared, block by block."""
+    """Fit the preparation of a head to rows and return the prepared rows, block by block."""
     per_tap, centre = prepare[0], prepare[1]
     blocks = [slice(start, start + BLOCK) for start in range(0, len(X), BLOCK)]
-    # The steps for each tap learn nothing from the rows.
+    # The steps for each tap learn nothing from the rows, so that any rows will do.
     per_tap.fit(X[blocks[0]])
     for block in blocks:
         centre.partial_fit(per_tap.transform(X[block]))
-    found = matrix((len(X), len(centre.mean_)))
+    prepared = matrix((len(X), len(centre.mean_)))
     for block in blocks:
-        found[block] = prepare.transform(X[block])
-    return found
+        prepared[block] = prepare.transform(X[block])
+    return prepared
 
 
-def sample(labels: NDArray[np.int64], *, rows: int, seed: int) -> NDArray[np.intp]:
-    """Draw about `rows` rows, each class in proportion but with two rows at least; all if fewer.
+def sample(labels: Labels, *, rows: int, seed: int) -> Rows:
+    """Draw about `rows` rows: each class in proportion, with at least two rows if it has them.
 
     Returns
     -------
-    ndarray of row numbers, ascending
+    ndarray of row numbers, ascending; all of them if there are at most `rows`
     """
     if len(labels) <= rows:
         return np.arange(len(labels))

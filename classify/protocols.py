@@ -1,31 +1,58 @@
-"""Protocols: how good heads are over many random splits, and how many photos they need.
+"""Protocols: measure heads over many random splits, or against the number of training photos.
 
-Hyper-parameters are chosen on the training photos of each split alone. A photo that is there more
-than once (equal digest) counts once, so that no copy of a training photo is tested.
+The hyper-parameters are chosen on the training photos of each split alone. If a photo occurs more
+than once (equal digests), only one copy is used, so that no copy of a training photo is tested.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t
-from sklearn.pipeline import Pipeline
 
-from classify import heads, results, search
-from classify.results import Predictions
+from classify import cross_validation, heads, results, search, search_space
+from classify.arrays import Labels, Matrix, Rows, TrainingData
+from classify.search import SearchPlan
+from classify.train import check, fit_heads, predict
 from extract.store.features_file import SPLITS, Features
-from extract.system.console import InputError, count
+from extract.system import atomic, console
+from extract.system.console import InputError, count, say
+from extract.system.provenance import now, versions
 
-Rows = NDArray[np.intp]
-Figures = dict[str, float]
+Metrics = dict[str, float]
+Summary = dict[str, float]
 
 SIZES = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
-"""Training photos a class of a learning curve."""
+"""Training photos per class of a learning curve."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured, and how often.
+
+    Attributes
+    ----------
+    heads : sequence of str
+        Keys of `classify.heads.HEADS`.
+    repeats : int
+        How many random splits, of each size in a learning curve.
+    seed : int
+        Repeat i draws with ``seed + i``.
+    balanced : bool
+        Whether every class counts the same in training.
+    """
+
+    heads: Sequence[str]
+    repeats: int
+    seed: int
+    balanced: bool = False
 
 
 def draw(
-    labels: NDArray[np.int64], digests: Sequence[str], *, train: int, test: int, seed: int
+    labels: Labels, digests: Sequence[str], *, train: int, test: int, seed: int
 ) -> tuple[Rows, Rows]:
     """Draw training and test rows of each class at random.
 
@@ -33,11 +60,11 @@ def draw(
     ----------
     labels : ndarray of shape (n,), int64
     digests : sequence of str, length n
-        Of rows with equal digests the first alone can be drawn.
+        Of rows with equal digests, only the first can be drawn.
     train : int
-        Rows of each class; a class must have more.
+        Training rows of each class; a class must have more rows than this.
     test : int
-        Rows of each class at most.
+        Test rows of each class, or fewer if it has no more.
     seed : int
 
     Returns
@@ -45,39 +72,33 @@ def draw(
     ndarrays of row numbers, ascending, disjoint
     """
     random = np.random.default_rng(seed)
-    single = _distinct(digests)
+    distinct = _distinct(digests)
     parts: tuple[list[Rows], list[Rows]] = ([], [])
     for label in np.unique(labels):
-        mixed = random.permutation(single[labels[single] == label])
-        parts[0].append(mixed[:train])
-        parts[1].append(mixed[train : train + test])
+        shuffled = random.permutation(distinct[labels[distinct] == label])
+        parts[0].append(shuffled[:train])
+        parts[1].append(shuffled[train : train + test])
     return np.sort(np.concatenate(parts[0])), np.sort(np.concatenate(parts[1]))
 
 
 def per_class(
     features: Features,
-    names: Sequence[str],
+    measurement: Measurement,
     *,
     train: int,
     test: int,
-    repeats: int,
-    seed: int,
-    balanced: bool = False,
     advance: Callable[[int], None] = lambda n: None,
-) -> dict[str, list[Figures]]:
-    """Fit and test heads on repeated random splits of all photos of a data set.
+) -> dict[str, list[Metrics]]:
+    """Train and test heads on repeated random splits of all photos of a data set.
 
     Parameters
     ----------
-    names : sequence of str
-        Keys of `classify.heads.HEADS`.
+    features : Features
+    measurement : Measurement
     train, test : int
-        Photos a class; of those to test, as many as there are where there are fewer.
-    repeats : int
-    seed : int
-        Repeat i draws with ``seed + i``.
+        Photos per class; if a class has fewer left to test, all of them are tested.
     advance : callable
-        Told of every repeat that is done.
+        Called with 1 after each repeat.
 
     Returns
     -------
@@ -86,85 +107,102 @@ def per_class(
     Raises
     ------
     InputError
-        If a class has no photo to test when `train` are taken.
+        If a class has no photo left to test.
     """
     labels, digests = features.labels, features.digests
-    single = _distinct(digests)
-    photos = np.bincount(labels[single], minlength=len(features.class_names))
+    photos = np.bincount(labels[_distinct(digests)], minlength=len(features.class_names))
     for name, has in zip(features.class_names, photos.tolist(), strict=True):
         if has <= train:
             raise InputError(
                 f"class '{name}' has {count(has, 'distinct photo')}; "
-                f"--train {train} needs one more, to test"
+                f"--train {train} needs at least one more, to test"
             )
-    X = features.read(heads.tried(features.taps), *SPLITS)
-    found: dict[str, list[Figures]] = {name: [] for name in names}
-    for repeat in range(repeats):
-        fitted, out = draw(labels, digests, train=train, test=test, seed=seed + repeat)
-        for name, figures in _figures(
-            features, names, X, fitted, out, seed=seed + repeat, balanced=balanced
-        ).items():
-            found[name].append(figures)
+    X = features.read(search_space.tried(features.taps), *SPLITS)
+    measured: dict[str, list[Metrics]] = {name: [] for name in measurement.heads}
+    for seed in range(measurement.seed, measurement.seed + measurement.repeats):
+        split = draw(labels, digests, train=train, test=test, seed=seed)
+        for name, metrics in _measure(features, measurement, X, split, seed=seed).items():
+            measured[name].append(metrics)
         advance(1)
-    return found
+    return measured
 
 
 def learning_curve(
     features: Features,
-    names: Sequence[str],
+    measurement: Measurement,
     *,
-    repeats: int,
-    seed: int,
-    balanced: bool = False,
     advance: Callable[[int], None] = lambda n: None,
-) -> dict[int, dict[str, list[Figures]]]:
-    """Test heads on the test split that were fitted on few photos of train and val, then on more.
+) -> dict[int, dict[str, list[Metrics]]]:
+    """Train heads on more and more photos of train and val, and test each on the test split.
+
+    A draw of more photos contains those of the smaller draw with the same seed.
 
     Parameters
     ----------
-    repeats : int
-        Draws of each size.
-    seed : int
-        Draw i of every size has ``seed + i``, so that a larger draw contains the smaller.
+    features : Features
+    measurement : Measurement
     advance : callable
-        Told of every draw that is done.
+        Called with 1 after each draw.
 
     Returns
     -------
-    dict of photos a class to dict of head to list of the metrics of each draw
+    dict of photos per class to dict of head to list of the metrics of each draw
     """
-    X = features.read(heads.tried(features.taps), *SPLITS)
-    rows, out = features.rows("train", "val"), features.rows("test")
+    X = features.read(search_space.tried(features.taps), *SPLITS)
+    rows, tested = features.rows("train", "val"), features.rows("test")
     labels, digests = features.labels[rows], [features.digests[row] for row in rows]
-    found: dict[int, dict[str, list[Figures]]] = {}
+    measured: dict[int, dict[str, list[Metrics]]] = {}
     for size in curve_sizes(features):
-        found[size] = {name: [] for name in names}
-        for repeat in range(repeats):
-            fitted, _ = draw(labels, digests, train=size, test=0, seed=seed + repeat)
-            for name, figures in _figures(
-                features, names, X, rows[fitted], out, seed=seed + repeat, balanced=balanced
-            ).items():
-                found[size][name].append(figures)
+        measured[size] = {name: [] for name in measurement.heads}
+        for seed in range(measurement.seed, measurement.seed + measurement.repeats):
+            fitted, _ = draw(labels, digests, train=size, test=0, seed=seed)
+            split = rows[fitted], tested
+            for name, metrics in _measure(features, measurement, X, split, seed=seed).items():
+                measured[size][name].append(metrics)
             advance(1)
-    return found
+    return measured
 
 
 def curve_sizes(features: Features) -> list[int]:
-    """Return the sizes of a learning curve: 1, 2, 5, 10, ... that every class can fill."""
+    """Return the sizes of a learning curve: 1, 2, 5, 10, ... photos, as far as every class goes."""
     rows = features.rows("train", "val")
-    single = rows[_distinct([features.digests[row] for row in rows])]
-    photos = np.bincount(features.labels[single], minlength=len(features.class_names)).min()
+    distinct = rows[_distinct([features.digests[row] for row in rows])]
+    photos = np.bincount(features.labels[distinct], minlength=len(features.class_names)).min()
     return [size for size in SIZES if size <= photos]
 
 
-def summary(values: Sequence[float]) -> Figures:
-    """Summarise repeats.
+def _distinct(digests: Sequence[str]) -> Rows:
+    """Return the first row of every distinct photo, ascending."""
+    return np.sort(np.unique(digests, return_index=True)[1])
+
+
+def _measure(
+    features: Features, measurement: Measurement, X: Matrix, split: tuple[Rows, Rows], *, seed: int
+) -> dict[str, Metrics]:
+    """Choose and fit heads on some rows, and measure them on others."""
+    fitted, tested = split
+    labels, taps = features.labels[fitted], search_space.tried(features.taps)
+    spaces = search_space.search_spaces(measurement.heads, labels, taps)
+    digests = [features.digests[row] for row in fitted]
+    plan = SearchPlan(spaces, cross_validation.folds(labels, digests, seed=seed), seed)
+    data = TrainingData.weighted(X[fitted], taps, labels, balanced=measurement.balanced)
+    choices = search.choose(search.search(data, plan))
+    measured = {}
+    for head in fit_heads(data, choices, seed=seed):
+        unseen = heads.select(X[tested], head.hyperparameters["taps"], among=taps)
+        predictions = predict(head.pipeline, features, unseen, tested)
+        measured[head.name] = results.metrics(predictions)
+    return measured
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Summarise the values of a metric over the repeats.
 
     Returns
     -------
     dict
-        ``mean``, ``sd`` (of the repeats, n - 1 in the denominator) and ``half_width`` of the mean's
-        95% interval by Student's t; the latter two are 0 of a single repeat.
+        ``mean``, ``sd`` (with n - 1 in the denominator) and ``half_width`` of the 95% interval of
+        the mean by Student's t. With a single repeat, the latter two are 0.
     """
     n, mean = len(values), float(np.mean(values))
     sd = float(np.std(values, ddof=1)) if n > 1 else 0.0
@@ -172,61 +210,99 @@ def summary(values: Sequence[float]) -> Figures:
     return {"mean": mean, "sd": sd, "half_width": half_width}
 
 
-def summaries(repeats: Mapping[str, Sequence[Figures]]) -> dict[str, dict[str, Figures]]:
+def summaries(measured: Mapping[str, Sequence[Metrics]]) -> dict[str, dict[str, Summary]]:
     """Summarise every metric of every head."""
     return {
-        name: {metric: summary([one[metric] for one in figures]) for metric in figures[0]}
-        for name, figures in repeats.items()
+        name: {metric: summary([one[metric] for one in repeats]) for metric in repeats[0]}
+        for name, repeats in measured.items()
     }
 
 
+def report_per_class(
+    features: Features, measurement: Measurement, *, train: int, test: int, out: Path
+) -> None:
+    """Measure heads with `per_class`, print a row per head, and leave a record in ``runs/``."""
+    with console.progress("repeats", measurement.repeats, unit="repeats") as advance:
+        repeats = per_class(features, measurement, train=train, test=test, advance=advance)
+    found = summaries(repeats)
+    say(
+        f"{features.data}: {count(train, 'photo')} per class to train, at most {test} to test, "
+        f"{count(measurement.repeats, 'random split')}; mean and standard deviation"
+    )
+    rows = [["Head", "Mean class recall", "Accuracy", "Log loss", "Calibration error"]]
+    for name in measurement.heads:
+        of = found[name]
+        spreads = [_spread(of[metric], "sd") for metric in ("mean_class_recall", "accuracy")]
+        means = [f"{of[metric]['mean']:.3f}" for metric in ("log_loss", "calibration_error")]
+        rows.append([name, *spreads, *means])
+    _print_table(rows)
+    asked = {"train": train, "test": test}
+    record = _record(features, measurement, asked) | {"summary": found, "repeats": repeats}
+    _write(record, results.runs_of(features.data, out) / f"protocol-per-class-{train}-{test}.json")
+
+
+def report_learning_curve(features: Features, measurement: Measurement, *, out: Path) -> None:
+    """Measure heads with `learning_curve`, print a row per size, and leave a record in ``runs/``.
+
+    Raises
+    ------
+    InputError
+        If the splits are too small to train or to test on.
+    """
+    check(features)
+    draws = len(curve_sizes(features)) * measurement.repeats
+    with console.progress("learning curve", draws, unit="draws") as advance:
+        repeats = learning_curve(features, measurement, advance=advance)
+    found = {size: summaries(measured) for size, measured in repeats.items()}
+    say(
+        f"{features.data}: accuracy on its {count(len(features.rows('test')), 'test photo')}, "
+        f"mean of {count(measurement.repeats, 'draw')} with the 95% interval"
+    )
+    rows = [["Photos per class", *measurement.heads]]
+    for size, of in found.items():
+        cells = [_spread(of[name]["accuracy"], "half_width") for name in measurement.heads]
+        rows.append([f"{size:,}", *cells])
+    _print_table(rows)
+    record = _record(features, measurement, {}) | {"summary": found, "repeats": repeats}
+    _write(record, results.runs_of(features.data, out) / "learning-curve.json")
+
+
+def _spread(summary: Summary, spread: str) -> str:
+    return f"{summary['mean']:.1%} ± {100 * summary[spread]:.1f}"
+
+
 def table(rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Set rows of cells in columns, the first left-aligned, the others right-aligned."""
+    """Arrange rows of cells in columns, the first left-aligned, the others right-aligned."""
     widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            str(cell).ljust(width) if place == 0 else str(cell).rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            str(cell).ljust(width) if position == 0 else str(cell).rjust(width)
+            for position, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
 
 
-def _distinct(digests: Sequence[str]) -> Rows:
-    """Return the first row of every photo, ascending."""
-    return np.sort(np.unique(digests, return_index=True)[1])
+def _print_table(rows: Sequence[Sequence[Any]]) -> None:
+    for line in table(rows):
+        say(line)
 
 
-def _figures(
-    features: Features,
-    names: Sequence[str],
-    X: NDArray[np.float32],
-    fitted: Rows,
-    out: Rows,
-    *,
-    seed: int,
-    balanced: bool,
-) -> dict[str, Figures]:
-    """Choose and fit heads on some rows and measure them on others."""
-    taps, labels = heads.tried(features.taps), features.labels[fitted]
-    the_spaces = search.spaces(names, labels, taps)
-    the_folds = search.folds(labels, [features.digests[row] for row in fitted], seed=seed)
-    tuned = search.tune(
-        the_spaces, X[fitted], labels, the_folds, taps=taps, seed=seed, balanced=balanced
-    )
-    found = {}
-    for name, one in tuned.items():
-        unseen = heads.select(X[out], one.chosen["taps"], among=taps)
-        found[name] = results.metrics(predictions(one.head, features, unseen, out))
-    return found
+def _record(
+    features: Features, measurement: Measurement, asked: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return what a measurement was made from."""
+    return {
+        "data": features.data,
+        "data_digest": features.data_digest,
+        "recipe_digest": features.recipe_digest,
+        "options": {**asked, "seed": measurement.seed, "balanced": measurement.balanced},
+        "versions": versions(),
+        "created": now(),
+    }
 
 
-def predictions(
-    head: Pipeline, features: Features, X: NDArray[np.float32], rows: Rows
-) -> Predictions:
-    """Return what a head says of rows of a features file, given its taps of these rows."""
-    return Predictions(
-        paths=[features.paths[row] for row in rows],
-        labels=features.labels[rows],
-        probabilities=head.predict_proba(X).astype(np.float32),
-    )
+def _write(record: Mapping[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    say(path)

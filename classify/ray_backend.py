@@ -1,13 +1,14 @@
-"""Where heads are searched: on this machine, or as tasks of Ray on all machines of a cluster.
+"""A joblib backend on Ray, with which heads are trained on all machines of a cluster.
 
-Ray's own backend for joblib (``ray.util.joblib``) is not used. It keeps a copy of every argument
-for each task, makes a new pool of processes for each search, and neither gives an answer before it
-has all nor replaces a process that was lost.
+Ray has a backend of its own for joblib (``ray.util.joblib``). That one copies every argument for
+each task, starts a new pool of processes for each search, returns nothing before all answers are
+there, and does not replace a process that was lost.
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,18 @@ from numpy.typing import NDArray
 
 from extract.compute import ray_cluster
 
-LARGE = 2**20
-"""Bytes of an array from which on it is kept in shared memory, as joblib does on one machine."""
+SHARED_FROM = 2**20
+"""Bytes from which on an array is put into shared memory; joblib has the same limit."""
 
 
 @contextmanager
-def spread(on: str | None) -> Iterator[None]:
-    """Run what joblib runs in the block where `on` says.
+def parallel_on(on: str | None) -> Iterator[None]:
+    """Choose where joblib runs what the block gives it.
 
     Parameters
     ----------
     on : str or None
-        See `extract.compute.ray_cluster.connected`; None is this machine, without Ray.
+        See `extract.compute.ray_cluster.connected`; None is this machine without Ray.
 
     Raises
     ------
@@ -38,16 +39,16 @@ def spread(on: str | None) -> Iterator[None]:
     if on is None:
         yield
         return
-    with ray_cluster.connected(on), parallel_config(Tasks()):
+    with ray_cluster.connected(on), parallel_config(RayBackend()):
         yield
 
 
-class Tasks(ParallelBackendBase):  # type: ignore[misc]
-    """A backend of joblib: every call is a task of Ray, to which this process is connected.
+class RayBackend(ParallelBackendBase):  # type: ignore[misc]
+    """A backend of joblib that runs every call as a task of Ray; this process is connected to it.
 
-    A large array is put into shared memory once, is copied from there to each machine that has a
-    task with it, and is read there by all processes without a copy. A task whose process or
-    machine is lost is done by another.
+    A large array is put into shared memory once, copied once to each machine that has a task with
+    it, and read there by all processes without a copy. If a process or a machine is lost, its task
+    is run by another.
     """
 
     supports_retrieve_callback = True
@@ -58,26 +59,26 @@ class Tasks(ParallelBackendBase):  # type: ignore[misc]
         super().__init__(nesting_level=0)
         self.ray: Any = ray
         self.run = ray.remote(_run)
-        self.placed: dict[int, tuple[NDArray[Any], _Placed]] = {}
+        self.shared: dict[int, tuple[NDArray[Any], _Shared]] = {}
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        """Return how many tasks run at a time; all processors of the cluster are -1."""
+        """Return how many tasks run at a time; -1 means all processors of the cluster."""
         processors = max(1, int(self.ray.cluster_resources().get("CPU", 0)))
         return min(n_jobs, processors) if n_jobs > 0 else processors
 
     def configure(self, n_jobs: int, parallel: Parallel, **options: Any) -> int:
-        """Prepare for a call of joblib, which does a single task at a time in this process."""
+        """Prepare for one use of `Parallel`; with a single job, joblib runs it in this process."""
         jobs: int = super().configure(n_jobs, parallel, **options)
         self.waiting = ThreadPoolExecutor(jobs)
         return jobs
 
     def submit(self, func: BatchedCalls, callback: Callable[[Any], None]) -> Future[Any]:
-        """Hand calls over to Ray, and their answer to `callback`."""
+        """Send calls to Ray, and give their answer to `callback`."""
         func.items = [
-            (call, [self._place(value) for value in values], named)
+            (call, [self._share(value) for value in values], named)
             for call, values, named in func.items
         ]
-        # A thread waits for each: in what Ray itself calls back, Ray cannot be given another task.
+        # A thread waits for each answer: no task can be submitted from within Ray's own callbacks.
         future = self.waiting.submit(lambda: self.ray.get(self.run.remote(func)))
         future.add_done_callback(callback)
         return future
@@ -87,20 +88,24 @@ class Tasks(ParallelBackendBase):  # type: ignore[misc]
         return out.result()
 
     def terminate(self) -> None:
-        """Let go of the arrays that were placed."""
+        """Release the shared arrays."""
         self.waiting.shutdown(wait=False, cancel_futures=True)
-        self.placed.clear()
+        self.shared.clear()
 
-    def _place(self, value: Any) -> Any:
-        if not isinstance(value, np.ndarray) or value.nbytes < LARGE:
+    def _share(self, value: Any) -> Any:
+        """Put a large array into shared memory, also one that is a field of a dataclass."""
+        if is_dataclass(value) and not isinstance(value, type):
+            named = {field.name: getattr(value, field.name) for field in fields(value)}
+            return replace(value, **{name: self._share(own) for name, own in named.items()})
+        if not isinstance(value, np.ndarray) or value.nbytes < SHARED_FROM:
             return value
-        if id(value) not in self.placed:
-            self.placed[id(value)] = value, _Placed(self.ray.get, self.ray.put(value))
-        return self.placed[id(value)][1]
+        if id(value) not in self.shared:
+            self.shared[id(value)] = value, _Shared(self.ray.get, self.ray.put(value))
+        return self.shared[id(value)][1]
 
 
-class _Placed:
-    """What becomes an array again, in shared memory, where it is unpickled."""
+class _Shared:
+    """Stands for an array in shared memory, and becomes it when it is unpickled."""
 
     def __init__(self, get: Callable[[Any], NDArray[Any]], reference: Any) -> None:
         self.get = get

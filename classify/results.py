@@ -1,13 +1,14 @@
-"""The result: the one record that every model, head or network, leaves behind.
+"""The result: what every model, head or network, leaves in ``runs/<data>/<model>/``.
 
-``runs/<data>/<model>/`` holds ``result.json`` (this record), ``predictions.h5`` (what the model
-said of each test photo, from which every metric is computed, here and nowhere else) and the model.
+``result.json`` records how the model was made and how well it does. ``predictions.h5`` has its
+predictions for the test photos; all metrics are computed from these, and only here. The model
+itself is in a file beside them.
 """
 
 import io
 import json
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +22,41 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
+from classify.arrays import Labels, Matrix
 from extract.store import hdf5
 from extract.system import atomic
 from extract.system.console import InputError
+from extract.vgg16.recipe import SIZE, SIZES, named, plain
 
 SCHEMA = 1
 BINS = 15
 PHASES = ("features", "tune", "fit", "predict")
 MODELS = ("head.skops", "model.keras")
-"""The file that holds the model, of a head and of a network."""
+"""The file that holds the model: a head's, and a network's."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of the test photos.
+    """What a model predicts for the test photos.
 
     Attributes
     ----------
     paths : list of str, length n
-        Relative to the data set's root.
+        Relative to the root of the data set.
     labels : ndarray of shape (n,), int64
         True classes, indices into the class names.
     probabilities : ndarray of shape (n, k), float32
-        One row a photo, each summing to 1.
+        One row per photo; each sums to 1.
     """
 
     paths: list[str]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
+    labels: Labels
+    probabilities: Matrix
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a model was made and how well it did.
+    """How a model was made and how well it does.
 
     Attributes
     ----------
@@ -64,22 +67,22 @@ class Result:
     data : str
         Name of the data set.
     data_digest : str
-        Of the features file's paths, photos, labels and splits. Two results may be compared only
-        when theirs are equal.
+        Digest of the paths, photos, labels and splits. Two results may be compared only if theirs
+        are equal.
     recipe_digest : str
-        Of the features.
+        Digest of the recipes of the features, one recipe for each of `sizes`.
     class_names : list of str, length k
     hyperparameters : dict
         What was chosen.
     tried : list of dict
-        Every candidate with its score on the validation split.
+        Every candidate with its score on held-out photos.
     seconds : dict of str to float
-        By phase: ``features`` (the shared VGG16 pass; 0 where it was not used), ``tune``, ``fit``,
-        ``predict``.
+        By phase: ``features`` (the shared pass through VGG16; 0 if the model did not use it),
+        ``tune``, ``fit`` and ``predict``.
     epochs : int or None
-        Of training, where there are epochs.
+        Epochs of training; None for a model that is not trained in epochs.
     parameters : int
-        Numbers that were learned from these photos.
+        How many numbers were learned from these photos.
     seed : int
     metrics : dict of str to float
         See `metrics`.
@@ -87,7 +90,10 @@ class Result:
     created : str
         ISO 8601, UTC.
     machine : str
-        What the seconds depend on; empty in records of before it was kept.
+        What the seconds depend on; empty in older records, which did not have it.
+    sizes : list of int
+        Sides in pixels of the photos whose features `recipe_digest` describes, in the order of the
+        features file. Older records do not have it; there it is inferred from names of taps.
     """
 
     model: str
@@ -106,11 +112,12 @@ class Result:
     versions: dict[str, str]
     created: str
     machine: str = ""
+    sizes: list[int] = field(default_factory=lambda: [SIZE])
     schema: int = SCHEMA
 
 
 def metrics(predictions: Predictions) -> dict[str, float]:
-    """Compute every figure of a result from what the model said.
+    """Compute all metrics of a result from its predictions.
 
     Returns
     -------
@@ -124,21 +131,21 @@ def metrics(predictions: Predictions) -> dict[str, float]:
     k = predictions.probabilities.shape[1]
     probabilities = _clipped(predictions)
     predicted = predictions.probabilities.argmax(axis=1)
-    every = np.arange(k)
-    figures = {
+    classes = np.arange(k)
+    values = {
         "accuracy": accuracy_score(y, predicted),
         "mean_class_recall": recall_score(y, predicted, labels=np.unique(y), average="macro"),
-        "macro_f1": f1_score(y, predicted, labels=every, average="macro", zero_division=0.0),
+        "macro_f1": f1_score(y, predicted, labels=classes, average="macro", zero_division=0.0),
         "log_loss": losses(predictions).mean(),
         "calibration_error": calibration_error(probabilities.max(axis=1), predicted == y),
     }
     if k > 5:
-        figures["top5_accuracy"] = top_k_accuracy_score(y, probabilities, k=5, labels=every)
-    return {name: float(value) for name, value in figures.items()}
+        values["top5_accuracy"] = top_k_accuracy_score(y, probabilities, k=5, labels=classes)
+    return {name: float(value) for name, value in values.items()}
 
 
 def losses(predictions: Predictions) -> NDArray[np.float64]:
-    """Return what each photo, of n, adds to the log loss, in nats."""
+    """Return the log loss of each photo, in nats, shape (n,)."""
     own = _clipped(predictions)[np.arange(len(predictions.labels)), predictions.labels]
     return -np.log(own)
 
@@ -152,28 +159,29 @@ def _clipped(predictions: Predictions) -> NDArray[np.float64]:
 def reliability(
     confidence: NDArray[np.float64], right: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Put photos into 15 bins of equal width by the probability of the class predicted.
+    """Sort photos into 15 bins of equal width by the probability of their predicted class.
 
     Parameters
     ----------
     confidence : ndarray of shape (n,)
-        Probability of the class predicted.
+        Probability of the predicted class.
     right : ndarray of shape (n,), bool
-        Whether it was the true one.
+        Whether the prediction is right.
 
     Returns
     -------
     photos : ndarray of shape (15,), int64
+        Number of photos in each bin.
     confidence : ndarray of shape (15,)
-        Mean probability, NaN in a bin without photos.
+        Mean probability of the bin; NaN if it is empty.
     accuracy : ndarray of shape (15,)
-        Share that was named rightly, NaN in a bin without photos.
+        Share of right predictions in the bin; NaN if it is empty.
     """
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    photos = np.bincount(place, minlength=BINS)
-    among = np.where(photos, photos, np.nan)
-    sums = (np.bincount(place, weights=values, minlength=BINS) for values in (confidence, right))
-    mean, accuracy = (total / among for total in sums)
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    photos = np.bincount(bins, minlength=BINS)
+    divisor = np.where(photos, photos, np.nan)
+    sums = (np.bincount(bins, weights=values, minlength=BINS) for values in (confidence, right))
+    mean, accuracy = (total / divisor for total in sums)
     return photos, mean, accuracy
 
 
@@ -183,14 +191,14 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_])
     It is the sum over the bins b of `reliability` of n_b / n * |accuracy of b - mean probability
     of b| (Naeini, Cooper and Hauskrecht, "Obtaining well calibrated probabilities using Bayesian
     binning", AAAI 2015, with the bins of Guo et al., "On calibration of modern neural networks",
-    ICML 2017): from 0, as sure as it is right, to 1.
+    ICML 2017). It ranges from 0, perfectly calibrated, to 1.
 
     Parameters
     ----------
     confidence : ndarray of shape (n,)
-        Probability of the class predicted.
+        Probability of the predicted class.
     right : ndarray of shape (n,), bool
-        Whether it was the true one.
+        Whether the prediction is right.
     """
     photos, mean, accuracy = reliability(confidence, right)
     return float(np.nansum(photos * np.abs(accuracy - mean)) / len(right))
@@ -203,10 +211,12 @@ def save(
     *,
     write_model: Callable[[Path], None],
 ) -> None:
-    """Leave a model and its record in `folder`; ``result.json`` comes last and makes it whole.
+    """Save a result; ``result.json`` is written last, so that a result that has it is complete.
 
     Parameters
     ----------
+    folder : Path
+        Made if it is not there.
     write_model : callable
         Given `folder`, writes the model's own files into it.
     """
@@ -224,34 +234,45 @@ def save(
 
 
 def load(folder: Path) -> Result:
-    """Read the record of one model.
+    """Read the record of a result.
 
     Raises
     ------
     InputError
-        If ``result.json`` is not there or is not such a record.
+        If ``result.json`` is missing or is not such a record.
     """
     path = folder / "result.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']}, and this version reads {SCHEMA}")
-        # What was not yet kept when the record was made has a default.
-        given = {f.name for f in fields(Result) if f.name in record or f.default is MISSING}
-        return Result(**{name: record[name] for name in given})
+        names = {field.name for field in fields(Result)}
+        record = {name: value for name, value in record.items() if name in names}
+        record.setdefault("sizes", _inferred_sizes(record))
+        if not set(record["sizes"]) <= set(SIZES):
+            raise ValueError(f"sizes {record['sizes']}")
+        return Result(**record)
     except FileNotFoundError as error:
         raise InputError(f"{path}: not there; train the model again") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a result record ({error}); train it again") from error
 
 
+def _inferred_sizes(record: dict[str, Any]) -> list[int]:
+    """Return the sizes of the photos whose taps an older record names."""
+    candidates = [record.get("hyperparameters", {}), *record.get("tried", ())]
+    taps = {tap for candidate in candidates for tap in candidate.get("taps", ())}
+    further = [size for size in SIZES[1:] if any(tap == named(plain(tap), size) for tap in taps)]
+    return [SIZE, *further]
+
+
 def load_predictions(folder: Path) -> Predictions:
-    """Read what a model said of the test photos.
+    """Read the predictions of a result.
 
     Raises
     ------
     InputError
-        If ``predictions.h5`` is not there, damaged or of another kind.
+        If ``predictions.h5`` is missing, damaged or something else.
     """
     path = folder / "predictions.h5"
     try:
@@ -266,16 +287,16 @@ def load_predictions(folder: Path) -> Predictions:
 
 
 def model_bytes(folder: Path) -> int | None:
-    """Return the size of the file that holds the model; None where it is not there."""
+    """Return the size in bytes of the file that holds the model; None if it is missing."""
     sizes = [(folder / name).stat().st_size for name in MODELS if (folder / name).is_file()]
     return sizes[0] if sizes else None
 
 
 def runs_of(data: str, out: Path) -> Path:
-    """Return where the results of a data set are below `out`, one folder a model."""
+    """Return the folder below `out` that has the results of a data set, one folder per model."""
     return out / "runs" / data
 
 
 def folders(runs: Path) -> list[Path]:
-    """Return the folders below `runs` that hold a whole result, sorted by name."""
+    """Return the folders below `runs` that have a complete result, sorted by name."""
     return sorted(path.parent for path in runs.glob("*/result.json"))

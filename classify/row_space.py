@@ -1,31 +1,32 @@
-"""The span of the rows: where there are fewer rows than columns, everything happens in it.
+"""Fit on the row space: with fewer rows than columns, use each row's coordinates in it instead.
 
-The weights of an L2-regularised linear model, and the first layer of a regularised network, are
-combinations of the rows that they are fitted on (the representer theorem; Hastie and Tibshirani,
-"Efficient quadratic regularization for expression arrays", Biostatistics 2004). n rows of d > n
-columns can therefore be replaced by their n coordinates in an orthonormal basis of their span: the
-model is the same one, found with d / n times fewer operations.
+The weights of an L2-regularised linear model, and those of the first layer of a regularised
+network, are linear combinations of the rows that they are fitted on (the representer theorem;
+Hastie and Tibshirani, "Efficient quadratic regularization for expression arrays", Biostatistics
+2004). If n rows have d > n columns, the rows can be replaced by their n coordinates in an
+orthonormal basis of the space that they span. The fitted model stays the same and takes d / n
+times fewer operations.
 
-The coordinates cost about as many operations as a few steps of a solver on the rows; where n is
-more than half of d, these are not won back.
+Computing the coordinates costs about as much as a few steps of a solver on the rows. This pays off
+only if d is at least twice n.
 """
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-Matrix = NDArray[np.float32]
+from classify.arrays import Matrix
 
-TIMES = 2
-"""As many times more columns than rows are needed for a rotation."""
+COLUMNS_PER_ROW = 2
+"""With fewer columns than this for each row, rows are left as they are."""
 
 JITTER = 1e-10
-"""Added to the Gram matrix, relative to its mean diagonal: centred or repeated rows make it
-singular, and the rounding of float32 features is a thousand times larger."""
+"""Added to the diagonal of the Gram matrix, relative to its mean. Centred or repeated rows make
+this matrix singular; the rounding of float32 features is a thousand times larger."""
 
 
-def rotate(fitted: Matrix, held_out: Matrix) -> tuple[Matrix, Matrix]:
-    """Express rows in an orthonormal basis of the span of the fitted rows.
+def project(fitted: Matrix, held_out: Matrix) -> tuple[Matrix, Matrix]:
+    """Express rows in an orthonormal basis of the space that the fitted rows span.
 
     The coordinates of the fitted rows are the Cholesky factor of their Gram matrix, which costs a
     fraction of a singular value decomposition.
@@ -37,39 +38,42 @@ def rotate(fitted: Matrix, held_out: Matrix) -> tuple[Matrix, Matrix]:
 
     Returns
     -------
-    ndarrays of shape (n, r) and (m, r), float32, r = n; the inputs where
-        2 n > d
+    ndarrays of shape (n, n) and (m, n), float32; the inputs themselves if 2 n > d
     """
-    if TIMES * len(fitted) > fitted.shape[1]:
+    if _has_many_rows(fitted):
         return fitted, held_out
-    lower, wide = _factor(fitted)
-    across = wide @ held_out.T.astype(np.float64)
-    there = scipy.linalg.solve_triangular(lower, across, lower=True, check_finite=False).T
-    return lower.astype(np.float32), there.astype(np.float32)
+    lower, rows = _cholesky(fitted)
+    products = rows @ held_out.T.astype(np.float64)
+    coordinates = scipy.linalg.solve_triangular(lower, products, lower=True, check_finite=False).T
+    return lower.astype(np.float32), coordinates.astype(np.float32)
 
 
 def basis(fitted: Matrix) -> tuple[Matrix, Matrix | None]:
-    """Return coordinates as `rotate` does, and what leads from columns to coordinates.
+    """Return the coordinates of rows as `project` does, and the basis.
 
     Returns
     -------
-    coordinates : ndarray of shape (n, r), float32
-    basis : ndarray of shape (d, r), float32, or None where 2 n > d
-        ``fitted @ basis`` are the coordinates; ``basis @ weights`` brings weights that were found
-        on coordinates back to columns.
+    coordinates : ndarray of shape (n, n), float32; `fitted` itself if 2 n > d
+    basis : ndarray of shape (d, n), float32, or None if 2 n > d
+        ``fitted @ basis`` are the coordinates. If `weights` were fitted on coordinates,
+        ``basis @ weights`` are the weights of the columns.
     """
-    if TIMES * len(fitted) > fitted.shape[1]:
+    if _has_many_rows(fitted):
         return fitted, None
-    lower, wide = _factor(fitted)
-    found = scipy.linalg.solve_triangular(lower, wide, lower=True, check_finite=False).T
-    return lower.astype(np.float32), found.astype(np.float32)
+    lower, rows = _cholesky(fitted)
+    vectors = scipy.linalg.solve_triangular(lower, rows, lower=True, check_finite=False).T
+    return lower.astype(np.float32), vectors.astype(np.float32)
 
 
-def _factor(fitted: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _has_many_rows(fitted: Matrix) -> bool:
+    return bool(COLUMNS_PER_ROW * len(fitted) > fitted.shape[1])
+
+
+def _cholesky(fitted: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the Cholesky factor of the Gram matrix, and the rows in double precision."""
-    wide = fitted.astype(np.float64)
-    gram = wide @ wide.T
+    rows = fitted.astype(np.float64)
+    gram = rows @ rows.T
     diagonal = np.diag_indices_from(gram)
-    # Rows that are all zero have a Gram matrix that is, too.
+    # If all rows are zero, so is the mean of the diagonal.
     gram[diagonal] += JITTER * (gram[diagonal].mean() or 1.0)
-    return scipy.linalg.cholesky(gram, lower=True, check_finite=False), wide
+    return scipy.linalg.cholesky(gram, lower=True, check_finite=False), rows

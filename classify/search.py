@@ -1,450 +1,266 @@
-"""Choose heads on train and val, fit each on both.
+"""Search all candidates for each head on held-out photos of train and val, and choose one.
 
-All heads are searched together: what costs most for small data, preparing a view of the rows and
-rotating it to their span, is done once for all of them.
+The heads are searched together. For small data most of the time goes into preparing a feature set
+and finding its row space, and this is done once for all of them.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
-from scipy.special import softmax
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline
-from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits
 
-from classify import calibration, heads, out_of_core, row_space
-from classify.calibration import Calibration
-from classify.heads import HEADS, Labels, Matrix, Space, View, Weights
-
-FOLDS = 5
-FEW_ROWS = 1000
-PROCESSES = -1
-"""As many as there are processors; results do not depend on it."""
-
-Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
+from classify import cross_validation, heads, out_of_core, search_space
+from classify.arrays import Matrix, SampleWeight, TrainingData
+from classify.calibration import fit_temperature
+from classify.cross_validation import Fold
+from classify.heads import HEADS
+from classify.search_space import FeatureSet, SearchSpace
 
 
-class Tuned(NamedTuple):
-    """A head that was chosen and fitted.
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is searched, and how candidates are compared.
 
     Attributes
     ----------
-    head : Pipeline
-        Fitted on all rows given, on the chosen taps side by side.
-    chosen : dict
-        Its hyper-parameters.
-    tried : list of dict
-        Every candidate with its log loss on held-out photos, and the share of them that it
-        classified rightly. The log loss decides, see `simplest`: among a few hundred photos one
-        that happens to be right counts for as much as what makes a better head, and the loss sees
-        both sides of every photo. Where classes are balanced, both are means of the classes.
-    seconds : dict
-        Of the phases ``tune`` and ``fit``. What the heads share is counted for each.
+    spaces : mapping of str to SearchSpace
+        By head, keys of `HEADS`.
+    folds : sequence of (fitted rows, held-out rows)
+        Without any, there is nothing to choose by.
+    seed : int
+        Seed of the MLP and of the sample that large data are searched on.
     """
 
-    head: Pipeline
-    chosen: dict[str, Any]
-    tried: list[dict[str, Any]]
+    spaces: Mapping[str, SearchSpace]
+    folds: Sequence[Fold]
+    seed: int
+
+    @property
+    def feature_sets(self) -> list[FeatureSet]:
+        """All that any head tries, without repetition."""
+        every = (one for space in self.spaces.values() for one in space.feature_sets)
+        return list(dict.fromkeys(every))
+
+    @property
+    def steps(self) -> int:
+        """How often `search` and `classify.train.fit_heads` report progress, together."""
+        return len(self.feature_sets) + len(self.spaces)
+
+
+class Candidate(NamedTuple):
+    """A candidate for a head, and how well it did on the held-out photos.
+
+    Attributes
+    ----------
+    hyperparameters : dict
+        With ``taps`` and ``root``.
+    score : float
+        Weighted share of the photos that it classified correctly.
+    log_loss : float
+        Weighted mean of `losses`.
+    temperature : float
+        That makes the log loss smallest.
+    losses : ndarray of shape (m,), float64
+        Log loss of each photo.
+    """
+
+    hyperparameters: dict[str, Any]
+    score: float
+    log_loss: float
+    temperature: float
+    losses: NDArray[np.float64]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a result keeps of it."""
+        return {**self.hyperparameters, "score": self.score, "log_loss": self.log_loss}
+
+
+class SearchOutcome(NamedTuple):
+    """What a search found.
+
+    Attributes
+    ----------
+    candidates : dict of str to list of Candidate
+        By head; fewest taps and strongest regularisation first. Empty lists if nothing was held
+        out.
+    sample_weight : ndarray of shape (m,), float64
+        How much each held-out photo counts.
+    seconds : dict of str to float
+        By head. What heads share counts for each of them.
+    """
+
+    candidates: dict[str, list[Candidate]]
+    sample_weight: SampleWeight
     seconds: dict[str, float]
 
 
-class _Tried(NamedTuple):
-    """One head on one view: the share of photos it has right and the calibration, by value."""
+class Choice(NamedTuple):
+    """What was chosen for a head.
 
-    right: list[float]
-    calibrations: list[Calibration]
+    Attributes
+    ----------
+    hyperparameters : dict
+        With ``taps`` and ``root``.
+    temperature : float
+        What the scores are divided by.
+    """
+
+    hyperparameters: dict[str, Any]
+    temperature: float
+
+
+def search(
+    data: TrainingData, plan: SearchPlan, *, advance: Callable[[int], None] = lambda n: None
+) -> SearchOutcome:
+    """Try all candidates for each head.
+
+    Parameters
+    ----------
+    data : TrainingData
+        Photos of train and val, with at least the taps that the plan names.
+    plan : SearchPlan
+    advance : callable
+        Called with 1 for each feature set that is done.
+    """
+    sample = out_of_core.sample(data.labels, rows=out_of_core.SEARCH_ROWS, seed=plan.seed)
+    folds = cross_validation.within(plan.folds, sample, rows=len(data.labels))
+    data, plan = data.subset(sample), SearchPlan(plan.spaces, folds, plan.seed)
+    by_set: dict[FeatureSet, dict[str, _Tried]] = {}
+    if folds:
+        # The largest first, so that no processor has to wait for a slow one at the end.
+        feature_sets = plan.feature_sets[::-1]
+        answers = Parallel(n_jobs=cross_validation.PROCESSES, return_as="generator")(
+            delayed(_try)(features, data, plan) for features in feature_sets
+        )
+        for features, answer in zip(feature_sets, answers, strict=True):
+            by_set[features] = answer
+            advance(1)
+    else:
+        advance(len(plan.feature_sets))
+    at_once = min(effective_n_jobs(cross_validation.PROCESSES), len(plan.feature_sets))
+    tried = {
+        name: [by_set[one][name] for one in space.feature_sets if one in by_set]
+        for name, space in plan.spaces.items()
+    }
+    return SearchOutcome(
+        {name: [one for part in parts for one in part.candidates] for name, parts in tried.items()},
+        data.sample_weight[cross_validation.held_out_rows(folds)],
+        {name: sum(part.seconds for part in parts) / at_once for name, parts in tried.items()},
+    )
+
+
+class _Tried(NamedTuple):
+    """The candidates for one head with one feature set."""
+
+    candidates: list[Candidate]
     seconds: float
 
 
-def folds(
-    labels: Labels,
-    digests: Sequence[str],
-    is_val: NDArray[np.bool_] | None = None,
-    *,
-    seed: int,
-) -> list[Fold]:
-    """Decide what is fitted and what is held out while choosing, as a function of the data's size.
-
-    With 1,000 rows or more one held-out part is enough to choose by: val, or else a fifth of the
-    rows. With fewer, a single photo would decide, and every row is held out once, in five folds
-    or as many as the smallest class has rows; only where a class has fewer than five and there is
-    a val split, that is held out. Copies of a photo are in the same fold.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n,), int64
-    digests : sequence of str, length n
-    is_val : ndarray of shape (n,), bool, optional
-    seed : int
-
-    Returns
-    -------
-    list of (fitted rows, held-out rows)
-        Empty where a class has one row and there is no val split: nothing can be chosen by.
-    """
-    smallest = int(np.bincount(labels)[np.unique(labels)].min())
-    enough = len(labels) >= FEW_ROWS
-    if is_val is not None and is_val.any() and (enough or smallest < FOLDS):
-        return [(np.flatnonzero(~is_val), np.flatnonzero(is_val))]
-    if smallest < 2:
-        return []
-    splitter = StratifiedGroupKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
-    found = list(splitter.split(labels, labels, groups=digests))
-    return found[:1] if enough else found
-
-
-def spaces(names: Sequence[str], labels: Labels, taps: Mapping[str, int]) -> dict[str, Space]:
-    """Return what is searched for each head on rows with these labels and taps."""
-    size = {"rows": len(labels), "classes": len(np.unique(labels))}
-    return {name: heads.space(name, **size, taps=taps) for name in names}
-
-
-def tune(
-    the_spaces: Mapping[str, Space],
-    X: Matrix,
-    labels: Labels,
-    the_folds: Sequence[Fold],
-    *,
-    taps: Mapping[str, int],
-    seed: int,
-    balanced: bool = False,
-    advance: Callable[[int], None] = lambda n: None,
-) -> dict[str, Tuned]:
-    """Choose taps, root and regularisation of heads and fit them on all rows given.
-
-    Parameters
-    ----------
-    the_spaces : mapping of str to Space
-        What is searched for each head, keys of `HEADS`.
-    X : ndarray of shape (n, d), float32
-        `taps` of train and val side by side.
-    labels : ndarray of shape (n,), int64
-    the_folds : sequence of (fitted rows, held-out rows)
-    taps : mapping of str to int
-        Name and width of each, at least those that `the_spaces` name.
-    seed : int
-    balanced : bool
-        Whether every class weighs the same, however many photos it has.
-    advance : callable
-        Told how many steps of `steps` are done.
-    """
-    weights = _weights(labels, balanced=balanced)
-    # Processes would hold a matrix each.
-    processes = PROCESSES if X.size <= out_of_core.IN_MEMORY // 4 else 1
-    some = out_of_core.sample(labels, rows=out_of_core.SEARCH_ROWS, seed=seed)
-    the_folds = _among(some, the_folds, rows=len(labels))
-    few = X if len(some) == len(X) else X[some]
-    found = _search(
-        the_spaces, few, labels[some], weights[some], the_folds, taps, seed=seed, advance=advance
-    )
-    held_out = weights[some][_held_out(the_folds)]
-    listed = {
-        name: _listed(name, space, found[name], held_out) for name, space in the_spaces.items()
-    }
-    plans = {name: _plan(name, candidates, held_out) for name, candidates in listed.items()}
-    jobs = [
-        delayed(_fit)(name, *plan, X, labels, weights, taps, seed) for name, plan in plans.items()
-    ]
-    # So many views are tried at a time.
-    at_once = min(effective_n_jobs(PROCESSES), len(_views(the_spaces)))
-    fitted = {}
-    for name, (head, seconds) in zip(plans, Parallel(n_jobs=processes)(jobs), strict=True):
-        spent = sum(tried.seconds for tried in found[name].values()) / at_once
-        fitted[name] = Tuned(
-            head,
-            plans[name][0],
-            [candidate for candidate, _ in listed[name]],
-            {"tune": spent, "fit": seconds},
-        )
-        advance(1)
-    return fitted
-
-
-def steps(the_spaces: Mapping[str, Space]) -> int:
-    """Return how many steps `tune` makes, for a progress bar: each view, each last fit."""
-    return len(_views(the_spaces)) + len(the_spaces)
-
-
-def _held_out(the_folds: Sequence[Fold]) -> NDArray[np.intp]:
-    return np.concatenate([np.empty(0, np.intp), *(out for _, out in the_folds)])
-
-
-def _among(some: NDArray[np.intp], the_folds: Sequence[Fold], *, rows: int) -> list[Fold]:
-    """Restrict folds of all rows to some rows, and number these by their place among them."""
-    place = np.full(rows, -1)
-    place[some] = np.arange(len(some))
-    return [
-        tuple(part[part >= 0] for part in (place[fitted], place[out]))  # type: ignore[misc]
-        for fitted, out in the_folds
-    ]
-
-
-def _weights(labels: Labels, *, balanced: bool) -> Weights:
-    found: Weights = compute_sample_weight("balanced" if balanced else None, labels)
-    return found
-
-
-def _views(the_spaces: Mapping[str, Space]) -> list[View]:
-    return list(dict.fromkeys(view for space in the_spaces.values() for view in space.views))
-
-
-def _search(
-    the_spaces: Mapping[str, Space],
-    X: Matrix,
-    labels: Labels,
-    weights: Weights,
-    the_folds: Sequence[Fold],
-    taps: Mapping[str, int],
-    *,
-    seed: int,
-    advance: Callable[[int], None],
-) -> dict[str, dict[View, _Tried]]:
-    """Try every candidate of every head; none where nothing is held out."""
-    # The longest first, so that no processor waits for a long one at the end.
-    views = _views(the_spaces)[::-1]
-    found: dict[str, dict[View, _Tried]] = {name: {} for name in the_spaces}
-    if not the_folds:
-        advance(len(views))
-        return found
-    answers = Parallel(n_jobs=PROCESSES, return_as="generator")(
-        delayed(_try)(view, the_spaces, X, labels, weights, the_folds, taps, seed) for view in views
-    )
-    for view, answer in zip(views, answers, strict=True):
-        for name, tried in answer.items():
-            found[name][view] = tried
-        advance(1)
-    return found
-
-
-def _try(
-    view: View,
-    the_spaces: Mapping[str, Space],
-    X: Matrix,
-    labels: Labels,
-    weights: Weights,
-    the_folds: Sequence[Fold],
-    taps: Mapping[str, int],
-    seed: int,
-) -> dict[str, _Tried]:
-    """Try all heads on one view of the rows."""
-    names = [name for name, space in the_spaces.items() if view in space.views]
+def _try(features: FeatureSet, data: TrainingData, plan: SearchPlan) -> dict[str, _Tried]:
+    """Try all heads on one feature set."""
+    names = [name for name, space in plan.spaces.items() if features in space.feature_sets]
     seconds = dict.fromkeys(names, 0.0)
     scores: dict[str, list[list[Matrix]]] = {name: [] for name in names}
-    own, root = view
-    X = heads.select(X, own, among=taps)
-    prepare = heads.preparation({tap: taps[tap] for tap in own}, root=root)
-    classes = len(np.unique(labels))
-    # The matrices are small: threads of the linear algebra wait for each other longer than they
-    # work (30 times slower was measured on two cores).
+    X = heads.select(data.X, features.taps, among=data.taps)
+    widths = {tap: data.taps[tap] for tap in features.taps}
+    prepare = heads.preparation(widths, root=features.root)
+    classes = len(np.unique(data.labels))
+    # The matrices are small: several threads of linear algebra would wait for each other longer
+    # than they work. On two cores this took 30 times longer.
     with threadpool_limits(1):
-        for fitted, out in the_folds:
+        for fold in plan.folds:
             started = time.perf_counter()
-            Z, unseen = _in_span(prepare, X, fitted, out)
+            Z, unseen = cross_validation.prepared(prepare, X, fold)
             shared = time.perf_counter() - started
-            present = np.unique(labels[fitted])
+            labels, weight = data.labels[fold[0]], data.sample_weight[fold[0]]
+            present = np.unique(labels)
             for name in names:
                 started = time.perf_counter()
-                values = the_spaces[name].values
-                path = HEADS[name].path(Z, labels[fitted], weights[fitted], unseen, values, seed)
-                scores[name].append([_widened(s, present, classes) for s in path])
+                grid = plan.spaces[name].grid
+                path = HEADS[name].path(Z, labels, weight, unseen, grid, plan.seed)
+                scores[name].append(
+                    [cross_validation.for_all_classes(one, present, classes) for one in path]
+                )
                 seconds[name] += shared + time.perf_counter() - started
-    held_out = _held_out(the_folds)
-    answer = {}
-    for name in names:
-        by_value = [np.concatenate(folds) for folds in zip(*scores[name], strict=True)]
-        right = [
-            float(np.average(s.argmax(axis=1) == labels[held_out], weights=weights[held_out]))
-            for s in by_value
-        ]
-        calibrations = [
-            calibration.calibrate(s, labels[held_out], weights[held_out]) for s in by_value
-        ]
-        answer[name] = _Tried(right, calibrations, seconds[name])
-    return answer
+    return {
+        name: _Tried(_candidates(name, features, scores[name], data, plan), seconds[name])
+        for name in names
+    }
 
 
-def _in_span(
-    prepare: Pipeline, X: Matrix, fitted: NDArray[np.intp], out: NDArray[np.intp]
-) -> tuple[Matrix, Matrix]:
-    """Prepare some rows, and others as these teach; in the span of the first, at one scale."""
-    Z, unseen = row_space.rotate(prepare.fit_transform(X[fitted]), prepare.transform(X[out]))
-    scale = _scale(Z)
-    return Z * scale, unseen * scale
-
-
-def _widened(scores: Matrix, present: Labels, classes: int) -> Matrix:
-    """Give classes that were not fitted a column, of scores below all others."""
-    wide = np.full((len(scores), classes), -np.inf, np.float32)
-    wide[:, present] = scores
-    return wide
-
-
-def _scale(Z: Matrix) -> float:
-    """Return what makes the mean squared norm of rows 1."""
-    return float(1 / np.sqrt(np.einsum("ij,ij", Z, Z, dtype=np.float64) / len(Z) or 1.0))
-
-
-def _listed(
-    name: str, space: Space, found: Mapping[View, _Tried], weights: Weights
-) -> list[tuple[dict[str, Any], Calibration]]:
-    """List the candidates: fewest taps and strongest regularisation first."""
-    return [
-        (
-            {
-                "taps": list(taps),
-                "root": root,
-                **dict(zip(HEADS[name].parameters, value, strict=True)),
-                "score": score,
-                "log_loss": float(np.average(calibrated.losses, weights=weights)),
-            },
-            calibrated,
+def _candidates(
+    name: str,
+    features: FeatureSet,
+    scores: Sequence[Sequence[Matrix]],
+    data: TrainingData,
+    plan: SearchPlan,
+) -> list[Candidate]:
+    """Compare the scores of held-out photos, by fold and by value, with their labels."""
+    held_out = cross_validation.held_out_rows(plan.folds)
+    labels, weight = data.labels[held_out], data.sample_weight[held_out]
+    candidates = []
+    for values, by_fold in zip(plan.spaces[name].grid, zip(*scores, strict=True), strict=True):
+        joined = np.concatenate(by_fold)
+        right = joined.argmax(axis=1) == labels
+        temperature, losses = fit_temperature(joined, labels, weight)
+        candidates.append(
+            Candidate(
+                search_space.hyperparameters(name, features, values),
+                float(np.average(right, weights=weight)),
+                float(np.average(losses, weights=weight)),
+                temperature,
+                losses,
+            )
         )
-        for taps, root in space.views
-        if (taps, root) in found
-        for value, score, calibrated in zip(
-            space.values, found[taps, root].right, found[taps, root].calibrations, strict=True
-        )
-    ]
+    return candidates
 
 
-def _plan(
-    name: str, listed: Sequence[tuple[dict[str, Any], Calibration]], weights: Weights
-) -> tuple[dict[str, Any], float]:
-    """Return the hyper-parameters that win, and the temperature that goes with them."""
-    if not listed:
-        return heads.unchosen(name), 1.0
-    best, calibrated = listed[simplest([c.losses for _, c in listed], weights)]
-    chosen = {key: value for key, value in best.items() if key not in ("score", "log_loss")}
-    return chosen, calibrated.temperature
+def choose(outcome: SearchOutcome) -> dict[str, Choice]:
+    """Choose a candidate for each head, by the log loss on held-out photos; see `simplest`.
+
+    The log loss decides and not the share of correct answers: among a few hundred photos, one
+    that happens to be right would count as much as a better head, while the loss takes every
+    probability into account. If nothing was held out, a default is chosen.
+    """
+    return {
+        name: _chosen(name, candidates, outcome.sample_weight)
+        for name, candidates in outcome.candidates.items()
+    }
 
 
-def simplest(losses: Sequence[NDArray[np.float64]], weights: Weights) -> int:
-    """Return the first candidate that chance alone may have made worse than the best.
+def _chosen(name: str, candidates: Sequence[Candidate], sample_weight: SampleWeight) -> Choice:
+    if not candidates:
+        return Choice(search_space.default(name), 1.0)
+    best = candidates[simplest([one.losses for one in candidates], sample_weight)]
+    return Choice(best.hyperparameters, best.temperature)
 
-    That is, whose losses exceed the best one's, photo by photo, by at most one standard error of
-    this difference (after the one-standard-error rule of Breiman, Friedman, Olshen and Stone,
-    "Classification and regression trees", 1984).
+
+def simplest(losses: Sequence[NDArray[np.float64]], sample_weight: SampleWeight) -> int:
+    """Return the first candidate that may be worse than the best one by chance alone.
+
+    That is the first one whose mean loss exceeds that of the best by at most one standard error,
+    which is the standard error of the difference of their losses photo by photo (a paired form of
+    the one-standard-error rule of Breiman, Friedman, Olshen and Stone, "Classification and
+    regression trees", 1984).
 
     Parameters
     ----------
     losses : sequence of ndarrays of shape (m,)
         Of each candidate on the same photos, the simplest candidate first.
-    weights : ndarray of shape (m,)
-        Of the photos.
+    sample_weight : ndarray of shape (m,)
+        How much each photo counts.
     """
-    share = weights / weights.sum()
+    share = sample_weight / sample_weight.sum()
     best = losses[int(np.argmin([share @ loss for loss in losses]))]
-    for place, loss in enumerate(losses):
-        worse = loss - best
-        mean = share @ worse
-        if mean <= np.sqrt(np.square(share) @ np.square(worse - mean)):
-            return place
+    for position, loss in enumerate(losses):
+        difference = loss - best
+        mean = share @ difference
+        if mean <= np.sqrt(np.square(share) @ np.square(difference - mean)):
+            return position
     raise AssertionError("the best candidate is not worse than itself")
-
-
-def _fit(
-    name: str,
-    chosen: Mapping[str, Any],
-    temperature: float,
-    X: Matrix,
-    labels: Labels,
-    weights: Weights,
-    taps: Mapping[str, int],
-    seed: int,
-) -> tuple[Pipeline, float]:
-    """Fit a head on all rows, calibrated by what it said of photos while they were held out."""
-    started = time.perf_counter()
-    own = heads.select(X, chosen["taps"], among=taps)
-    prepare = heads.preparation({tap: taps[tap] for tap in chosen["taps"]}, root=chosen["root"])
-    with threadpool_limits(1):
-        Z, basis = row_space.basis(out_of_core.fit_prepared(prepare, own))
-        scale = _scale(Z)
-        Z *= np.float32(scale)
-        value = tuple(chosen[parameter] for parameter in HEADS[name].parameters)
-        classifier = HEADS[name].fit(Z, labels, weights, value, seed)
-        heads.on_columns(classifier, basis, scale=scale)
-    heads.cool(classifier, temperature)
-    return Pipeline([*prepare.steps, ("classifier", classifier)]), time.perf_counter() - started
-
-
-def out_of_fold(
-    name: str,
-    chosen: Mapping[str, Any],
-    X: Matrix,
-    labels: Labels,
-    digests: Sequence[str],
-    *,
-    taps: Mapping[str, int],
-    seed: int,
-) -> Matrix:
-    """Return what a head says of each row when it is fitted on the others, in five folds.
-
-    Parameters
-    ----------
-    name : str
-        Key of `HEADS`.
-    chosen : mapping
-        Its hyper-parameters.
-    X : ndarray of shape (n, d), float32
-        `taps` side by side.
-    labels : ndarray of shape (n,), int64
-    digests : sequence of str, length n
-        Copies of a photo are in the same fold.
-    taps : mapping of str to int
-        Name and width of each that was chosen.
-    seed : int
-
-    Returns
-    -------
-    ndarray of shape (n, k), float32
-        Probabilities, calibrated on these rows; 0 for a class that has photos in one fold only,
-        where that is held out.
-    """
-    fold = _dealt(labels, digests)
-    classes = int(labels.max()) + 1
-    parts = [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(FOLDS)]
-    parts = [(fitted, out) for fitted, out in parts if len(fitted) and len(out)]
-    answers = Parallel(n_jobs=PROCESSES)(
-        delayed(_unseen)(name, chosen, X, labels, part, classes, taps, seed) for part in parts
-    )
-    scores = np.full((len(labels), classes), -np.inf, np.float32)
-    for (_, out), answer in zip(parts, answers, strict=True):
-        scores[out] = answer
-    temperature = calibration.calibrate(scores, labels).temperature
-    probabilities: Matrix = softmax(scores / temperature, axis=1)
-    return probabilities
-
-
-def _dealt(labels: Labels, digests: Sequence[str]) -> NDArray[np.intp]:
-    """Deal the photos of each class to the folds in turn, by their digests."""
-    _, first, own = np.unique(digests, return_index=True, return_inverse=True)
-    turn = np.empty(len(first), np.intp)
-    turn[np.argsort(labels[first], kind="stable")] = np.arange(len(first))
-    dealt: NDArray[np.intp] = turn[own] % FOLDS
-    return dealt
-
-
-def _unseen(
-    name: str,
-    chosen: Mapping[str, Any],
-    X: Matrix,
-    labels: Labels,
-    part: Fold,
-    classes: int,
-    taps: Mapping[str, int],
-    seed: int,
-) -> Matrix:
-    """Fit a head on some rows and return its scores of the others, of shape (m, classes)."""
-    fitted, out = part
-    prepare = heads.preparation(taps, root=chosen["root"])
-    value = tuple(chosen[parameter] for parameter in HEADS[name].parameters)
-    with threadpool_limits(1):
-        Z, unseen = _in_span(prepare, X, fitted, out)
-        weights = np.ones(len(fitted))
-        (scores,) = HEADS[name].path(Z, labels[fitted], weights, unseen, [value], seed)
-    return _widened(scores, np.unique(labels[fitted]), classes)

@@ -10,7 +10,8 @@ from typing import Any
 
 from extract import plan
 from extract.compute import missing
-from extract.compute.missing import Images, Job
+from extract.compute.job import Job
+from extract.compute.missing import Images
 from extract.photos import datasets, duplicates, hashes, scan, splits
 from extract.photos.duplicates import NearPair
 from extract.photos.scan import Scan
@@ -90,17 +91,17 @@ def build(data: str, options: Options) -> None:
     published = _attributes(path)
     root, found = _list_photos(data, options)
     with lock.held(shards.cache_of(options.out) / "lock"):
-        job = _job(root, sizes, options)
+        jobs = _jobs(root, sizes, options)
         images = Images(_hash(root, found, options))
         # A class that is too small is refused here, before hours of computing.
         splits.members(found.class_names, *plan.columns(found.photos, images))
         while True:
-            missing.compute(images, [photo.path for photo in found.photos], job)
+            missing.compute(images, [photo.path for photo in found.photos], jobs, on=options.on)
             hashes.correct(root, images.digests, index=_index(options))
             plan.check(found, images, strict=options.strict, conflicts=options.allow_conflicts)
             planned = plan.plan(found, images, seed=options.seed)
             _report(planned)
-            attributes = _attributes_of(planned, data, job, options)
+            attributes = _attributes_of(planned, data, jobs, options)
             if attributes.items() <= published.items():
                 say(f"{path}: nothing to do, it has {count(len(planned.rows), 'photo')}")
                 return
@@ -147,15 +148,19 @@ def _list_photos(data: str, options: Options) -> tuple[Location, Scan]:
     return root, found
 
 
-def _job(root: Location, sizes: Sequence[int], options: Options) -> Job:
-    """Load the weights and make the folders of every recipe ready to be written to."""
+def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
+    """Load the weights, make the folders ready to be written to, and return a job for each size."""
     own = shards.cache_of(options.out)
     vgg16 = weights.load(options.weights, cache=own)
     say(f"weights: VGG16 {vgg16.digest[:12]} from {vgg16.origin}")
-    recipes = {size: recipe(vgg16.digest, size=size) for size in sizes}
-    for the_recipe in recipes.values():
-        _make_ready(shards.folder_of(options.out, the_recipe), options.cache)
-    return Job(root, vgg16, recipes, own, options.cache or own, options.engine, options.on)
+    jobs = []
+    for size in sizes:
+        the_recipe = recipe(vgg16.digest, size=size)
+        local_folder = shards.folder_of(options.out, the_recipe)
+        _make_ready(local_folder, options.cache)
+        shard_folder = (options.cache or own) / local_folder.name
+        jobs.append(Job(root, vgg16, the_recipe, shard_folder, local_folder, options.engine))
+    return jobs
 
 
 def _make_ready(folder: Path, cache: Location | None) -> None:
@@ -195,23 +200,23 @@ def _hash(root: Location, found: Scan, options: Options) -> dict[str, str]:
         return hash_files(advance=advance)
 
 
-def _attributes_of(planned: Plan, data: str, job: Job, options: Options) -> dict[str, Any]:
+def _attributes_of(
+    planned: Plan, data: str, jobs: Sequence[Job], options: Options
+) -> dict[str, Any]:
     """Return the attributes by which a features file shows that it is up to date."""
-    recipes = {
-        named("recipe", size): json.dumps(the_recipe) for size, the_recipe in job.recipes.items()
-    }
+    job = jobs[0]
     return {
         "data": readable_name(features_file.name_of(data)),
         "root": readable_name(str(job.root)),
         "weights": job.weights.origin,
         "weights_digest": job.weights.digest,
-        "recipe_digest": joint_digest(job.recipes.values()),
+        "recipe_digest": joint_digest(job.recipe for job in jobs),
         "split_rule": planned.rule,
         "seed": options.seed,
         "data_digest": features_file.data_digest(planned.rows, planned.class_names),
         "skipped_digest": features_file.skipped_digest(planned.skipped),
         "copies": planned.copies,
-        **recipes,
+        **{named("recipe", job.size): json.dumps(job.recipe) for job in jobs},
     }
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from extract.compute.cached_vgg16 import Lookup
+from extract.compute.cached_vgg16 import CachedVGG16
 from extract.engines.selection import ENGINES
 from extract.photos import decode
 from extract.vgg16.recipe import SIZE, TAPS
@@ -103,12 +103,12 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         weights = Path(self.weights) if self.weights else None
         # Messages about engines do not belong in the standard output of a pipeline.
         with redirect_stdout(sys.stderr):
-            lookup = _lookup(cache, weights, self.engine)
+            vgg16 = _vgg16(cache, weights, self.engine)
             if isinstance(photos[0], str):
-                found = lookup.of_files(photos, self.taps, keep=self.cache is not None)
+                found = vgg16.of_files(photos, self.taps, keep=self.cache is not None)
             else:
                 squares = [decode.square(Image.fromarray(photo), size=SIZE) for photo in photos]
-                found = lookup.compute(np.stack(squares))
+                found = vgg16.compute(np.stack(squares))
         return np.hstack([found[tap] for tap in self.taps])
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
@@ -138,9 +138,9 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 @lru_cache(maxsize=1)
-def _lookup(cache: Path, weights_file: Path | None, engine: str) -> Lookup:
+def _vgg16(cache: Path, weights_file: Path | None, engine: str) -> CachedVGG16:
     """Keep the network of the last call, because a pipeline calls `transform` many times."""
-    return Lookup(cache, weights_file=weights_file, engine=engine)
+    return CachedVGG16(cache, weights_file=weights_file, engine=engine)
 
 
 def _photos(X: Any) -> list[str] | list[NDArray[np.uint8]]:

@@ -2,7 +2,6 @@
 
 import argparse
 import webbrowser
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +12,10 @@ from extract.options import at_least
 from extract.store import features_file
 from extract.system import console
 from extract.system.console import say, warn
-from finetune.compare.comparison import Comparison, compare, repeats_of
-from finetune.compare.suspects import suspects
-from finetune.report import overview, writer
+from finetune.compare.comparison import Comparison, compare_data_set
+from finetune.report.files import write_report
+from finetune.report.overview import overview_table, write_overview
+from finetune.report.terminal import comparison_table
 from finetune.train.request import OPTIONS, UNFREEZE, FinetunedOptions, Request, TrainingOptions
 
 
@@ -144,8 +144,8 @@ def _compare(chosen: argparse.Namespace) -> None:
     written = [page for page, _ in found]
     if len(found) > 1:
         several = [comparison for _, comparison in found]
-        written = overview.write(several, chosen.out / "reports")
-        Console().print(overview.table(several))
+        written = write_overview(several, chosen.out / "reports")
+        Console().print(overview_table(several))
         say(f"all of them: {written[0]}")
     if chosen.open:
         webbrowser.open(written[0].resolve().as_uri())
@@ -154,19 +154,11 @@ def _compare(chosen: argparse.Namespace) -> None:
 def _compare_one(data: str, out: Path) -> tuple[Path, Comparison]:
     """Compare the results of one data set, write the report and print the table."""
     with features_file.open(features_file.file_of(data, out)) as features:
-        runs = results.runs_of(features.data, out)
-        found = compare(features, results.folders(runs))
-        repeats, refused = repeats_of(runs, features)
-        found = replace(
-            found,
-            repeats=repeats,
-            refused=found.refused + refused,
-            suspects=suspects(features, found.rows),
-        )
+        found = compare_data_set(features, results.runs_of(features.data, out))
     for sentence in found.refused:
         warn(sentence)
-    page, *_ = writer.write(found, out / "reports" / found.features.data)
-    Console().print(writer.table(found))
+    page, *_ = write_report(found, out / "reports" / found.features.data)
+    Console().print(comparison_table(found))
     say(found.verdict)
     say(f"the report: {page}")
     return page, found
@@ -174,9 +166,9 @@ def _compare_one(data: str, out: Path) -> tuple[Path, Comparison]:
 
 def _export(chosen: argparse.Namespace) -> None:
     # Importing Keras takes seconds.
-    from finetune import export
+    from finetune.export import model_file
 
-    path, difference = export.export(
+    path, difference = model_file.write(
         chosen.run,
         to=chosen.to,
         out=chosen.out,

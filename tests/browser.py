@@ -1,138 +1,78 @@
-"""A headless Chromium, driven over the DevTools protocol through two pipes, without a library."""
+"""The Chromium installed on this machine, without a window, driven by Playwright."""
 
-import base64
-import json
-import os
-import select
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-PATIENCE = 300
-"""Seconds: a machine may be busy with other things."""
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE = 300_000
+"""Milliseconds to wait for the browser, because the machine may be busy with other things."""
+
+needed = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed (on Debian: apt-get install chromium)"
+)
 
 
-class Browser:
-    """One tab.
+@dataclass
+class Visit:
+    """A page that is open in the browser.
 
     Attributes
     ----------
+    page : Page
     requests : list of str
-        Addresses that were asked for since it was opened, the page's own first.
+        The addresses asked for since the page was opened, the page's own first. Playwright leaves
+        out ``data:`` addresses, which ask nobody.
     complaints : list of str
-        What was written to the console, and scripts that failed.
+        What was written to the console, and the errors of scripts that failed.
     """
 
-    def __init__(self, to: int, back: int) -> None:
-        self.to = to
-        self.back = os.fdopen(back, "rb", buffering=0)
-        self.pending = b""
-        self.sent = 0
-        self.session = ""
-        self.loaded = False
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self.session = attached["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and return its answer; note what happened before it came."""
-        self.sent += 1
-        message = {"id": self.sent, "method": method, "params": parameters}
-        message |= {"sessionId": self.session} if self.session else {}
-        os.write(self.to, json.dumps(message).encode() + b"\0")
-        while (answer := self._next()).get("id") != self.sent:
-            self._note(answer)
-        assert "error" not in answer, answer
-        result: dict[str, Any] = answer["result"]
-        return result
-
-    def open(self, page: Path, *, width: int, height: int = 900, dark: bool = False) -> None:
-        """Open a page in a window of this size."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.requests.clear()
-        self.complaints.clear()
-        self.loaded = False
-        self.call("Page.navigate", url=page.resolve().as_uri())
-        while not self.loaded:
-            self._note(self._next())
-
-    def run(self, script: str) -> Any:
-        """Return the value of an expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def screenshot(self, path: Path) -> bytes:
-        """Write the whole page as PNG."""
-        whole = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        png = base64.b64decode(whole["data"])
-        path.write_bytes(png)
-        return png
-
-    def _next(self) -> dict[str, Any]:
-        while b"\0" not in self.pending:
-            ready, _, _ = select.select([self.back], [], [], PATIENCE)
-            assert ready, "the browser does not answer"
-            more = self.back.read(1 << 16)
-            assert more, "the browser has gone"
-            self.pending += more
-        message, self.pending = self.pending.split(b"\0", 1)
-        found: dict[str, Any] = json.loads(message)
-        return found
-
-    def _note(self, event: dict[str, Any]) -> None:
-        match event.get("method"):
-            case "Page.loadEventFired":
-                self.loaded = True
-            case "Network.requestWillBeSent":
-                self.requests.append(event["params"]["request"]["url"])
-            case "Runtime.consoleAPICalled" | "Runtime.exceptionThrown" | "Log.entryAdded":
-                self.complaints.append(json.dumps(event["params"]))
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def running(profile: Path) -> Iterator[Browser]:
-    """Run a browser with a profile of its own while the block runs."""
-    (theirs_in, to), (back, theirs_out) = os.pipe(), os.pipe()
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--remote-debugging-pipe",
-        f"--user-data-dir={profile}",
-    ]
-    # Chromium reads commands from descriptor 3 and answers on 4.
-    redirected = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
-    process = subprocess.Popen(
-        ["bash", "-c", redirected, CHROMIUM, *options, "about:blank"],
-        pass_fds=(theirs_in, theirs_out),
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(theirs_in)
-    os.close(theirs_out)
-    try:
-        browser = Browser(to, back)
+def running() -> Iterator[Browser]:
+    """Run the browser while the block runs."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, timeout=PATIENCE)
         yield browser
-        browser.session = ""
-        browser.call("Browser.close")
-        process.wait(PATIENCE)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(to)
+        browser.close()
+
+
+def visit(
+    browser: Browser, url: str, *, width: int, dark: bool = False, scripts: bool = True
+) -> Visit:
+    """Open a page in a tab that shares nothing with others, and wait until it has loaded.
+
+    Parameters
+    ----------
+    width : int
+        Width of the window in pixels; below 600 it is that of a phone.
+    dark : bool
+        Whether the user prefers dark pages.
+    scripts : bool
+        Whether scripts run.
+    """
+    context = browser.new_context(
+        viewport={"width": width, "height": 900},
+        is_mobile=width < 600,
+        color_scheme="dark" if dark else "light",
+        java_script_enabled=scripts,
+    )
+    context.set_default_timeout(PATIENCE)
+    seen = Visit(context.new_page())
+
+    def note(message: ConsoleMessage) -> None:
+        seen.complaints.append(f"{message.type}: {message.text}")
+
+    seen.page.on("console", note)
+    seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    seen.page.on("request", lambda request: seen.requests.append(request.url))
+    seen.page.goto(url)
+    return seen

@@ -1,8 +1,10 @@
 """What the tests share: made photos, VGG16 with random weights, a site on this machine."""
 
 import os
+import struct
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from extract.vgg16.architecture import LAYERS
+from extract.vgg16.architecture import CONVOLUTIONS
 
 if TYPE_CHECKING:
     from tests.object_store import ObjectStore
@@ -46,6 +48,22 @@ def picture(seed: int, *, size: tuple[int, int] = (40, 30)) -> Image.Image:
     width, height = size
     noise = random.integers(-60, 60, (height, width, 3)) + random.integers(60, 196, 3)
     return Image.fromarray(noise.clip(0, 255).astype(np.uint8))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG of a few bytes that claims a size."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 def write_photos(root: Path, classes: Mapping[str, int], *, seed: int = 0) -> Path:
@@ -93,12 +111,10 @@ def vgg16_arrays() -> Arrays:
     """VGG16's 26 arrays with random values, small enough that activations stay moderate."""
     random = np.random.default_rng(16)
     arrays: Arrays = []
-    channels = 3
-    for filters in LAYERS.values():
-        kernel = random.standard_normal((3, 3, channels, filters), np.float32)
-        arrays.append(kernel * np.float32((2 / (9 * channels)) ** 0.5))
+    for _, inputs, filters in CONVOLUTIONS.values():
+        kernel = random.standard_normal((3, 3, inputs, filters), np.float32)
+        arrays.append(kernel * np.float32((2 / (9 * inputs)) ** 0.5))
         arrays.append(random.standard_normal(filters, np.float32) / 10)
-        channels = filters
     return arrays
 
 
@@ -119,16 +135,19 @@ def write_keras_file(
 ) -> None:
     """Write the 26 arrays under the given names, one group a layer."""
     with h5py.File(path, "w") as file:
-        for index, layer in enumerate(LAYERS):
+        for index, layer in enumerate(CONVOLUTIONS):
             file[kernel.format(layer=layer)] = arrays[2 * index]
             file[bias.format(layer=layer)] = arrays[2 * index + 1]
 
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
-    """Features of 13 photos of cats and dogs by random weights, and all heads trained on them."""
-    from classify.__main__ import train_heads
+    """Return a folder with features of 13 photos, by random weights, and all heads trained on them.
+
+    The photos are of cats and dogs, in ``pets/``.
+    """
     from classify.heads import HEADS
+    from classify.train import train_heads
     from extract import build
     from extract.store import features_file
 

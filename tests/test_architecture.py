@@ -1,17 +1,47 @@
 import ast
+import graphlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import CHECKOUT
 
-STAIRCASE = ["extract", "classify", "finetune"]
-"""The rooms, each of which may import from those before it and from itself."""
+PACKAGES = ["extract", "classify", "finetune"]
+"""A package may import from those before it and from itself."""
 
-SOURCES = sorted(path for room in STAIRCASE for path in (CHECKOUT / room).rglob("*.py"))
+SUB_PACKAGES = {
+    "extract": ["system", "photos", "vgg16", "engines", "store", "compute"],
+    "classify": [],
+    "finetune": ["train", "compare", "report"],
+}
+"""A sub-package may import from those before it and from itself, modules beside them from all."""
+
+MODULES = 13
+"""The most modules that a folder may have."""
+
+LINES = 60
+"""The most lines that a function may have."""
+
+PARAMETERS = 7
+"""The most parameters that a function may have."""
+
+SOURCES = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(CHECKOUT).as_posix()
+
+
+def module_name(path: Path) -> str:
+    """Return ``extract.store.shards`` for its file, and ``extract.store`` for its __init__."""
+    parts = path.relative_to(CHECKOUT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(path) for path in SOURCES}
 
 # What runs code that a file brings along.
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "shelve", "marshal", "_pickle"}
@@ -29,12 +59,14 @@ UNSAFE_ATTRIBUTES = {
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Yield the name of every module imported anywhere, in functions too."""
+    """Yield the name of every module imported anywhere, in functions and for types too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield f"{'.' * node.level}{node.module or ''}"
+            module = f"{'.' * node.level}{node.module or ''}"
+            inner = {f"{module}.{alias.name}" for alias in node.names} & NAMES
+            yield from inner or {module}
 
 
 def dotted(node: ast.AST) -> str:
@@ -44,10 +76,28 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def wrong_imports(room: str, tree: ast.AST) -> list[str]:
-    """Return the imports that go down the staircase, or hide where they go."""
-    below = STAIRCASE[STAIRCASE.index(room) + 1 :]
-    return [name for name in imports(tree) if name.startswith(".") or name.split(".")[0] in below]
+def level(name: str) -> tuple[int, int]:
+    """Return how high a module stands: it may import from its own level and from lower ones."""
+    package, _, rest = name.partition(".")
+    subs = SUB_PACKAGES[package]
+    sub = rest.partition(".")[0]
+    return PACKAGES.index(package), subs.index(sub) if sub in subs else len(subs)
+
+
+def wrong_imports(name: str, tree: ast.AST) -> list[str]:
+    """Return the imports that point to a higher level, or hide where they point."""
+    ours = [found for found in imports(tree) if found.partition(".")[0] in ("", *PACKAGES)]
+    return [found for found in ours if found.startswith(".") or level(found) > level(name)]
+
+
+def cycle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return modules that import each other in a circle, if there are any."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        found: list[str] = error.args[1]
+        return found
+    return []
 
 
 def unsafe(tree: ast.AST) -> list[str]:
@@ -70,18 +120,42 @@ def unsafe(tree: ast.AST) -> list[str]:
     return found
 
 
-def test_there_is_a_room_for_every_step() -> None:
-    assert {path.relative_to(CHECKOUT).parts[0] for path in SOURCES} == set(STAIRCASE)
-    assert len(SOURCES) > 15
+def test_every_sub_package_has_its_level() -> None:
+    for package, subs in SUB_PACKAGES.items():
+        folders = {path.parent.name for path in (CHECKOUT / package).glob("*/__init__.py")}
+        assert set(subs) <= folders
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(CHECKOUT).as_posix())
-def test_imports_go_up_only(path: Path) -> None:
-    room = path.relative_to(CHECKOUT).parts[0]
-    assert wrong_imports(room, ast.parse(path.read_text())) == []
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_imports_point_to_lower_levels(path: Path) -> None:
+    assert wrong_imports(module_name(path), ast.parse(path.read_text())) == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(CHECKOUT).as_posix())
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        module_name(path): set(imports(ast.parse(path.read_text()))) & NAMES - {module_name(path)}
+        for path in SOURCES
+    }
+    assert cycle(graph) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"a"}})
+
+
+def test_folders_and_functions_stay_small() -> None:
+    for folder in {path.parent for path in SOURCES}:
+        modules = [path for path in folder.glob("*.py") if not path.stem.startswith("__")]
+        assert len(modules) <= MODULES, folder
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                where = f"{relative(path)}:{node.lineno} {node.name}"
+                assert (node.end_lineno or 0) - node.lineno < LINES, where
+                given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                names = [argument.arg for argument in given if argument.arg not in ("self", "cls")]
+                assert len(names) <= PARAMETERS, where
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_nothing_runs_code_from_a_file(path: Path) -> None:
     assert unsafe(ast.parse(path.read_text())) == []
 
@@ -90,15 +164,19 @@ def test_nothing_runs_code_from_a_file(path: Path) -> None:
     "source",
     [
         "import classify.heads",
-        "from finetune.train import loop",
+        "from finetune import train",
         "def f():\n    from classify.results import load",
         "if TYPE_CHECKING:\n    import os, finetune.train",
-        "from . import store",
+        "from . import shards",
+        "from extract.compute import pipeline",
+        "from extract import build",
     ],
 )
 def test_wrong_imports_would_be_found(source: str) -> None:
-    assert wrong_imports("extract", ast.parse(source))
+    assert wrong_imports("extract.store.shards", ast.parse(source))
     assert not wrong_imports("finetune", ast.parse("from classify import heads\nimport extract"))
+    lower = "from extract.store import shards\nfrom extract.system import console"
+    assert not wrong_imports("extract.store.maintenance", ast.parse(lower))
 
 
 @pytest.mark.parametrize(
@@ -154,3 +232,14 @@ def test_classify_names_keras_nowhere() -> None:
     for path in (CHECKOUT / "classify").rglob("*.py"):
         names = {name.split(".")[0] for name in imports(ast.parse(path.read_text()))}
         assert not names & {"keras", "tensorflow"}, path
+
+
+@pytest.mark.parametrize("package", ["finetune/compare", "finetune/report"])
+def test_comparing_and_reporting_load_no_keras(package: str) -> None:
+    paths = [path.relative_to(CHECKOUT) for path in (CHECKOUT / package).glob("*.py")]
+    modules = ", ".join(sorted(".".join(path.with_suffix("").parts) for path in paths))
+    program = f"import sys, {modules}; print(*sorted({{'keras', 'tensorflow'}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""

@@ -1,7 +1,7 @@
-"""A page to try a model on: ``python -m classify serve runs/chess/svm``.
+"""A web page to try a model on: ``python -m classify serve runs/chess/svm``.
 
-Photos that are dropped on it never leave this machine. Beside the probabilities it shows the
-training photos whose features are the most alike.
+The user drops photos on the page; they never leave this machine. The page shows the probabilities
+of the classes and the training photos whose features are most similar.
 """
 
 import socket
@@ -16,89 +16,93 @@ from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from classify.serving import predict
-from classify.serving.predict import Model
+from classify.arrays import Matrix
+from classify.serving import HOST, PORT
+from classify.serving.model import Model, answer, from_taps
 from extract.compute import pipeline
-from extract.compute.cached_vgg16 import Lookup
+from extract.compute.cached_vgg16 import CachedVGG16
 from extract.photos import decode
 from extract.store import features_file
 from extract.system import locations
 from extract.system.console import InputError
 from extract.system.locations import Location
 
-HOST = "127.0.0.1"
-PORT = 8765
 MEGABYTES = 32
-"""A photo may be this large."""
+"""Size of the largest photo that is accepted."""
 
 WAITING = 64
-"""Requests that may wait for the model; it looks at one photo at a time."""
+"""How many requests may wait for the model, which takes one photo at a time."""
 
 SHOWN = 5
-"""Classes of each photo, and training photos beside it."""
+"""How many classes, and how many similar training photos, are shown for each photo."""
 
 THUMBNAIL = 192
-ALIKE = "block5_avg"
-"""Tap by whose cosine photos are alike."""
+"""Side in pixels."""
+
+SIMILARITY_TAP = "block5_avg"
+"""Similar photos are those with a large cosine between the values of this tap."""
 
 
-class Neighbours(NamedTuple):
-    """The training photos, to find those that are most like another.
+class TrainingPhotos(NamedTuple):
+    """The training photos, among which those similar to another photo are found.
 
     Attributes
     ----------
     root : Path or UPath
-    paths, names : list of str, length n
-        Relative to the root, and the classes.
+    paths : list of str, length n
+        Relative to the root.
+    class_names : list of str, length n
+        The class of each photo.
     vectors : ndarray of shape (n, d), float32
-        Of norm 1.
+        Values of the tap by which photos are compared, each row of norm 1.
     """
 
     root: Location
     paths: list[str]
-    names: list[str]
-    vectors: NDArray[np.float32]
+    class_names: list[str]
+    vectors: Matrix
 
     def nearest(self, values: NDArray[np.float32], n: int) -> list[tuple[int, float]]:
-        """Return the n most similar photos and their cosines, the most similar first."""
+        """Return the rows of the n most similar photos and their cosines, most similar first."""
         cosines = self.vectors @ _unit(values[None])[0]
         order = np.argsort(-cosines, kind="stable")[:n]
         return [(int(row), float(cosines[row])) for row in order]
 
 
-def neighbours(path: Path) -> Neighbours:
-    """Read the training photos of a features file."""
+def training_photos(path: Path) -> TrainingPhotos:
+    """Read the training photos from a features file."""
     with features_file.open(path) as features:
         rows = features.rows("train")
-        return Neighbours(
+        return TrainingPhotos(
             locations.location(str(features.attributes["root"])),
             [features.paths[row] for row in rows],
             [features.class_names[features.labels[row]] for row in rows],
-            _unit(features.read([ALIKE], "train")),
+            _unit(features.read([SIMILARITY_TAP], "train")),
         )
 
 
 def application(
-    model: Model, lookup: Lookup, training: Neighbours, *, unsure: float, host: str = HOST
+    model: Model, vgg16: CachedVGG16, training: TrainingPhotos, *, unsure: float, host: str = HOST
 ) -> Flask:
-    """Build the page.
+    """Make the web application.
 
     Parameters
     ----------
     model : Model
-    lookup : Lookup
-        For the photos that are alike; that of the model where it has one.
-    training : Neighbours
+    vgg16 : CachedVGG16
+        Gives the taps by which similar photos are found.
+    training : TrainingPhotos
     unsure : float
-        Probability below which a photo is called unsure.
+        Probability below which the most probable class is not sure.
     host : str
-        By which the page may be asked for, beside this machine's own names. Another name is
-        refused: a site elsewhere could give itself the address of this machine to read the page.
+        A host name under which the page may be requested, besides this machine's own names. All
+        other names are refused: otherwise a foreign web site could make its name point to this
+        machine and read the page.
     """
     app = Flask("onepass", template_folder=str(Path(__file__).parent))
     app.config["MAX_CONTENT_LENGTH"] = MEGABYTES * 1_000_000
     app.config["TRUSTED_HOSTS"] = sorted({HOST, "localhost", host})
-    places = threading.BoundedSemaphore(WAITING)
+    queue = threading.BoundedSemaphore(WAITING)
     one_at_a_time = threading.Lock()
 
     @app.get("/")
@@ -109,54 +113,36 @@ def application(
         )
 
     @app.post("/predict")
-    def answer() -> Any:
+    def predict() -> Any:
         photo = flask.request.files.get("photo")
         if photo is None:
             flask.abort(400, "no photo was sent")
-        if not places.acquire(blocking=False):
+        if not queue.acquire(blocking=False):
             flask.abort(503, "too many photos at once; try again in a moment")
         try:
             data = photo.read()
-            # A decoded photo may take half a gigabyte: one at a time.
+            # A decoded photo may take half a gigabyte of memory.
             with one_at_a_time:
-                return _answer(model, lookup, training, data, unsure)
+                return _answer(data, model, vgg16, training, unsure=unsure)
         finally:
-            places.release()
+            queue.release()
 
     @app.get("/training/<int:row>")
     def thumbnail(row: int) -> Response:
-        if row >= len(training.paths):
-            flask.abort(404, "no such photo")
-        try:
-            data = locations.read_bytes(training.root, training.paths[row])
-            return Response(decode.thumbnail(data, size=THUMBNAIL), mimetype="image/webp")
-        except (OSError, InputError, decode.Unreadable):
-            flask.abort(404, "the photo is no longer there")
+        return _thumbnail(training, row)
 
-    @app.errorhandler(HTTPException)
-    def refused(error: HTTPException) -> Any:
-        too_large = error.code == 413
-        reason = f"larger than {MEGABYTES} MB" if too_large else error.description
-        return {"error": reason}, error.code
-
-    @app.after_request
-    def alone(response: Response) -> Response:
-        # Nothing from elsewhere is loaded, and nobody elsewhere can frame the page.
-        allowed = "default-src 'self' 'unsafe-inline'; img-src 'self' blob:; frame-ancestors 'none'"
-        response.headers["Content-Security-Policy"] = allowed
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
-
+    app.register_error_handler(HTTPException, _refuse)
+    app.after_request(_isolate)
     return app
 
 
 def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
-    """Listen for browsers, each request in a thread of its own.
+    """Listen for requests, and answer each in a thread of its own.
 
     Raises
     ------
     InputError
-        If the port is in use or may not be used.
+        If the port is in use or not allowed.
     """
     try:
         listening = socket.create_server((host, port))
@@ -167,26 +153,57 @@ def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
         return make_server(host, port, app, threaded=True, fd=listening.fileno())
 
 
-def _answer(model: Model, lookup: Lookup, training: Neighbours, data: bytes, unsure: float) -> Any:
-    item = pipeline.decoded("", data, size=model.size, known=model.known)
-    seen = item if model.head else pipeline.decoded("", data, known=lookup.known)
-    if item.reason:
-        flask.abort(422, item.reason)
-    taps = lookup.taps([seen])
+def _answer(
+    data: bytes, model: Model, vgg16: CachedVGG16, training: TrainingPhotos, *, unsure: float
+) -> dict[str, Any]:
+    """Return the classes of a photo and the most similar training photos."""
+    photo = pipeline.decoded("", data, size=model.size, known=model.known)
+    if photo.reason:
+        flask.abort(422, photo.reason)
     if model.head:
-        # The network has looked at it already.
-        of_taps = predict.of_taps(model.head, taps)
-        model = model._replace(probabilities=lambda items: of_taps)
-    (found,) = predict.answers(model, [item], unsure=unsure)
-    assert isinstance(found, predict.Answer)
+        taps = vgg16.taps([photo])
+        # The taps serve both purposes, so that VGG16 sees the photo only once.
+        (probabilities,) = from_taps(model.head, taps)
+    else:
+        taps = vgg16.taps([pipeline.decoded("", data, known=vgg16.known)])
+        (probabilities,) = model.probabilities([photo])
+    found = answer("", probabilities, model.result.class_names, unsure=unsure)
     return {
         "sure": found.sure,
         "probabilities": found.ranked[:SHOWN],
-        "alike": [
-            {"photo": row, "path": training.paths[row], "name": training.names[row], "cosine": c}
-            for row, c in training.nearest(taps[ALIKE][0], SHOWN)
+        "similar": [
+            {
+                "photo": row,
+                "path": training.paths[row],
+                "name": training.class_names[row],
+                "cosine": cosine,
+            }
+            for row, cosine in training.nearest(taps[SIMILARITY_TAP][0], SHOWN)
         ],
     }
+
+
+def _thumbnail(training: TrainingPhotos, row: int) -> Response:
+    if row >= len(training.paths):
+        flask.abort(404, "no such photo")
+    try:
+        data = locations.read_bytes(training.root, training.paths[row])
+        return Response(decode.thumbnail(data, size=THUMBNAIL), mimetype="image/webp")
+    except (OSError, InputError, decode.Unreadable):
+        flask.abort(404, "the photo is no longer there")
+
+
+def _refuse(error: HTTPException) -> Any:
+    reason = f"larger than {MEGABYTES} MB" if error.code == 413 else error.description
+    return {"error": reason}, error.code
+
+
+def _isolate(response: Response) -> Response:
+    """Let the page load nothing from other sites, and no other site put it in a frame."""
+    allowed = "default-src 'self' 'unsafe-inline'; img-src 'self' blob: data:"
+    response.headers["Content-Security-Policy"] = f"{allowed}; frame-ancestors 'none'"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -180,7 +180,7 @@ def _engine(weights: Weights, layer: str, variant: int, photos: NDArray[np.uint8
     # Importing Keras takes seconds, and nothing is computed if everything is in the cache.
     from extract.engines import keras_engine
 
-    reference = keras_engine.giving(layer, weights)
+    reference = keras_engine.build_map(layer, weights)
     fast = None if machine.has_gpu() else _ncnn(weights, layer)
     if fast is not None:
         some = photos[: base.PHOTOS_COMPARED]
@@ -204,7 +204,7 @@ def _ncnn(weights: Weights, layer: str) -> Engine | None:
     from extract.engines import ncnn_engine
 
     try:
-        return ncnn_engine.giving([layer], weights)
+        return ncnn_engine.build_map(layer, weights)
     except Unusable as reason:
         say(f"not used: {reason}")
         return None

@@ -4,19 +4,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from extract.compute import pipeline, ray_coordinator
+from extract.compute.job import Job
 from extract.compute.pipeline import Computed
 from extract.engines import selection
+from extract.engines.base import Engine
 from extract.store import shard_index, shards
 from extract.store.shard_index import ShardRow
 from extract.system import console
 from extract.system.console import count, say, warn
-from extract.system.locations import Location
-from extract.vgg16.recipe import SIZE, recipe_digest
-from extract.vgg16.weights import Weights
+from extract.vgg16.recipe import SIZE
 
 
 @dataclass
@@ -40,36 +41,7 @@ class Images:
     computed: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What computes the photos of a folder, and where the taps go.
-
-    Attributes
-    ----------
-    root : Path or UPath
-        The folder of the photos.
-    weights : Weights
-    recipes : dict of size to recipe
-    own : Path
-        The cache of this machine, for the engines and for what is remembered of remote shards.
-    cache : Path or UPath
-        The cache that gets the shards, which may be shared; the same as `own` by default.
-    engine : str
-        See `extract.engines.selection.choose`.
-    on : str or None
-        See `extract.compute.ray_cluster.connected`; None computes in this process.
-    """
-
-    root: Location
-    weights: Weights
-    recipes: dict[int, dict[str, Any]]
-    own: Path
-    cache: Location
-    engine: str
-    on: str | None
-
-
-def compute(images: Images, paths: Sequence[str], job: Job) -> None:
+def compute(images: Images, paths: Sequence[str], jobs: Sequence[Job], *, on: str | None) -> None:
     """Have the taps of every photo at every size in the cache, and note where they are.
 
     Parameters
@@ -78,25 +50,27 @@ def compute(images: Images, paths: Sequence[str], job: Job) -> None:
         Brought up to date.
     paths : sequence of str
         Relative to the root.
-    job : Job
+    jobs : sequence of Job
+        One for each size.
+    on : str or None
+        See `extract.compute.ray_cluster.connected`; None computes in this process.
     """
     while True:
-        for size in job.recipes:
-            _compute_size(images, paths, job, size)
+        for job in jobs:
+            _compute_size(images, paths, job, on)
         # A photo that changed between two passes has a digest that the first pass never saw.
-        if not any(_pending(images, paths, size) for size in job.recipes):
+        if not any(_pending(images, paths, job.size) for job in jobs):
             return
 
 
-def _compute_size(images: Images, paths: Sequence[str], job: Job, size: int) -> None:
+def _compute_size(images: Images, paths: Sequence[str], job: Job, on: str | None) -> None:
     """Have the taps of every photo at one size in the cache."""
-    the_recipe = job.recipes[size]
-    folder = recipe_digest(the_recipe)
+    size = job.size
     read_index = partial(
         shard_index.read,
-        job.cache / folder,
-        the_recipe,
-        memory=job.own / folder / "elsewhere.txt",
+        job.shard_folder,
+        job.recipe,
+        memory=job.local_folder / "elsewhere.txt",
     )
     name = "VGG16" if size == SIZE else f"VGG16 at {size} x {size}"
     images.rows[size] = read_index()
@@ -107,7 +81,10 @@ def _compute_size(images: Images, paths: Sequence[str], job: Job, size: int) -> 
     while pending := _pending(images, paths, size):
         try:
             with console.progress(name, len(pending), unit="photos") as advance:
-                done = _compute_photos(pending, job, size, advance)
+                if on is None:
+                    done = _compute_here(job, pending, advance)
+                else:
+                    done = ray_coordinator.compute(job, pending, on=on, advance=advance)
         except console.Stopped:
             kept = len(read_index()) - len(images.rows[size])
             warn(f"{name}: {kept:,} of {count(len(pending), 'image')} computed and kept")
@@ -121,34 +98,20 @@ def _compute_size(images: Images, paths: Sequence[str], job: Job, size: int) -> 
         _report(name, computed, time.monotonic() - started, reused)
 
 
-def _compute_photos(
-    paths: Sequence[str], job: Job, size: int, advance: Callable[..., None]
-) -> Computed:
-    """Compute photos in this process, or on the machines of a cluster."""
-    the_recipe = job.recipes[size]
-    folder = recipe_digest(the_recipe)
-    if job.on is not None:
-        return ray_coordinator.compute(
-            job.root,
-            paths,
-            on=job.on,
-            weights=job.weights,
-            recipe=the_recipe,
-            folder=job.cache / folder,
-            own=job.own / folder,
-            engine=job.engine,
-            advance=advance,
-        )
-    with shards.Writer(job.cache / folder, the_recipe) as writer:
+def _compute_here(job: Job, paths: Sequence[str], advance: Callable[[int], None]) -> Computed:
+    """Compute photos in this process."""
+
+    def build_engine(photos: NDArray[np.uint8]) -> Engine:
+        return selection.choose(job.engine, job.weights, photos, folder=job.local_folder)
+
+    with shards.Writer(job.shard_folder, job.recipe) as writer:
         return pipeline.compute(
             job.root,
             paths,
-            build_engine=lambda photos: selection.choose(
-                job.engine, job.weights, photos, folder=job.own / folder
-            ),
+            build_engine=build_engine,
             writer=writer,
             advance=advance,
-            size=size,
+            size=job.size,
         )
 
 

@@ -34,7 +34,7 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-class Read(NamedTuple):
+class LoadedPhoto(NamedTuple):
     """A file as it was read: the digest and the pixels are of the same bytes.
 
     Attributes
@@ -85,22 +85,22 @@ class Computed(NamedTuple):
             self.seconds[stage] += seconds
 
 
-Batch = tuple[list[Read], NDArray[np.uint8]]
+Batch = tuple[list[LoadedPhoto], NDArray[np.uint8]]
 
 
-def read(root: Location, path: str, *, size: int = SIZE, known: Container[str] = ()) -> Read:
+def read(root: Location, path: str, *, size: int = SIZE, known: Container[str] = ()) -> LoadedPhoto:
     """Read and hash one file, and decode it unless its digest is `known`."""
     started = time.perf_counter()
     try:
         data = locations.read_bytes(root, path)
     except OSError as error:
-        return Read(path, "", None, f"cannot be read: {error.strerror}")
+        return LoadedPhoto(path, "", None, f"cannot be read: {error.strerror}")
     reading = time.perf_counter() - started
     item = decoded(path, data, size=size, known=known)
     return item._replace(seconds=(reading + item.seconds[0], item.seconds[1]))
 
 
-def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] = ()) -> Read:
+def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] = ()) -> LoadedPhoto:
     """Hash the bytes of a file, and decode them unless their digest is `known`."""
     started = time.perf_counter()
     digest = hashlib.sha256(data).hexdigest()
@@ -111,12 +111,14 @@ def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] =
             photo = decode.decode_photo(data, size=size)
         except decode.Unreadable as unreadable:
             reason = str(unreadable)
-    return Read(path, digest, photo, reason, (between - started, time.perf_counter() - between))
+    return LoadedPhoto(
+        path, digest, photo, reason, (between - started, time.perf_counter() - between)
+    )
 
 
 def read_ahead(
     root: Location, paths: Iterable[str], *, size: int = SIZE, known: Container[str] = ()
-) -> Generator[Read, None, None]:
+) -> Generator[LoadedPhoto, None, None]:
     """Yield every file in order, as `read` returns it; threads read the next ones meanwhile."""
     function = partial(read, root, size=size, known=known)
     return _ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
@@ -171,8 +173,8 @@ def compute(
 
 
 def _readable(
-    items: Iterable[Read], done: Computed, advance: Callable[[int], None]
-) -> Iterator[Read]:
+    items: Iterable[LoadedPhoto], done: Computed, advance: Callable[[int], None]
+) -> Iterator[LoadedPhoto]:
     """Yield the files that give a photo, and note the others in `done`."""
     for item in items:
         done.seconds["read"] += item.seconds[0]
@@ -184,12 +186,14 @@ def _readable(
             yield item
 
 
-def _batches(items: Iterator[Read], photos: int) -> Iterator[Batch]:
+def _batches(items: Iterator[LoadedPhoto], photos: int) -> Iterator[Batch]:
     while batch := list(islice(items, photos)):
         yield batch, np.stack([item.photo for item in batch if item.photo is not None])
 
 
-def _forward(engine: Engine, seconds: dict[str, float], batch: Batch) -> tuple[list[Read], Taps]:
+def _forward(
+    engine: Engine, seconds: dict[str, float], batch: Batch
+) -> tuple[list[LoadedPhoto], Taps]:
     with _timed(seconds, "forward"):
         return batch[0], engine.forward(batch[1])
 

@@ -1,6 +1,5 @@
-"""A cluster of machines that share the work, by Ray."""
+"""The connection to a Ray cluster, for ``--on ray`` and ``--on ray://HOST:PORT``."""
 
-import argparse
 import logging
 import os
 import re
@@ -8,73 +7,72 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from extract.system.console import InputError
 
 PACKAGES = ("extract", "classify")
-"""Of ours, that are sent to the other machines."""
+"""Packages of this project; Ray sends them to the other machines."""
 
 CONNECT_SECONDS = 5.0
 
 
-def add_on(parser: argparse.ArgumentParser, what: str) -> None:
-    """Give a command the option that names a cluster."""
-    parser.add_argument(
-        "--on",
-        metavar="CLUSTER",
-        help=f"{what}: ray, the cluster this machine is in, or ray://HOST:PORT",
-    )
-
-
 @contextmanager
 def connected(on: str) -> Iterator[Any]:
-    """Give the block Ray, connected to a cluster or started on this machine.
+    """Connect this process to a cluster for the duration of the block.
 
     Parameters
     ----------
     on : str
-        ``ray`` is the cluster that RAY_ADDRESS names, or the one this machine is in, or else this
-        machine alone; ``ray://HOST:PORT`` is the cluster behind that address.
+        ``ray`` is the cluster that RAY_ADDRESS names. Without that variable it is the cluster this
+        machine belongs to. If there is none, Ray is started on this machine alone.
+        ``ray://HOST:PORT`` is the cluster at that address.
+
+    Yields
+    ------
+    ray : module
+        The package ``ray``, ready for use.
 
     Raises
     ------
     InputError
-        If Ray is not installed or the cluster does not answer.
+        If `on` has another form, Ray is not installed, or the cluster does not answer.
     """
     address = re.fullmatch(r"ray(?:://(.+):(\d+))?", on)
     if not address:
         raise InputError(f"--on {on}: neither ray nor ray://HOST:PORT")
     if find_spec("ray") is None:
         raise InputError(f"--on {on}: Ray is not installed; pip install 'ray[client]'")
-    # Of a lost machine Ray prints pages, whatever is asked of its logs; what matters, we say.
+    # Ray prints pages about each lost machine, whatever log level it is given. The coordinator
+    # says in one line what matters.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     warnings.filterwarnings("ignore", module="ray")
     import ray
 
     if address[1]:
-        _knock(on, address[1], int(address[2]))
-    packages = [str(Path(__file__).parent.parent / name) for name in PACKAGES]
+        _check_port(on, address[1], int(address[2]))
     try:
         ray.init(
             None if on == "ray" else on,
-            runtime_env={"py_modules": packages},
+            runtime_env={"py_modules": [str(files(name)) for name in PACKAGES]},
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
     except (ConnectionError, RuntimeError) as error:
-        advice = "ray start begins one; where it asks for a token, RAY_AUTH_MODE=token sends it"
-        raise InputError(f"--on {on}: no Ray there ({error}); {advice}") from error
+        raise InputError(
+            f"--on {on}: no Ray cluster answers ({error}); start one with ray start; if it asks "
+            "for a token, set RAY_AUTH_MODE=token"
+        ) from error
     try:
         yield ray
     finally:
         ray.shutdown()
 
 
-def _knock(on: str, host: str, port: int) -> None:
-    """Make sure that somebody listens there: Ray itself waits half a minute."""
+def _check_port(on: str, host: str, port: int) -> None:
+    """Refuse an address where nothing listens; Ray itself would wait for half a minute."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:

@@ -1,8 +1,8 @@
-"""Photos through the network on many machines: ``python -m extract DATA --on ray``.
+"""Compute photos on all machines of a Ray cluster: ``python -m extract DATA --on ray``.
 
-Ray does the spreading. The missing photos are cut into pieces, each to become a shard; on every
-machine of the cluster are extractors, which read, compute and write. This process plans, watches
-and, in the end, publishes.
+The coordinator runs where the command was given. It cuts the photos into tasks, keeps a worker busy
+on every GPU or every eight cores of the cluster, and gives the task of a lost worker to another.
+The workers read the photos and write the shards; see `extract.compute.ray_worker`.
 """
 
 import math
@@ -12,346 +12,347 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from extract.compute.job import Job
 from extract.compute.pipeline import Computed
 from extract.compute.ray_cluster import connected
-from extract.compute.ray_worker import Extractor
+from extract.compute.ray_worker import Worker
 from extract.store.shards import SHARD_IMAGES
 from extract.system.console import InputError, count, finishing, say, warn
 from extract.system.locations import Location
-from extract.vgg16.weights import Weights
 
-CORES = 8
-"""Of one extractor, at most: a larger machine has several."""
+CORES_PER_WORKER = 8
+"""A machine without a GPU has one worker for every so many cores."""
 
-PIECES_EACH = 4
-"""Pieces for each extractor, at least, so that none waits long for another at the end."""
+TASKS_PER_WORKER = 4
+"""A worker gets at least so many tasks, so that none waits long for another at the end."""
 
-LOSSES = 2
-"""Extractors that a piece may cost before it is halved, and a photo before it is skipped."""
+MAX_LOSSES = 2
+"""After so many lost workers a task is halved; a task of one photo is skipped."""
 
-IN_A_ROW = 2 * (LOSSES + math.ceil(math.log2(SHARD_IMAGES)))
-"""Extractors that a machine may lose with nothing done between: twice what one photo costs it."""
+MAX_LOSSES_IN_A_ROW = 2 * (MAX_LOSSES + math.ceil(math.log2(SHARD_IMAGES)))
+"""After so many lost workers without a finished task between them, a machine is left out.
 
-WATCH_SECONDS = 0.5
+It is twice the number that the search for one harmful photo costs.
+"""
+
+POLL_SECONDS = 0.5
 STOP_SECONDS = 30.0
-PATIENCE_SECONDS = 30.0
+NOTICE_SECONDS = 30.0
 
 Advance = Callable[[int, str], None]
 
 
 @dataclass
-class Piece:
-    """Photos that become one shard, and how many extractors they have cost."""
+class Task:
+    """Photos that one worker computes at a time, and how many workers were lost over them."""
 
     paths: Sequence[str]
     losses: int = 0
 
 
-class Share(NamedTuple):
-    """What an extractor has of its machine."""
+class WorkerResources(NamedTuple):
+    """What a worker reserves on its machine."""
 
     cores: int
     gpus: int
 
 
-def compute(
-    root: Location,
-    paths: Sequence[str],
-    *,
-    on: str,
-    weights: Weights,
-    recipe: dict[str, Any],
-    folder: Location,
-    own: Path,
-    engine: str,
-    advance: Advance,
-) -> Computed:
-    """Run the network over files on all machines of a cluster, which write the shards.
-
-    Machines may join or be lost meanwhile: what a lost one was at is done by the others.
-
-    Parameters
-    ----------
-    root : Path or UPath
-    paths : sequence of str
-        Files to try, relative to `root`.
-    on : str
-        See `extract.compute.ray_cluster.connected`.
-    weights : Weights
-    recipe : dict
-    folder : Path or UPath
-        Of the recipe's shards.
-    own : Path
-        Of its engines; a machine that does not see it keeps them in a folder of its own.
-    engine : str
-        See `extract.engines.selection.choose`.
-    advance : callable
-        Told how many files are done, and by which extractor.
-
-    Raises
-    ------
-    InputError
-        If the cluster does not answer or no machine of it can take part.
-    """
-    folder = folder.absolute()
-    with finishing() as check, connected(on) as ray, _marked(folder) as mark:
-        arguments = ray.put(weights), recipe, folder, own.absolute(), engine
-        crew = _Crew(ray, root, mark, arguments, advance)
-        try:
-            return crew.compute(paths, check)
-        finally:
-            crew.stop()
-
-
-def shares(resources: Mapping[str, float]) -> list[Share]:
-    """Return what each extractor on a machine with these resources has of it."""
-    cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    extractors = gpus or math.ceil(cores / CORES)
-    return [Share(max(1, cores // extractors), min(gpus, 1)) for _ in range(extractors)]
-
-
-def cut(paths: Sequence[str], extractors: int) -> list[Piece]:
-    """Cut files into pieces of at most a shard, so small that every extractor gets some."""
-    size = min(SHARD_IMAGES, math.ceil(len(paths) / (PIECES_EACH * extractors)))
-    return [Piece(paths[start : start + size]) for start in range(0, len(paths), size)]
-
-
-def halves(piece: Piece) -> list[Piece]:
-    """Cut a piece in two, each of which is halved again as soon as it costs an extractor."""
-    middle = len(piece.paths) // 2
-    return [Piece(paths, LOSSES - 1) for paths in (piece.paths[:middle], piece.paths[middle:])]
-
-
-@contextmanager
-def _marked(folder: Location) -> Iterator[Path | None]:
-    """Put a file where the shards go, by which a machine knows the folder; a URL needs none."""
-    if not isinstance(folder, Path):
-        yield None
-        return
-    mark = folder / f".{secrets.token_hex(8)}.tmp"
-    mark.touch()
-    try:
-        yield mark
-    finally:
-        mark.unlink(missing_ok=True)
-
-
 @dataclass
-class _Member:
-    """An extractor of the crew.
+class WorkerHandle:
+    """What the coordinator knows of a worker.
 
     Attributes
     ----------
     name : str
-        For people.
-    machine : str
-        Ray's name of it.
-    actor : handle of an Extractor
-    answer : reference
-        To what it was asked last: whether it can take part, then one piece after the other.
-    piece : Piece or None
-        What it is at.
-    ready : bool
-        For a piece.
-    counting : reference
-        To the number of photos that it has done.
+        Shown to the user.
+    node_id : str
+        Ray's name for the machine.
+    actor : ray.actor.ActorHandle
+    answer : ray.ObjectRef
+        The answer to the last request: first `Worker.find_problem`, then one `Worker.compute` after
+        the other.
+    answer_to_count : ray.ObjectRef
+        The answer to the last `Worker.count`.
+    task : Task or None
+        What the worker computes now.
+    idle : bool
+        Whether the worker can be given a task.
     counted : int
-        What that was last.
+        Photos that the progress bar knows of.
     finished : int
-        Photos of whole pieces.
+        Photos in finished tasks.
     seconds : float
-        That these took.
-    since : float
-        When it was given its piece.
+        Time spent on finished tasks.
+    started : float
+        When the current task was given, on the clock `time.monotonic`.
     """
 
     name: str
-    machine: str
+    node_id: str
     actor: Any
     answer: Any
-    counting: Any
-    piece: Piece | None = None
-    ready: bool = False
+    answer_to_count: Any
+    task: Task | None = None
+    idle: bool = False
     counted: int = 0
     finished: int = 0
     seconds: float = 0.0
-    since: float = 0.0
+    started: float = 0.0
 
 
-class _Crew:
-    """All extractors, and what is left for them to do."""
+def compute(job: Job, paths: Sequence[str], *, on: str, advance: Advance) -> Computed:
+    """Compute photos on all machines of a cluster, which write the shards.
 
-    def __init__(
-        self,
-        ray: Any,
-        root: Location,
-        mark: Path | None,
-        arguments: tuple[Any, ...],
-        advance: Advance,
-    ) -> None:
+    Machines may join or be lost while this runs.
+
+    Parameters
+    ----------
+    job : Job
+    paths : sequence of str
+        Photos, relative to the root of the job.
+    on : str
+        See `extract.compute.ray_cluster.connected`.
+    advance : callable
+        Called with a number of finished photos and the name of the worker that finished them. The
+        number is negative when a lost worker's unfinished task is taken back.
+
+    Returns
+    -------
+    computed : Computed
+
+    Raises
+    ------
+    InputError
+        If the cluster does not answer, no machine can take part, or a worker lacks the engine.
+    """
+    job = replace(
+        job,
+        shard_folder=job.shard_folder.absolute(),
+        local_folder=job.local_folder.absolute(),
+    )
+    with finishing() as check, connected(on) as ray, _marker(job.shard_folder) as marker:
+        coordinator = Coordinator(ray, job, marker, advance)
+        try:
+            return coordinator.compute(paths, check)
+        finally:
+            coordinator.stop()
+
+
+def plan_workers(resources: Mapping[str, float]) -> list[WorkerResources]:
+    """Return what each worker of a machine reserves of these resources."""
+    cores, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    workers = gpus or math.ceil(cores / CORES_PER_WORKER)
+    return [WorkerResources(max(1, cores // workers), min(gpus, 1)) for _ in range(workers)]
+
+
+def make_tasks(paths: Sequence[str], workers: int) -> list[Task]:
+    """Cut photos into tasks of at most a shard, small enough that every worker gets some."""
+    size = min(SHARD_IMAGES, math.ceil(len(paths) / (TASKS_PER_WORKER * workers)))
+    return [Task(paths[start : start + size]) for start in range(0, len(paths), size)]
+
+
+def halve(task: Task) -> list[Task]:
+    """Cut a task in two. Each half is halved again as soon as one worker is lost over it."""
+    middle = len(task.paths) // 2
+    return [Task(paths, MAX_LOSSES - 1) for paths in (task.paths[:middle], task.paths[middle:])]
+
+
+@contextmanager
+def _marker(folder: Location) -> Iterator[Path | None]:
+    """Keep a file in the shard folder, by which machines recognise it; a URL needs none."""
+    if not isinstance(folder, Path):
+        yield None
+        return
+    marker = folder / f".{secrets.token_hex(8)}.tmp"
+    marker.touch()
+    try:
+        yield marker
+    finally:
+        marker.unlink(missing_ok=True)
+
+
+class Coordinator:
+    """The workers of a run and the tasks that are left.
+
+    Parameters
+    ----------
+    ray : module
+        Ray, connected to the cluster.
+    job : Job
+    marker : Path or None
+        See `Worker.find_problem`.
+    advance : callable
+        See `compute`.
+    """
+
+    def __init__(self, ray: Any, job: Job, marker: Path | None, advance: Advance) -> None:
         self.ray = ray
-        self.extractor = ray.remote(Extractor)
-        self.root = root
-        self.mark = mark
-        self.arguments = arguments
+        self.actor_class = ray.remote(Worker)
+        self.job = ray.put(job)
+        self.marker = marker
         self.advance = advance
-        self.members: dict[tuple[str, int], _Member] = {}
-        self.unsuited: dict[str, str] = {}
-        self.in_a_row: Counter[str] = Counter()
-        self.pieces: deque[Piece] = deque()
+        self.workers: dict[tuple[str, int], WorkerHandle] = {}
+        self.left_out: dict[str, str] = {}
+        self.losses_in_a_row: Counter[str] = Counter()
+        self.tasks: deque[Task] = deque()
         self.done = Computed.nothing()
-        self.said: set[str] = set()
+        self.messages: set[str] = set()
 
     def compute(self, paths: Sequence[str], check: Callable[[], None]) -> Computed:
-        """Have all files computed, calling `check` again and again."""
-        self._recruit()
-        self.pieces.extend(cut(paths, len(self.members)))
-        self._await_one(check)
-        while self.pieces or any(member.piece for member in self.members.values()):
+        """Have all photos computed; `check` is called often and may raise Stopped."""
+        self._start_workers()
+        self.tasks.extend(make_tasks(paths, len(self.workers)))
+        notice_due: float = time.monotonic() + NOTICE_SECONDS
+        while self.tasks or any(worker.task for worker in self.workers.values()):
             check()
-            self._recruit()
-            self._give()
-            asked = {m.answer: key for key, m in self.members.items() if not m.ready}
-            answered, _ = self.ray.wait([*asked], timeout=WATCH_SECONDS)
+            self._start_workers()
+            self._give_tasks()
+            waiting = {w.answer: key for key, w in self.workers.items() if not w.idle}
+            answered, _ = self.ray.wait([*waiting], timeout=POLL_SECONDS)
             for answer in answered:
-                self._take(asked[answer])
-            self._watch()
+                notice_due = math.inf
+                self._take_answer(waiting[answer])
+            self._poll_counts()
+            if time.monotonic() > notice_due:
+                notice_due = math.inf
+                warn("waiting for free processors; ray status shows who uses the cluster")
         speeds = [
-            f"{m.name} {m.finished / m.seconds:.1f}" for m in self.members.values() if m.finished
+            f"{w.name} {w.finished / w.seconds:.1f}" for w in self.workers.values() if w.finished
         ]
         say(f"photos/s: {', '.join(speeds)}")
         return self.done
 
-    def _await_one(self, check: Callable[[], None]) -> None:
-        """Wait until anyone answers, which may be as long as others have all processors."""
-        started, told = time.monotonic(), False
-        answers = [member.answer for member in self.members.values()]
-        while not self.ray.wait(answers, timeout=WATCH_SECONDS)[0]:
-            check()
-            if not told and time.monotonic() - started > PATIENCE_SECONDS:
-                warn("waiting for processors of the cluster; ray status tells who has them")
-                told = True
-
     def stop(self) -> None:
-        """Have everyone write what it holds."""
-        working = [member for member in self.members.values() if member.piece]
-        for member in working:
-            member.actor.stop.remote()
-        if working:
-            answers = [member.answer for member in working]
+        """Make all workers write what they hold, and wait for them for a limited time."""
+        busy = [worker for worker in self.workers.values() if worker.task]
+        for worker in busy:
+            worker.actor.stop.remote()
+        if busy:
+            answers = [worker.answer for worker in busy]
             self.ray.wait(answers, num_returns=len(answers), timeout=STOP_SECONDS)
 
-    def _recruit(self) -> None:
-        """Start extractors on the machines that have none."""
+    def _start_workers(self) -> None:
+        """Start workers on machines that lack them: new ones, and where a worker was lost."""
         for node in self.ray.nodes():
-            machine = node["NodeID"]
-            if node["Alive"] and machine not in self.unsuited:
-                for number, share in enumerate(shares(node["Resources"])):
-                    if (machine, number) not in self.members:
-                        name = f"{node['NodeManagerHostname']}-{machine[:4]}-{number}"
-                        self.members[machine, number] = self._member(name, machine, share)
-        if not self.members:
-            reasons = "; ".join(self.unsuited.values()) or "it has no processors"
+            node_id = node["NodeID"]
+            if not node["Alive"] or node_id in self.left_out:
+                continue
+            for number, resources in enumerate(plan_workers(node["Resources"])):
+                if (node_id, number) not in self.workers:
+                    name = f"{node['NodeManagerHostname']}-{node_id[:4]}-{number}"
+                    self.workers[node_id, number] = self._start_worker(name, node_id, resources)
+        if not self.workers:
+            reasons = "; ".join(self.left_out.values()) or "it has no processors"
             raise InputError(f"no machine of the cluster can take part: {reasons}")
 
-    def _member(self, name: str, machine: str, share: Share) -> _Member:
+    def _start_worker(self, name: str, node_id: str, resources: WorkerResources) -> WorkerHandle:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        actor = self.extractor.options(
-            num_cpus=share.cores,
-            num_gpus=share.gpus,
-            # One thread computes, the other answers meanwhile.
+        actor = self.actor_class.options(
+            num_cpus=resources.cores,
+            num_gpus=resources.gpus,
+            # One thread computes; the other answers `count` and `stop`.
             max_concurrency=2,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False),
-        ).remote(*self.arguments, share.cores)
-        answer = actor.unsuited.remote(self.root, self.mark)
-        return _Member(name, machine, actor, answer, actor.count.remote())
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        ).remote(self.job, resources.cores)
+        answer = actor.find_problem.remote(self.marker)
+        return WorkerHandle(name, node_id, actor, answer, actor.count.remote())
 
-    def _give(self) -> None:
-        """Give a piece to everyone who is ready for one."""
-        for member in self.members.values():
-            if member.ready and self.pieces:
-                member.piece, member.ready = self.pieces.popleft(), False
-                member.since = time.monotonic()
-                member.answer = member.actor.compute.remote(self.root, member.piece.paths)
+    def _give_tasks(self) -> None:
+        """Give a task to every idle worker, as long as there are tasks."""
+        for worker in self.workers.values():
+            if worker.idle and self.tasks:
+                worker.task, worker.idle = self.tasks.popleft(), False
+                worker.started = time.monotonic()
+                worker.answer = worker.actor.compute.remote(worker.task.paths)
 
-    def _take(self, key: tuple[str, int]) -> None:
-        """Take an answer, or learn that there will be none."""
-        member = self.members[key]
+    def _take_answer(self, key: tuple[str, int]) -> None:
+        """Take the answer of a worker, or note that the worker was lost."""
+        worker = self.workers[key]
         try:
-            answer = self.ray.get(member.answer)
+            answer = self.ray.get(worker.answer)
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, InputError):
-                raise InputError(f"{member.name}: {error.cause}") from error
+                raise InputError(f"{worker.name}: {error.cause}") from error
             raise error.cause from error
         except self.ray.exceptions.RayError as error:
-            self._lose(self.members.pop(key), str(error))
+            self._handle_loss(self.workers.pop(key), str(error))
             return
-        member.ready = True
-        if member.piece:
-            self._finish(member, member.piece, *answer)
+        worker.idle = True
+        if worker.task:
+            self._finish(worker, worker.task, *answer)
         elif answer:
-            self._leave_out(member, answer)
-            del self.members[key]
+            self._leave_out(worker, answer)
+            del self.workers[key]
 
-    def _finish(self, member: _Member, piece: Piece, computed: Computed, said: str) -> None:
-        for line in said.splitlines():
-            # Machines of one kind have the same to say.
-            if line not in self.said:
+    def _finish(self, worker: WorkerHandle, task: Task, computed: Computed, messages: str) -> None:
+        for line in messages.splitlines():
+            # Machines of one kind send the same messages.
+            if line not in self.messages:
                 say(line)
-            self.said.add(line)
+            self.messages.add(line)
         self.done.add(computed)
-        self.in_a_row[member.machine] = 0
-        member.finished += len(piece.paths)
-        member.seconds += time.monotonic() - member.since
-        member.piece = None
-        self._advance(member, member.finished)
+        self.losses_in_a_row[worker.node_id] = 0
+        worker.finished += len(task.paths)
+        worker.seconds += time.monotonic() - worker.started
+        worker.task = None
+        self._update_count(worker, worker.finished)
 
-    def _lose(self, member: _Member, reason: str) -> None:
-        """See that others do what a lost extractor was at."""
-        alive = {node["NodeID"] for node in self.ray.nodes() if node["Alive"]}
-        at_fault = member.machine in alive
-        warn(f"lost: {member.name} ({re.split('[,:] ', reason.splitlines()[0])[0]})")
-        # It may be out of reach only, and would keep its cores.
-        self.ray.kill(member.actor)
-        self._advance(member, member.finished)
-        self.in_a_row[member.machine] += 1
-        if at_fault and self.in_a_row[member.machine] == IN_A_ROW:
-            self._leave_out(member, f"it lost {IN_A_ROW} extractors in a row")
-        piece = member.piece
-        if piece is None:
-            if at_fault:
-                self._leave_out(member, reason.splitlines()[-1])
-            return
-        piece.losses += at_fault
-        if piece.losses < LOSSES:
-            warn(f"  {count(len(piece.paths), 'photo')} it was at, to be done by another")
-            self.pieces.appendleft(piece)
-        elif len(piece.paths) > 1:
-            self.pieces.extendleft(halves(piece))
+    def _handle_loss(self, worker: WorkerHandle, reason: str) -> None:
+        """Put the task of a lost worker back, unless its photos or its machine are at fault."""
+        warn(f"lost: {worker.name} ({re.split('[,:] ', reason.splitlines()[0])[0]})")
+        # The worker may only be out of reach, and would keep its cores.
+        self.ray.kill(worker.actor)
+        self._update_count(worker, worker.finished)
+        machine_is_alive = any(
+            node["Alive"] for node in self.ray.nodes() if node["NodeID"] == worker.node_id
+        )
+        if machine_is_alive:
+            self._judge_machine(worker, reason)
+        if worker.task:
+            # A task is not at fault if the whole machine was lost.
+            worker.task.losses += machine_is_alive
+            self._put_back(worker.task)
+
+    def _judge_machine(self, worker: WorkerHandle, reason: str) -> None:
+        """Leave a machine out if its workers do not start, or too many were lost in a row."""
+        self.losses_in_a_row[worker.node_id] += 1
+        if not worker.task:
+            self._leave_out(worker, reason.splitlines()[-1])
+        elif self.losses_in_a_row[worker.node_id] == MAX_LOSSES_IN_A_ROW:
+            self._leave_out(worker, f"it lost {MAX_LOSSES_IN_A_ROW} workers in a row")
+
+    def _put_back(self, task: Task) -> None:
+        """Have a task computed by another worker, halve it, or skip its only photo."""
+        if task.losses < MAX_LOSSES:
+            warn(f"  another worker computes its {count(len(task.paths), 'photo')}")
+            self.tasks.appendleft(task)
+        elif len(task.paths) > 1:
+            self.tasks.extendleft(halve(task))
         else:
-            self.done.unreadable[piece.paths[0]] = f"ended the process that read it, {LOSSES} times"
+            reason = f"ended the process that read it, {MAX_LOSSES} times"
+            self.done.unreadable[task.paths[0]] = reason
 
-    def _leave_out(self, member: _Member, reason: str) -> None:
-        if member.machine not in self.unsuited:
-            self.unsuited[member.machine] = f"{member.name}: {reason}"
-            warn(f"left out: {member.name}: {reason}")
+    def _leave_out(self, worker: WorkerHandle, reason: str) -> None:
+        if worker.node_id not in self.left_out:
+            self.left_out[worker.node_id] = f"{worker.name}: {reason}"
+            warn(f"left out: {worker.name}: {reason}")
 
-    def _watch(self) -> None:
-        """See how far everyone is."""
-        counting = {member.counting: member for member in self.members.values()}
-        counted, _ = self.ray.wait([*counting], num_returns=len(counting), timeout=0)
-        for reference in counted:
-            member = counting[reference]
-            # Of one that is lost the next answer will tell.
+    def _poll_counts(self) -> None:
+        """Show how many photos each worker has finished."""
+        asked = {worker.answer_to_count: worker for worker in self.workers.values()}
+        answered, _ = self.ray.wait([*asked], num_returns=len(asked), timeout=0)
+        for answer in answered:
+            worker = asked[answer]
+            # The answer to the worker's task will show that it was lost.
             with suppress(self.ray.exceptions.RayError):
-                self._advance(member, max(member.counted, self.ray.get(reference)))
-                member.counting = member.actor.count.remote()
+                self._update_count(worker, max(worker.counted, self.ray.get(answer)))
+                worker.answer_to_count = worker.actor.count.remote()
 
-    def _advance(self, member: _Member, photos: int) -> None:
-        self.advance(photos - member.counted, member.name)
-        member.counted = photos
+    def _update_count(self, worker: WorkerHandle, photos: int) -> None:
+        self.advance(photos - worker.counted, worker.name)
+        worker.counted = photos

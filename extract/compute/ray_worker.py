@@ -1,126 +1,116 @@
-"""An engine on a machine of a cluster: reads photos, computes them, writes shards."""
+"""The part of a run on Ray that happens on each machine: read photos, compute, write shards."""
 
 import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pooch
 from numpy.typing import NDArray
 
 from extract.compute import pipeline
+from extract.compute.job import Job
 from extract.compute.pipeline import Computed
 from extract.engines import selection
 from extract.engines.base import Engine
 from extract.store.shards import Writer
 from extract.system import lock
 from extract.system.console import Stopped
-from extract.system.locations import Location
-from extract.vgg16.weights import Weights
 
 
-class Extractor:
-    """An engine on a machine of the cluster.
+class Worker:
+    """An engine in a process of its own, on one machine of the cluster.
 
     Parameters
     ----------
-    weights : Weights
-    recipe : dict
-    folder : Path or UPath
-        Of the recipe's shards.
-    own : Path
-        Of its engines, if this machine sees it.
-    engine : str
-        See `extract.engines.selection.choose`.
+    job : Job
     cores : int
-        That it may use.
+        Processor cores that the worker may use.
     """
 
-    def __init__(
-        self,
-        weights: Weights,
-        recipe: dict[str, Any],
-        folder: Location,
-        own: Path,
-        engine: str,
-        cores: int,
-    ) -> None:
-        # Whoever asks for the number of cores is answered by this.
+    def __init__(self, job: Job, cores: int) -> None:
+        # `extract.system.machine.cores` and joblib read the number of cores from this variable.
         os.environ["LOKY_MAX_CPU_COUNT"] = str(cores)
-        self.weights = weights
-        self.recipe = recipe
-        self.folder = folder
-        self.own = own
-        self.wanted = engine
+        self.job = job
         self.engine: Engine | None = None
-        self.said = StringIO()
+        self.messages = StringIO()
         self.done = 0
         self.stopped = False
 
-    def unsuited(self, root: Location, mark: Path | None) -> str:
-        """Return why this machine cannot take part, empty if it can.
+    def find_problem(self, marker: Path | None) -> str:
+        """Return why this machine cannot take part, or an empty string if it can.
 
         Parameters
         ----------
-        root : Path or UPath
-            Of the photos.
-        mark : Path or None
-            A file in the folder of the shards; None if that is at a URL.
+        marker : Path or None
+            A file that the coordinator has put into the shard folder; None if that is a URL.
         """
+        root = self.job.root
         if isinstance(root, Path) and not root.is_dir():
             return f"there is no folder {root}; put the photos where all machines see them"
-        if mark and not mark.exists():
+        if marker and not marker.exists():
             return (
-                f"{mark.parent} is not the folder that it is for the others; name one that all "
-                "machines see, or a URL, with --cache"
+                f"{marker.parent} is not the same folder as on the other machines; name a folder "
+                "that all machines see, or a URL, with --cache"
             )
         return ""
 
-    def compute(self, root: Location, paths: Sequence[str]) -> tuple[Computed, str]:
-        """Compute photos and write them as a shard; return also what engines were chosen and why.
+    def compute(self, paths: Sequence[str]) -> tuple[Computed, str]:
+        """Compute photos and write their features as shards.
 
         Parameters
         ----------
-        root : Path or UPath
         paths : sequence of str
-            Relative to `root`.
+            Photos, relative to the root of the job.
+
+        Returns
+        -------
+        computed : Computed
+            Without content if the worker was told to stop; what it had computed is then written.
+        messages : str
+            Lines for the user: which engine was chosen, and why.
+
+        Raises
+        ------
+        InputError
+            If the engine is not installed on this machine.
         """
-
-        def advance(n: int) -> None:
-            self.done += n
-            if self.stopped:
-                raise Stopped(0)
-
         computed = Computed.nothing()
-        with suppress(Stopped), Writer(self.folder, self.recipe) as writer:
+        job = self.job
+        with suppress(Stopped), Writer(job.shard_folder, job.recipe) as writer:
             computed = pipeline.compute(
-                root,
+                job.root,
                 paths,
                 build_engine=self._engine,
                 writer=writer,
-                advance=advance,
-                size=self.recipe["size"],
+                advance=self._advance,
+                size=job.recipe["size"],
             )
-        said, self.said = self.said.getvalue(), StringIO()
-        return computed, said
+        messages, self.messages = self.messages.getvalue(), StringIO()
+        return computed, messages
 
     def count(self) -> int:
-        """Return how many photos it has done so far."""
+        """Return how many photos this worker has finished since it started."""
         return self.done
 
     def stop(self) -> None:
-        """Have it write what it holds and compute no more."""
+        """Make `compute` write what it holds and return."""
         self.stopped = True
 
+    def _advance(self, n: int) -> None:
+        self.done += n
+        if self.stopped:
+            raise Stopped(0)
+
     def _engine(self, photos: NDArray[np.uint8]) -> Engine:
+        """Return the engine, which is chosen for the first photos and kept from then on."""
         if self.engine is None:
-            own = self.own
-            if not own.is_dir():
-                own = Path(pooch.os_cache("onepass"), own.name)
-            # Engines are timed once on a machine, and not two at the same time.
-            with redirect_stdout(self.said), lock.held(own / "engines.lock"):
-                self.engine = selection.choose(self.wanted, self.weights, photos, folder=own)
+            job, folder = self.job, self.job.local_folder
+            if not folder.is_dir():
+                folder = Path(pooch.os_cache("onepass"), folder.name)
+            # Two workers of one machine must not time engines at the same moment.
+            with redirect_stdout(self.messages), lock.held(folder / "engines.lock"):
+                self.engine = selection.choose(job.engine, job.weights, photos, folder=folder)
         return self.engine

@@ -1,4 +1,4 @@
-"""What an engine is: a batch of photos in, every tap of the recipe out."""
+"""The interface of an engine (photos in, taps out), and the comparison of two engines."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCE = 1e-3
-"""Relative L2 difference from the reference that an engine may have in any tap."""
+"""Largest relative L2 difference from the reference that an engine may have in any tap."""
 
 PHOTOS_COMPARED = 8
 
@@ -15,12 +15,12 @@ Taps = dict[str, NDArray[np.float32]]
 
 
 class Engine(NamedTuple):
-    """What runs VGG16.
+    """A program that runs VGG16.
 
     Attributes
     ----------
     name : str
-        For the record in each shard.
+        Recorded in each shard that the engine computes.
     forward : callable
         (n, size, size, 3) uint8 RGB to a dict of tap name to (n, values) float32.
     """
@@ -30,13 +30,13 @@ class Engine(NamedTuple):
 
 
 class Unusable(Exception):
-    """An engine cannot be used here; the message is the reason."""
+    """An engine cannot be used on this machine; the message gives the reason."""
 
 
 def relative_difference(taps: Taps, reference: Taps) -> float:
     """Return the largest relative L2 difference of any tap: norm of a - b over norm of b.
 
-    It is NaN where any tap is.
+    It is NaN if any tap holds a NaN.
     """
     differences = [
         np.linalg.norm(taps[tap] - values) / np.linalg.norm(values)

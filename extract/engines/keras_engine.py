@@ -1,4 +1,4 @@
-"""The reference engine: VGG16 in Keras, on whatever backend Keras has."""
+"""The reference engine: VGG16 in Keras, on whatever backend Keras uses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from extract.engines.base import Engine, Taps
 from extract.system.console import InputError
-from extract.vgg16.keras_backend import compiled, keras, load
-from extract.vgg16.keras_model import convolutions, taps
+from extract.vgg16 import keras_model
+from extract.vgg16.keras_backend import inference_function, keras, load
 from extract.vgg16.recipe import SIZE
 from extract.vgg16.weights import Weights
 
@@ -17,19 +17,21 @@ Probabilities = NDArray[np.float32]
 
 
 def build(weights: Weights, *, size: int = SIZE) -> Engine:
-    """Build the engine of the taps from VGG16's weights, for photos of a size."""
-    network = convolutions(weights.arrays, size=size)
-    return _engine(keras.Model(network.input, taps(network)))
+    """Build the engine that computes all taps for photos of a size."""
+    network = keras_model.convolutions(weights.arrays, size=size)
+    return _engine(keras.Model(network.input, keras_model.taps(network)))
 
 
-def giving(layer: str, weights: Weights) -> Engine:
-    """Build an engine that gives what `layer` gives: (n, height, width, channels)."""
-    network = convolutions(weights.arrays)
+def build_map(layer: str, weights: Weights) -> Engine:
+    """Build an engine that computes the output of one layer, (n, height, width, channels)."""
+    network = keras_model.convolutions(weights.arrays)
     return _engine(keras.Model(network.input, {layer: network.get_layer(layer).output}))
 
 
-def saved(path: Path, *, classes: int) -> tuple[int, Callable[[NDArray[np.uint8]], Probabilities]]:
-    """Read a network from photos to probabilities that was trained and saved.
+def load_network(
+    path: Path, *, classes: int
+) -> tuple[int, Callable[[NDArray[np.uint8]], Probabilities]]:
+    """Load a trained and saved network that turns photos into probabilities.
 
     Returns
     -------
@@ -41,19 +43,19 @@ def saved(path: Path, *, classes: int) -> tuple[int, Callable[[NDArray[np.uint8]
     Raises
     ------
     InputError
-        If the file is not such a network.
+        If the file does not hold such a network.
     """
     network = load(path)
     shape = getattr(network, "input_shape", None)
     size: int = shape[1] if isinstance(shape, tuple) and len(shape) == 4 else 0
     if shape != (None, size, size, 3) or network.output_shape != (None, classes):
         raise InputError(f"{path}: not the network of its result.json; train the model again")
-    run = compiled(network)
+    run = inference_function(network)
     return size, lambda photos: np.asarray(run(photos), dtype=np.float32)
 
 
 def _engine(network: keras.Model) -> Engine:
-    run = compiled(network)
+    run = inference_function(network)
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
         return {tap: np.asarray(values, dtype=np.float32) for tap, values in run(photos).items()}

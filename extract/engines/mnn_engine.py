@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,23 @@ from extract.vgg16 import onnx_graph
 from extract.vgg16.recipe import SIZE, TAPS
 from extract.vgg16.weights import Weights
 
-# The converter is called below its command line, which installs packages and reports home.
+# MNN's command line would install packages and report usage over the network, so the function
+# below it is called.
 CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 CONVERT_SECONDS = 300
 
 
 def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
-    """Build the engine for photos of a size, converting the network if `folder` has none yet.
+    """Build the engine that computes all taps for photos of a size.
+
+    Parameters
+    ----------
+    weights : Weights
+    folder : Path
+        Folder of the recipe. It keeps the converted network, and nothing is converted if it
+        already has one.
+    size : int
+        One of `extract.vgg16.recipe.SIZES`.
 
     Raises
     ------
@@ -35,29 +46,19 @@ def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
     """
     path = folder / f"vgg16-mnn-{version('MNN')}.mnn"
     if not path.exists():
-        atomic.write_bytes(path, _converted(weights, size))
+        atomic.write_bytes(path, _convert(weights, size))
     try:
         with _silence():
-            import MNN
             from MNN import expr
 
-            settings = {
-                "backend": "CPU",
-                "precision": "high",
-                "memory": "low",
-                "numThread": cores(),
-            }
-            runtime = MNN.nn.create_runtime_manager((settings,))
-            network = MNN.nn.load_module_from_file(
-                str(path), ["rgb"], list(TAPS), runtime_manager=runtime
-            )
-    # A library built for another system fails on import in ways of its own.
+            network = _load(path)
+    # A library built for another system can fail on import with any exception.
     except Exception as error:
         path.unlink()
         raise Unusable(f"MNN cannot be used: {error}") from error
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
-        # To MNN this order is "as it is": the graph transposes.
+        # NCHW means "leave the order as it is" here; the graph itself transposes.
         rgb = expr.placeholder(list(photos.shape), expr.NCHW, expr.uint8)
         rgb.write(np.ascontiguousarray(photos))
         outputs = network.forward([rgb])
@@ -69,7 +70,16 @@ def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
     return Engine(f"MNN {version('MNN')}", forward)
 
 
-def _converted(weights: Weights, size: int) -> bytes:
+def _load(path: Path) -> Any:
+    import MNN
+
+    settings = {"backend": "CPU", "precision": "high", "memory": "low", "numThread": cores()}
+    runtime = MNN.nn.create_runtime_manager((settings,))
+    return MNN.nn.load_module_from_file(str(path), ["rgb"], list(TAPS), runtime_manager=runtime)
+
+
+def _convert(weights: Weights, size: int) -> bytes:
+    """Return the network in MNN's format."""
     with tempfile.TemporaryDirectory() as temporary:
         source, target = Path(temporary, "vgg16.onnx"), Path(temporary, "vgg16.mnn")
         source.write_bytes(onnx_graph.vgg16(weights.arrays, size=size).SerializeToString())
@@ -84,13 +94,13 @@ def _converted(weights: Weights, size: int) -> bytes:
         except subprocess.TimeoutExpired as error:
             raise Unusable(f"MNN's converter took over {CONVERT_SECONDS} s") from error
         if done.returncode or not target.exists():
-            raise Unusable(f"MNN's converter failed with {done.returncode}")
+            raise Unusable(f"MNN's converter failed with exit code {done.returncode}")
         return target.read_bytes()
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep a C library from printing while the block runs."""
+    """Keep C libraries from printing inside the block."""
     sys.stdout.flush()
     kept = os.dup(1), os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -99,7 +109,7 @@ def _silence() -> Iterator[None]:
     try:
         yield
     finally:
-        # What a library has not written yet it would write when the process ends.
+        # Otherwise a library's unwritten output would appear when the process ends.
         ctypes.CDLL(None).fflush(None)
         for descriptor, saved in zip((1, 2), kept, strict=True):
             os.dup2(saved, descriptor)

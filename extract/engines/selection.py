@@ -1,7 +1,7 @@
-"""Engines: a batch of photos in, every tap of the recipe out; which one runs, and whether it may.
+"""The choice of an engine: which are installed, which agree with the reference, which is fastest.
 
 Keras is the reference. MNN and ncnn compute the same numbers by Winograd convolutions, which take
-fewer multiplications than direct ones; which of the two is faster depends on the processor.
+fewer multiplications than direct ones. Which of the two is faster depends on the processor.
 """
 
 import json
@@ -27,9 +27,8 @@ from extract.engines.base import (
     Unusable,
     relative_difference,
 )
-from extract.system import atomic
+from extract.system import atomic, machine
 from extract.system.console import InputError, say
-from extract.system.machine import has_gpu, processor
 from extract.vgg16.recipe import SIZE
 from extract.vgg16.weights import Weights
 
@@ -37,15 +36,16 @@ PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
 """The engines for a CPU beside the reference, and the package that each needs."""
 
 ENGINES = ("auto", "keras", *PACKAGES)
+"""The values of ``--engine``."""
 
 
 class Check(NamedTuple):
-    """What was found of an engine on this machine.
+    """The result of trying an engine on this machine.
 
     Attributes
     ----------
     difference : float
-        From the reference, see `relative_difference`.
+        The difference from the reference, see `relative_difference`.
     speed : float
         Photos a second.
     """
@@ -55,10 +55,11 @@ class Check(NamedTuple):
 
 
 def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: Path) -> Engine:
-    """Build the engine that is asked for, or the fastest, and say which and why.
+    """Build the engine that is asked for, or the fastest one, and say which and why.
 
-    An engine that is not the reference is compared with it and timed on the first photos, once on
-    each machine and version; one that differs too much is refused with its figure.
+    MNN and ncnn are compared with the reference and timed on the given photos, once for each
+    machine and version. An engine that differs too much is not used. If none is left, the
+    reference is built.
 
     Parameters
     ----------
@@ -66,50 +67,31 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
         One of `ENGINES`.
     weights : Weights
     photos : ndarray of shape (n, size, size, 3), uint8
-        The first that are to be computed; the engine is for photos of their size.
+        The first photos to be computed. The engine is built for their size.
     folder : Path
-        Of the recipe; keeps what was converted and found.
+        Folder of the recipe. It keeps converted networks and the results of the checks.
 
     Raises
     ------
     InputError
-        If an engine is asked for and not installed.
+        If the engine asked for is not installed.
     """
     size = photos.shape[1]
     if wanted == "keras":
-        return _keras(weights, size, "as asked")
-    if wanted == "auto" and has_gpu():
-        return _keras(weights, size, "there is a GPU")
-    names = [name for name in PACKAGES if wanted in ("auto", name) and find_spec(PACKAGES[name])]
-    if not names and wanted != "auto":
-        package = PACKAGES[wanted]
-        raise InputError(
-            f"--engine {wanted}: {package} is not installed; pip install {package}, or "
-            "--engine keras"
-        )
-    found, reasons = _checks(names, weights, photos, folder)
-    for name in sorted(found, key=lambda name: -found[name].speed):
+        return _choose_keras("as asked", weights, size)
+    if wanted == "auto" and machine.has_gpu():
+        return _choose_keras("there is a GPU", weights, size)
+    checks, reasons = _check_all(_installed(wanted), weights, photos, folder)
+    for name in sorted(checks, key=lambda name: -checks[name].speed):
         try:
             engine = build(name, weights, folder, size=size)
         except Unusable as reason:
             reasons.append(str(reason))
             continue
-        described = f"{engine.name}, within {found[name].difference:.0e} of keras"
-        speeds = [f"{PACKAGES[name]} {check.speed:.1f}" for name, check in found.items()]
-        say(f"engine: {described} (photos/s: {', '.join(speeds)})")
-        for reason_not in reasons:
-            say(f"not used: {reason_not}")
+        described = f"{engine.name}, within {checks[name].difference:.0e} of keras"
+        _announce(described, checks, reasons)
         return Engine(described, engine.forward)
-    return _keras(weights, size, "; ".join(reasons) or "neither MNN nor ncnn is installed")
-
-
-def _keras(weights: Weights, size: int, reason: str) -> Engine:
-    # Importing Keras takes seconds, and another engine does without.
-    from extract.engines import keras_engine
-
-    engine = keras_engine.build(weights, size=size)
-    say(f"engine: {engine.name} ({reason})")
-    return engine
+    return _choose_keras("; ".join(reasons) or "neither MNN nor ncnn is installed", weights, size)
 
 
 def build(name: str, weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
@@ -122,33 +104,61 @@ def build(name: str, weights: Weights, folder: Path, *, size: int = SIZE) -> Eng
     """
     if name == "mnn":
         return mnn_engine.build(weights, folder, size=size)
-    return ncnn_engine.build(weights, folder, size=size)
+    return ncnn_engine.build(weights, size=size)
 
 
-def _checks(
+def _choose_keras(reason: str, weights: Weights, size: int) -> Engine:
+    # Importing Keras takes seconds, and the other engines do without it.
+    from extract.engines import keras_engine
+
+    engine = keras_engine.build(weights, size=size)
+    say(f"engine: {engine.name} ({reason})")
+    return engine
+
+
+def _announce(engine: str, checks: dict[str, Check], reasons: Sequence[str]) -> None:
+    speeds = [f"{PACKAGES[name]} {check.speed:.1f}" for name, check in checks.items()]
+    say(f"engine: {engine} (photos/s: {', '.join(speeds)})")
+    for reason in reasons:
+        say(f"not used: {reason}")
+
+
+def _installed(wanted: str) -> list[str]:
+    """Return the wanted engines that are installed; for ``auto`` there may be none."""
+    names = [name for name in PACKAGES if wanted in ("auto", name) and find_spec(PACKAGES[name])]
+    if not names and wanted != "auto":
+        package = PACKAGES[wanted]
+        raise InputError(
+            f"--engine {wanted}: {package} is not installed; run pip install {package}, or use "
+            "--engine keras"
+        )
+    return names
+
+
+def _check_all(
     names: Sequence[str], weights: Weights, photos: NDArray[np.uint8], folder: Path
 ) -> tuple[dict[str, Check], list[str]]:
-    """Return what is known of engines on this machine, finding it out now where it is not.
+    """Check the engines that were not yet checked on this machine, and record the results.
 
     Returns
     -------
-    found : dict of name to Check
-        Of those that agree with the reference.
+    checks : dict of str to Check
+        The engines that agree with the reference.
     reasons : list of str
         Why the others may not be used.
     """
     path = folder / "engines.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    found: dict[str, Check] = {}
+    checks: dict[str, Check] = {}
     reasons = []
     reference: Taps = {}
     for name in names:
-        described = f"{PACKAGES[name]} {version(PACKAGES[name])}"
-        key = f"{described} on {processor()}"
+        package = f"{PACKAGES[name]} {version(PACKAGES[name])}"
+        key = f"{package} on {machine.processor()}"
         try:
             if key not in known:
                 engine = build(name, weights, folder, size=photos.shape[1])
-                reference = reference or _reference(weights, photos[:PHOTOS_COMPARED])
+                reference = reference or _compute_reference(weights, photos[:PHOTOS_COMPARED])
                 known[key] = _check(engine, photos, reference)._asdict()
                 atomic.write_text(path, json.dumps(known, indent=1) + "\n")
         except Unusable as reason:
@@ -156,31 +166,31 @@ def _checks(
             continue
         check = Check(**known[key])
         if check.difference <= TOLERANCE:
-            found[name] = check
+            checks[name] = check
         else:
-            reasons.append(f"{described} differs from keras by {check.difference:.1g}")
-    return found, reasons
-
-
-def _reference(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
-    """Return what Keras makes of photos, in a process that takes its gigabyte away with it."""
-    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    # Unlike multiprocessing's, joblib's processes do not run the user's script once more.
-    with loky.ProcessPoolExecutor(1, initializer=ignore) as process:
-        taps: Taps = process.submit(_computed_by_keras, weights, photos).result()
-        return taps
-
-
-def _computed_by_keras(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
-    from extract.engines import keras_engine
-
-    return keras_engine.build(weights, size=photos.shape[1]).forward(photos)
+            reasons.append(f"{package} differs from keras by {check.difference:.1g}")
+    return checks, reasons
 
 
 def _check(engine: Engine, photos: NDArray[np.uint8], reference: Taps) -> Check:
-    # Whatever an engine does only on its first batch is not its speed.
+    # The first batch includes one-time work, so the second one is timed.
     taps = {tap: values[:PHOTOS_COMPARED] for tap, values in engine.forward(photos).items()}
     started = time.perf_counter()
     engine.forward(photos)
     seconds = time.perf_counter() - started
     return Check(relative_difference(taps, reference), len(photos) / seconds)
+
+
+def _compute_reference(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
+    """Return Keras's taps, computed in a process whose end frees the gigabyte that Keras takes."""
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    # Unlike multiprocessing's processes, joblib's do not run the user's script again.
+    with loky.ProcessPoolExecutor(1, initializer=ignore) as process:
+        taps: Taps = process.submit(_run_keras, weights, photos).result()
+        return taps
+
+
+def _run_keras(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
+    from extract.engines import keras_engine
+
+    return keras_engine.build(weights, size=photos.shape[1]).forward(photos)

@@ -1,7 +1,7 @@
 """Scan a folder: which files may be photos, of which class and split, and what is skipped."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,9 +10,6 @@ from extract.system.console import InputError, count
 from extract.system.locations import Location, readable_name
 
 Entry = os.DirEntry[str] | locations.Entry
-
-Scandir = Callable[[str], Iterable[Entry]]
-"""Lists a folder, named by its path relative to the root."""
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
@@ -75,19 +72,19 @@ def labelled_photos(root: Location, *, exclude: Sequence[str] = ()) -> Scan:
     InputError
         If there are fewer than two classes.
     """
-    found, scandir = _listed(root)
-    folders = _visible_folders("", scandir, found)
+    scanner = _Scanner(root)
+    found = scanner.found
+    folders = scanner.visible_folders("")
     given = {f: SPLIT_FOLDERS[f.lower()] for f in folders if f.lower() in SPLIT_FOLDERS}
     if "train" in given.values() and len(set(given.values())) > 1:
         for name in folders:
             if name in given:
-                classes = _visible_folders(name, scandir, found)
-                _scan_classes(root, name, classes, given[name], exclude, scandir, found)
+                scanner.add_classes(name, split=given[name], exclude=exclude)
             else:
                 path = f"{readable_name(name)}/"
                 found.skipped.append((path, "folder beside train, val and test"))
     else:
-        _scan_classes(root, "", folders, "", exclude, scandir, found)
+        scanner.add_classes("", folders, exclude=exclude)
     found.photos.sort()
     found.skipped.sort()
     found.class_names = sorted(set(found.class_names))
@@ -104,11 +101,10 @@ def all_photos(folder: Location) -> Scan:
 
     Files are skipped by the rules of `labelled_photos`. The class names are empty.
     """
-    found, scandir = _listed(folder)
-    paths = _to_try(folder, "", set(), scandir, found)
-    found.photos = sorted(Photo(path, "") for path in paths)
-    found.skipped.sort()
-    return found
+    scanner = _Scanner(folder)
+    scanner.found.photos = sorted(Photo(path, "") for path in scanner.files_to_try(""))
+    scanner.found.skipped.sort()
+    return scanner.found
 
 
 def is_clutter(name: str) -> bool:
@@ -116,84 +112,85 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name in CLUTTER
 
 
-def _listed(root: Location) -> tuple[Scan, Scandir]:
-    """Return an empty scan, and a function that lists a folder below `root`."""
-    if isinstance(root, Path):
-        return Scan(), lambda folder: os.scandir(root / folder)
-    listing = locations.listing(root)
-    return Scan(stamps=listing.stamps), lambda folder: listing.folders[folder]
+class _Scanner:
+    """Goes through the folders below a root and notes what it finds.
 
+    Folders and files are named by their paths relative to the root, whose own path is empty.
+    """
 
-def _visible_folders(folder: str, scandir: Scandir, found: Scan) -> list[str]:
-    """Return the sub-folders that may be classes; skip everything else there with a reason."""
-    names = []
-    for entry in sorted(scandir(folder), key=lambda entry: entry.name):
-        path = readable_name(_joined(folder, entry.name))
-        if not _is_folder(entry):
-            reason = "hidden or system file" if is_clutter(entry.name) else "not in a class folder"
-            found.skipped.append((path, reason))
-        elif is_clutter(entry.name):
-            found.skipped.append((f"{path}/", "hidden or system folder"))
-        else:
-            names.append(entry.name)
-    return names
+    def __init__(self, root: Location) -> None:
+        self.root = root
+        self.listing = None if isinstance(root, Path) else locations.listing(root)
+        self.found = Scan(stamps=self.listing.stamps if self.listing else None)
 
+    def entries(self, folder: str) -> Iterable[Entry]:
+        if self.listing is not None:
+            return self.listing.folders[folder]
+        return os.scandir(Path(str(self.root), folder))
 
-def _scan_classes(
-    root: Location,
-    folder: str,
-    names: Sequence[str],
-    split: str,
-    exclude: Sequence[str],
-    scandir: Scandir,
-    found: Scan,
-) -> None:
-    for name in names:
-        path = _joined(folder, name)
-        if name in exclude:
-            found.skipped.append((f"{path}/", "class left out (--background keeps it)"))
-            continue
-        found.class_names.append(readable_name(name))
-        above = {_real(root, ""), _real(root, folder)}
-        for file in _to_try(root, path, above, scandir, found):
-            found.photos.append(Photo(file, name, split))
+    def visible_folders(self, folder: str) -> list[str]:
+        """Return the sub-folders that may be classes; skip everything else with a reason."""
+        names = []
+        for entry in sorted(self.entries(folder), key=lambda entry: entry.name):
+            path = readable_name(_joined(folder, entry.name))
+            clutter = is_clutter(entry.name)
+            if not _is_folder(entry):
+                reason = "hidden or system file" if clutter else "not in a class folder"
+                self.found.skipped.append((path, reason))
+            elif clutter:
+                self.found.skipped.append((f"{path}/", "hidden or system folder"))
+            else:
+                names.append(entry.name)
+        return names
 
+    def add_classes(
+        self,
+        folder: str,
+        names: Sequence[str] | None = None,
+        *,
+        split: str = "",
+        exclude: Sequence[str] = (),
+    ) -> None:
+        """Add the photos of the class folders in a folder; `names` are all of them by default."""
+        for name in self.visible_folders(folder) if names is None else names:
+            path = _joined(folder, name)
+            if name in exclude:
+                self.found.skipped.append((f"{path}/", "class left out (--background keeps it)"))
+                continue
+            self.found.class_names.append(readable_name(name))
+            above = {self.real(""), self.real(folder)}
+            for file in self.files_to_try(path, above):
+                self.found.photos.append(Photo(file, name, split))
 
-def _to_try(
-    root: Location, folder: str, above: set[str], scandir: Scandir, found: Scan
-) -> Iterator[str]:
-    """Yield every file below a folder that may be a photo; skip the others with a reason."""
-    for path, entry in _files(root, folder, above, scandir):
-        if is_clutter(entry.name):
-            found.skipped.append((readable_name(path), "hidden or system file"))
-        elif path != readable_name(path):
-            reason = "file or folder name is not UTF-8; rename it"
-            found.skipped.append((readable_name(path), reason))
-        elif _is_special(entry):
-            # Reading from a named pipe would block for ever.
-            found.skipped.append((path, "not a regular file"))
-        else:
-            yield path
+    def files_to_try(self, folder: str, above: Set[str] = frozenset()) -> Iterator[str]:
+        """Yield every file below a folder that may be a photo; skip the others with a reason."""
+        for path, entry in self.files(folder, above):
+            if is_clutter(entry.name):
+                self.found.skipped.append((readable_name(path), "hidden or system file"))
+            elif path != readable_name(path):
+                reason = "file or folder name is not UTF-8; rename it"
+                self.found.skipped.append((readable_name(path), reason))
+            elif _is_special(entry):
+                # Reading from a named pipe would block for ever.
+                self.found.skipped.append((path, "not a regular file"))
+            else:
+                yield path
 
+    def files(self, folder: str, above: Set[str]) -> Iterator[tuple[str, Entry]]:
+        """Yield path and entry of every file below a folder; links are followed, loops are not."""
+        real = self.real(folder)
+        if real in above:
+            return
+        for entry in self.entries(folder):
+            path = _joined(folder, entry.name)
+            if _is_folder(entry):
+                yield from self.files(path, above | {real})
+            else:
+                yield path, entry
 
-def _files(
-    root: Location, folder: str, seen: set[str], scandir: Scandir
-) -> Iterator[tuple[str, Entry]]:
-    """Yield path and entry of every file below a folder; links are followed, loops are not."""
-    real = _real(root, folder)
-    if real in seen:
-        return
-    for entry in scandir(folder):
-        path = _joined(folder, entry.name)
-        if _is_folder(entry):
-            yield from _files(root, path, seen | {real}, scandir)
-        else:
-            yield path, entry
-
-
-def _real(root: Location, folder: str) -> str:
-    """Return a name that is the same for every link to a folder; a store has no links."""
-    return os.path.realpath(root / folder) if isinstance(root, Path) else folder
+    def real(self, folder: str) -> str:
+        """Return a name that is the same for every link to a folder; a store has no links."""
+        return os.path.realpath(self.root / folder) if isinstance(self.root, Path) else folder
 
 
 def _joined(folder: str, name: str) -> str:

@@ -1,13 +1,11 @@
 """The terminal: messages, progress bars, one-line errors, exit codes, signals."""
 
-import argparse
 import errno
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -53,35 +51,6 @@ class Stopped(BaseException):
     def __init__(self, signal: int) -> None:
         super().__init__(signal)
         self.signal = signal
-
-
-def add_out(parser: argparse.ArgumentParser, holds: str) -> None:
-    """Give a command the option that says where the folder `holds` is."""
-    parser.add_argument("--out", type=Path, default=Path(), help=f"where {holds} is")
-
-
-def add_seed(parser: argparse.ArgumentParser, of: str) -> None:
-    """Give a command the seed of what is drawn at random."""
-    parser.add_argument("--seed", type=int, default=0, help=f"of {of}")
-
-
-def at_least(smallest: int) -> Callable[[str], int]:
-    """Return what reads a whole number from the command line and refuses a smaller one."""
-
-    def number(text: str) -> int:
-        if int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"{text} is less than {smallest}")
-        return int(text)
-
-    return number
-
-
-def share(text: str) -> float:
-    """Read a share from the command line: from 0 up to, but not, 1."""
-    number = float(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and less than 1")
-    return number
 
 
 def one_line(text: object) -> str:

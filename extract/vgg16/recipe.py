@@ -1,35 +1,30 @@
-"""The recipe: everything that changes the numbers of the features, and nothing that does not."""
+"""The recipe: everything that changes the numbers of the features, and nothing else."""
 
 import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
 
+from extract.vgg16.architecture import TAP_LAYERS, output_shapes
+
 SIZE = 224
-"""Side in pixels of the square that VGG16 is shown of a photo."""
+"""Side in pixels of the square that VGG16 sees of every photo."""
 
 SIZES = (SIZE, *(size for size in range(96, 641, 32) if size != SIZE))
-"""The sides it can be shown, that of every features file first."""
+"""Every side that VGG16 may see. `SIZE` comes first; every features file has it."""
 
-TAPS = {
-    "block5_avg": 512,
-    "block5_avg3x3": 4608,
-    "block5_max": 512,
-    "block4_avg": 512,
-    "block4_max": 512,
-    "block3_avg": 256,
-    "block3_max": 256,
-}
+TAPS = {tap.name: tap.width for tap in TAP_LAYERS}
 """Name of each tap, deepest first, and how many values it has, at every size."""
 
-MAPS = {"block4_pool": (14, 14, 512), "block3_pool": (28, 28, 256)}
-"""Name of each layer whose activations fine-tuning starts from, and their shape."""
+MAPS = {layer: output_shapes(SIZE)[layer] for layer in ("block4_pool", "block3_pool")}
+"""Each layer whose activations fine-tuning can start from, and their (height, width, channels)."""
 
 DTYPE = "float32"
 PIXELS = (
     "EXIF-rotated; transparency over white; JPEG in draft mode down to 3 times the size; squashed "
     "with Pillow's bilinear filter"
 )
+"""How a file becomes pixels; part of the digest, so its wording may only change with the pixels."""
 
 
 def recipe(weights_digest: str, *, size: int = SIZE) -> dict[str, Any]:
@@ -50,7 +45,7 @@ def recipe_digest(recipe: dict[str, Any]) -> str:
 
 
 def joint_digest(recipes: Iterable[dict[str, Any]]) -> str:
-    """Return the digest of features that several recipes made: that of one alone is its own."""
+    """Return one digest for features that several recipes made; for a single one, its own."""
     digests = [recipe_digest(recipe) for recipe in recipes]
     if len(digests) == 1:
         return digests[0]
@@ -58,9 +53,9 @@ def joint_digest(recipes: Iterable[dict[str, Any]]) -> str:
 
 
 def named(name: str, size: int) -> str:
-    """Return what a features file calls a tap or an attribute of photos of a size.
+    """Return the name in a features file of a tap or photo attribute that belongs to a size.
 
-    That of `SIZE` has the plain name, that of another size ends with it: ``block5_avg_320``.
+    At `SIZE` it is the plain name. At any other size the size is appended: ``block5_avg_320``.
     """
     return name if size == SIZE else f"{name}_{size}"
 
@@ -68,14 +63,3 @@ def named(name: str, size: int) -> str:
 def plain(tap: str) -> str:
     """Return the name that a tap of any size has at `SIZE`."""
     return "_".join(tap.split("_")[:2])
-
-
-def windows(size: int) -> tuple[int, int]:
-    """Return side and stride of the nine windows of ``block5_avg3x3``.
-
-    They cover all of ``block5_pool``, which has a 32nd of the photo's side: 3 and 2 on 7 x 7, 4
-    and 3 on 10 x 10.
-    """
-    side = size // 32
-    stride = max(1, (side - 1) // 3)
-    return side - 2 * stride, stride

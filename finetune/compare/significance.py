@@ -1,6 +1,8 @@
-"""How sure a figure is, and whether two models differ by more than chance."""
+"""Statistics: how certain a metric is, and whether two models differ by more than chance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,30 +12,86 @@ from classify import results
 from classify.results import Predictions
 
 LEVEL = 0.05
+"""A difference with a smaller p-value counts as significant; intervals cover 1 - LEVEL, 95%."""
+
 RESAMPLES = 1000
+"""Bootstrap samples of the test photos."""
 
 Interval = tuple[float, float]
 
 
-def interval(correct: int, n: int) -> Interval:
+@dataclass(frozen=True)
+class PairedTest:
+    """McNemar's test of two models, which compares them photo by photo.
+
+    Attributes
+    ----------
+    first, second : str
+        The models; `first` has the better rank.
+    only_first_correct, only_second_correct : int
+        Test photos that only one of the two models classified correctly.
+    p : float
+        See `mcnemar`.
+    p_holm : float
+        `p` after Holm's correction for the number of pairs, see `holm`. All pairs count, not only
+        those of the best model, because the same photos decide which model is the best.
+    """
+
+    first: str
+    second: str
+    only_first_correct: int
+    only_second_correct: int
+    p: float
+    p_holm: float
+
+
+def paired_tests(correct: Mapping[str, NDArray[np.bool_]]) -> list[PairedTest]:
+    """Test every two models.
+
+    Parameters
+    ----------
+    correct : mapping of str to ndarray of shape (n,), bool
+        For each model, best first, whether it classified each test photo correctly.
+
+    Returns
+    -------
+    list of PairedTest
+        The first model with each of the others, then the second with those after it, and so on.
+    """
+    pairs = list(combinations(correct, 2))
+    counts = [
+        (
+            int((correct[first] & ~correct[second]).sum()),
+            int((correct[second] & ~correct[first]).sum()),
+        )
+        for first, second in pairs
+    ]
+    p_values = [mcnemar(*count) for count in counts]
+    return [
+        PairedTest(*pair, *count, p, p_holm)
+        for pair, count, p, p_holm in zip(pairs, counts, p_values, holm(p_values), strict=True)
+    ]
+
+
+def wilson_interval(correct: int, n: int) -> Interval:
     """Return the 95% Wilson score interval of an accuracy, within 0..1.
 
-    It keeps its coverage for few photos and near 0 and 1, where the usual plus or minus two
-    standard errors does not, and where a bootstrap finds no doubt at all in a model without a
-    mistake: Wilson (1927), JASA 22, 209-212; recommended by Brown, Cai and DasGupta (2001),
-    Statistical Science 16, 101-133.
+    Wilson's interval keeps its coverage for few photos and for accuracies near 0 and 1. The usual
+    plus or minus two standard errors does not, and a bootstrap gives a model without a mistake an
+    interval of no width: Wilson (1927), JASA 22, 209-212; recommended by Brown, Cai and DasGupta
+    (2001), Statistical Science 16, 101-133.
     """
     bounds = binomtest(correct, n).proportion_ci(confidence_level=1 - LEVEL, method="wilson")
     return float(bounds.low), float(bounds.high)
 
 
-def bootstrap(predictions: Predictions, *, seed: int = 0) -> dict[str, Interval]:
-    """Return 95% intervals of the figures that have no interval in closed form.
+def bootstrap_intervals(predictions: Predictions, *, seed: int = 0) -> dict[str, Interval]:
+    """Return 95% intervals of the metrics whose interval has no closed form.
 
-    Photos are drawn with replacement from those of each class, because the test split has a fixed
-    share of each; the interval holds the middle 95% of 1,000 such draws (Efron and Tibshirani, "An
-    Introduction to the Bootstrap", 1993, chapter 13). The same seed draws the same photos for every
-    model.
+    Each of the 1,000 samples draws photos with replacement within each class, because every class
+    has a fixed share of the test split. The interval holds the middle 95% of the samples (Efron and
+    Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13). The same seed draws the same
+    photos for every model.
 
     Returns
     -------
@@ -47,46 +105,52 @@ def bootstrap(predictions: Predictions, *, seed: int = 0) -> dict[str, Interval]
     losses = results.losses(predictions)[order]
     k = predictions.probabilities.shape[1]
     present, starts, sizes = np.unique(labels, return_index=True, return_counts=True)
-    first, size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
-    true = np.bincount(labels, minlength=k)
+    class_start, class_size = np.repeat(starts, sizes), np.repeat(sizes, sizes)
+    true_count = np.bincount(labels, minlength=k)
     random = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {"mean_class_recall": [], "macro_f1": [], "log_loss": []}
+    samples: dict[str, list[float]] = {"mean_class_recall": [], "macro_f1": [], "log_loss": []}
     for _ in range(RESAMPLES):
-        drawn = first + (random.random(len(labels)) * size).astype(np.intp)
-        named = predicted[drawn]
-        right = np.bincount(named[named == labels], minlength=k)
-        all_named = np.bincount(named, minlength=k)
-        found["mean_class_recall"].append(float(np.mean(right[present] / true[present])))
-        found["macro_f1"].append(float(np.mean(2 * right / np.maximum(true + all_named, 1))))
-        found["log_loss"].append(float(losses[drawn].mean()))
-    ends = [LEVEL / 2, 1 - LEVEL / 2]
-    return {name: _bounds(np.quantile(values, ends)) for name, values in found.items()}
+        drawn = class_start + (random.random(len(labels)) * class_size).astype(np.intp)
+        drawn_predicted = predicted[drawn]
+        correct = np.bincount(drawn_predicted[drawn_predicted == labels], minlength=k)
+        predicted_count = np.bincount(drawn_predicted, minlength=k)
+        f1 = 2 * correct / np.maximum(true_count + predicted_count, 1)
+        samples["mean_class_recall"].append(float(np.mean(correct[present] / true_count[present])))
+        samples["macro_f1"].append(float(np.mean(f1)))
+        samples["log_loss"].append(float(losses[drawn].mean()))
+    return {metric: _middle(values) for metric, values in samples.items()}
 
 
-def mcnemar(one_only: int, other_only: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test; 1 when the models never disagree.
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test; 1 if the models never disagree.
 
-    Of the photos that exactly one of two equally good models names rightly, each is as likely to
-    be the one's as the other's: McNemar (1947), Psychometrika 12, 153-157; advised for comparing
-    two classifiers on one test set by Dietterich (1998), Neural Computation 10, 1895-1923.
+    If two models are equally good, a photo that only one of them gets right is equally likely to be
+    the first's or the second's: McNemar (1947), Psychometrika 12, 153-157; recommended for
+    comparing two classifiers on one test set by Dietterich (1998), Neural Computation 10,
+    1895-1923.
+
+    Parameters
+    ----------
+    only_first, only_second : int
+        Photos that only the first, or only the second, model classified correctly.
     """
-    disagreed = one_only + other_only
-    return float(binomtest(one_only, disagreed).pvalue) if disagreed else 1.0
+    disagreements = only_first + only_second
+    return float(binomtest(only_first, disagreements).pvalue) if disagreements else 1.0
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Correct p-values for their number, keeping the order they came in.
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for multiple comparisons, in the order in which they were given.
 
-    With it the chance of any false difference among all pairs stays below the level: Holm (1979),
-    Scandinavian Journal of Statistics 6, 65-70.
+    The correction keeps the chance of even one false difference among all pairs below the level:
+    Holm (1979), Scandinavian Journal of Statistics 6, 65-70.
     """
-    order = np.argsort(p, kind="stable")
-    steps = np.array(p, dtype=np.float64)[order] * np.arange(len(p), 0, -1)
-    corrected = np.empty(len(p))
+    order = np.argsort(p_values, kind="stable")
+    steps = np.array(p_values, dtype=np.float64)[order] * np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in corrected]
 
 
-def _bounds(values: NDArray[np.float64]) -> Interval:
-    low, high = values.tolist()
+def _middle(samples: Sequence[float]) -> Interval:
+    low, high = np.quantile(samples, [LEVEL / 2, 1 - LEVEL / 2]).tolist()
     return low, high

@@ -1,22 +1,22 @@
-"""Labels to check: photos of train and val that a head, fitted on the others, calls otherwise."""
+"""Suspects: photos of train and val whose label a head, fitted without them, contradicts."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classify import out_of_core, results, search
-from finetune.compare.comparison import Row
-
-if TYPE_CHECKING:
-    from extract.store.features_file import Features
+from classify import cross_validation, out_of_core, results
+from classify.arrays import TrainingData
+from extract.store.features_file import Features
+from finetune.compare.records import ModelRecord
 
 HEADS = ("svm", "logistic")
-"""Which heads are asked, the first that is there: the svm needs no iterations."""
+"""The heads that can check labels; the first that has a result does. The svm is fitted in closed
+form and therefore fastest."""
 
-VALUES = 2**24
-"""Of a matrix, rows times columns, that five folds take a few seconds for."""
+MAX_MATRIX_VALUES = 2**24
+"""The largest matrix, rows times columns, that five folds fit within a few seconds."""
 
 
 class Suspect(NamedTuple):
@@ -24,117 +24,123 @@ class Suspect(NamedTuple):
 
     Attributes
     ----------
-    photo : int
-        Its row among the features.
-    label, said : int
-        The class by its label, and the class that the head names.
-    own, probability : float
-        Of the two.
+    row : int
+        Row of the photo among the features.
+    label, predicted : int
+    label_probability, probability : float
+        The head's probabilities of the label and of the predicted class.
     """
 
-    photo: int
+    row: int
     label: int
-    said: int
-    own: float
+    predicted: int
+    label_probability: float
     probability: float
 
 
-class Suspects(NamedTuple):
-    """What was found.
+class LabelCheck(NamedTuple):
+    """The outcome of a check of labels.
 
     Attributes
     ----------
     head : str
-        Whose probabilities they are.
+        The head that checked them.
     photos : int
-        How many photos of train and val were looked at.
-    found : list of Suspect
-        Those whose label is least probable against the class named first.
+        Number of photos checked.
+    suspects : list of Suspect
+        The least plausible label first.
     """
 
     head: str
     photos: int
-    found: list[Suspect]
+    suspects: list[Suspect]
 
 
-def suspects(features: "Features", rows: Sequence[Row]) -> Suspects | None:
-    """Look for wrong labels in train and val, with a head as it was chosen; None without one.
+def check_labels(features: Features, models: Sequence[ModelRecord]) -> LabelCheck | None:
+    """Check the labels of train and val with a head and its chosen hyper-parameters.
 
-    Where the matrix of the chosen taps has more than 2^24 values, it is the best candidate tried
-    with fewer; where the deepest tap alone has more, a sample of the photos is looked at.
+    If the matrix of the chosen taps has more than 2^24 values, the best candidate with a smaller
+    matrix takes its place. If even the deepest tap alone has more, only a sample of the photos is
+    checked.
+
+    Returns
+    -------
+    LabelCheck or None
+        None if no head can check labels.
     """
-    found = {row.model: row.result for row in rows if row.result.stage == "head"}
-    name = next((name for name in HEADS if name in found), None)
+    heads = {model.name: model.result for model in models if model.result.stage == "head"}
+    name = next((name for name in HEADS if name in heads), None)
     if name is None:
         return None
-    wanted = features.rows("train", "val")
-    deepest = next(iter(features.taps.values()))
-    some = out_of_core.sample(features.labels[wanted], rows=VALUES // deepest, seed=0)
-    chosen = _affordable(found[name], features, rows=len(some))
+    rows = features.rows("train", "val")
+    deepest_tap_width = next(iter(features.taps.values()))
+    sample = out_of_core.sample(
+        features.labels[rows], rows=MAX_MATRIX_VALUES // deepest_tap_width, seed=0
+    )
+    chosen = _affordable(heads[name], features, photos=len(sample))
     if chosen is None:
         return None
     taps = {tap: features.taps[tap] for tap in chosen["taps"]}
     X = out_of_core.read(features, taps, "train", "val")
-    photos = wanted[some]
-    labels, digests = features.labels[photos], [features.digests[photo] for photo in photos]
-    probabilities = search.out_of_fold(
-        name, chosen, X[some], labels, digests, taps=taps, seed=found[name].seed
-    )
-    doubted = confident(probabilities, labels)
-    return Suspects(
-        name, len(some), [one._replace(photo=int(photos[one.photo])) for one in doubted]
-    )
+    rows = rows[sample]
+    labels, digests = features.labels[rows], [features.digests[row] for row in rows]
+    data = TrainingData.weighted(X[sample], taps, labels)
+    probabilities = cross_validation.out_of_fold(name, chosen, data, digests, seed=heads[name].seed)
+    suspects = confident_learning(probabilities, labels)
+    return LabelCheck(name, len(rows), [one._replace(row=int(rows[one.row])) for one in suspects])
 
 
-def confident(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> list[Suspect]:
+def confident_learning(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64]
+) -> list[Suspect]:
     """Find labels that are probably wrong, by confident learning.
 
-    A class is said of a photo when its probability reaches the mean that this class has among the
-    photos labelled so; of several, the most probable. A photo of which another class than its label
-    is said is a suspect: Northcutt, Jiang and Chuang, "Confident learning: estimating uncertainty
-    in dataset labels", Journal of Artificial Intelligence Research 70 (2021), 1373-1411, equation 1
-    with the off-diagonal of the confident joint. cleanlab, which would bring pandas, computes it by
-    ``filter_by="confident_learning"``; its version 2.9 names the same 21 photos of `chess` and 2 of
-    `cats_vs_dogs`, and 91 of the 92 of `caltech101`.
+    A class is plausible for a photo if its probability reaches the mean probability that it has
+    among the photos with its label. A photo is a suspect if the most probable of its plausible
+    classes is not its label: Northcutt, Jiang and Chuang, "Confident learning: estimating
+    uncertainty in dataset labels", Journal of Artificial Intelligence Research 70 (2021),
+    1373-1411, equation 1 with the off-diagonal of the confident joint. cleanlab, which depends on
+    pandas, computes it by ``filter_by="confident_learning"``; its version 2.9 finds the same 21
+    photos of `chess` and 2 of `cats_vs_dogs`, and 91 of the 92 of `caltech101`.
 
     Parameters
     ----------
     probabilities : ndarray of shape (n, k), float32
-        Of photos that the model was not fitted on.
+        For photos that the model was not fitted on.
     labels : ndarray of shape (n,), int64
 
     Returns
     -------
     list of Suspect
-        Rows by number; the largest probability of the other class less that of the label first.
-        A class whose photos the model never saw in others, so that its label has probability 0
-        throughout, has none.
+        Their rows are those of `labels`. The label that falls furthest below the predicted class
+        comes first. A label is never a suspect if its class has probability 0 for all its photos,
+        because then the model was never fitted on that class.
     """
     n, k = probabilities.shape
     own = probabilities[np.arange(n), labels].astype(np.float64)
     photos = np.bincount(labels, minlength=k)
     means = np.bincount(labels, weights=own, minlength=k) / np.maximum(photos, 1)
-    # A class that is never seen would be said of everything.
+    # Any probability would reach the mean 0 of a class that the model was never fitted on.
     thresholds = np.where(means > 0, means, np.inf)
-    reached = np.where(probabilities >= thresholds, probabilities, -1)
-    said = reached.argmax(axis=1)
-    other = reached.max(axis=1)
-    doubted = np.flatnonzero((other >= 0) & (said != labels) & (means[labels] > 0))
-    order = doubted[np.argsort(own[doubted] - other[doubted], kind="stable")]
+    plausible = np.where(probabilities >= thresholds, probabilities, -1)
+    predicted, probability = plausible.argmax(axis=1), plausible.max(axis=1)
+    found = np.flatnonzero((probability >= 0) & (predicted != labels) & (means[labels] > 0))
+    order = found[np.argsort(own[found] - probability[found], kind="stable")]
     return [
-        Suspect(int(i), int(labels[i]), int(said[i]), float(own[i]), float(other[i])) for i in order
+        Suspect(int(i), int(labels[i]), int(predicted[i]), float(own[i]), float(probability[i]))
+        for i in order
     ]
 
 
 def _affordable(
-    result: results.Result, features: "Features", *, rows: int
+    result: results.Result, features: Features, *, photos: int
 ) -> dict[str, Any] | None:
-    """Return the chosen candidate, or the best of which the matrix is small enough."""
+    """Return the chosen candidate, or the best whose matrix is small enough."""
     tried = [candidate for candidate in result.tried if "log_loss" in candidate]
     tried.sort(key=lambda candidate: candidate["log_loss"])
     for candidate in [result.hyperparameters, *tried]:
         taps = candidate.get("taps", [])
         known = taps and set(taps) <= features.taps.keys()
-        if known and rows * sum(features.taps[tap] for tap in taps) <= VALUES:
+        if known and photos * sum(features.taps[tap] for tap in taps) <= MAX_MATRIX_VALUES:
             return candidate
     return None

@@ -1,1 +1,1 @@
-"""A comparison to a page, tables and files. It never imports Keras."""
+"""From a comparison to a page, tables and files. Never imports Keras."""

@@ -1,4 +1,4 @@
-"""Several data sets side by side: one page with a row a data set, and mean ranks."""
+"""Several data sets side by side: one page with a row for each data set, and mean ranks."""
 
 import json
 from collections.abc import Sequence
@@ -6,18 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table as Drawn
+import rich.table
 from scipy.stats import rankdata
 
 from finetune.compare.comparison import Comparison
-from finetune.report import page, tables, writer
-from finetune.report.tables import ABSENT, Cell, Table
+from finetune.compare.formats import interval, percent
+from finetune.report import page
+from finetune.report.files import write_texts
+from finetune.report.json_record import SCHEMA, json_record
+from finetune.report.markdown import escape, format_table
+from finetune.report.tables import EMPTY, Cell, Table, whole
+from finetune.report.terminal import terminal_table
 
 
-def write(comparisons: Sequence[Comparison], reports: Path) -> list[Path]:
+def write_overview(comparisons: Sequence[Comparison], reports: Path) -> list[Path]:
     """Write ``index.html``, ``compare.md`` and ``compare.json`` into a folder of `reports`.
 
-    It is named after the data sets, joined by ``+``.
+    The folder is named after the data sets, joined by ``+``.
 
     Returns
     -------
@@ -25,96 +30,90 @@ def write(comparisons: Sequence[Comparison], reports: Path) -> list[Path]:
         The files, the page first.
     """
     folder = reports / "+".join(one.features.data for one in comparisons)
-    ranked = mean_ranks(comparisons)
-    values = {
-        "title": "Models compared on several data sets",
-        "comparisons": comparisons,
-        "accuracies": accuracies(comparisons),
-        "ranks": _ranks(ranked),
-        "ranked": ranked,
-    }
     texts = {
-        "index.html": page.render("overview.html.j2", **values),
+        "index.html": page.render(
+            "overview.html.j2",
+            title="Models compared on several data sets",
+            comparisons=comparisons,
+            accuracies=accuracies(comparisons),
+            ranks=ranks(comparisons),
+        ),
         "compare.md": markdown(comparisons),
         "compare.json": json.dumps(record(comparisons), indent=1) + "\n",
     }
-    return writer.write_texts(texts, folder)
+    return write_texts(texts, folder)
 
 
 def mean_ranks(comparisons: Sequence[Comparison]) -> dict[str, float]:
-    """Return the mean rank of the models that every data set has, the best first.
+    """Return the mean rank of each model that has a result for every data set, the best first.
 
-    The most accurate has rank 1, equal ones share the mean of their ranks (Demšar, "Statistical
-    comparisons of classifiers over multiple data sets", Journal of Machine Learning Research 7,
-    2006).
+    On each data set, the most accurate model has rank 1, and models with equal accuracy share the
+    mean of their ranks (Demšar, "Statistical comparisons of classifiers over multiple data sets",
+    Journal of Machine Learning Research 7, 2006).
     """
-    scores = [{row.model: row.accuracy for row in one.rows} for one in comparisons]
-    shared = sorted(set.intersection(*(set(of) for of in scores)))
+    scores = [{model.name: model.accuracy for model in one.models} for one in comparisons]
+    shared = sorted(set.intersection(*(set(by_model) for by_model in scores)))
     if not shared:
         return {}
-    ranks = [rankdata([-of[model] for model in shared]) for of in scores]
-    means = dict(zip(shared, np.mean(ranks, axis=0).tolist(), strict=True))
+    by_data_set = [rankdata([-by_model[name] for name in shared]) for by_model in scores]
+    means = dict(zip(shared, np.mean(by_data_set, axis=0).tolist(), strict=True))
     return dict(sorted(means.items(), key=lambda item: item[1]))
 
 
 def accuracies(comparisons: Sequence[Comparison]) -> Table:
-    """Return a row a data set, with the accuracy of each model and its 95% interval."""
-    models = list(mean_ranks(comparisons))
-    others = {row.model for one in comparisons for row in one.rows}.difference(models)
-    found = {
+    """Return a row for each data set, with the accuracy of each model and its 95% interval."""
+    ranked = list(mean_ranks(comparisons))
+    others = {model.name for one in comparisons for model in one.models}.difference(ranked)
+    table = {
         "Data set": [Cell(one.features.data) for one in comparisons],
-        "Test photos": [_number(len(one.rows[0].correct)) for one in comparisons],
-        "Classes": [_number(len(one.features.class_names)) for one in comparisons],
+        "Test photos": [whole(len(one.models[0].correct)) for one in comparisons],
+        "Classes": [whole(len(one.features.class_names)) for one in comparisons],
     }
-    for model in [*models, *sorted(others)]:
-        rows = [{row.model: row for row in one.rows}.get(model) for one in comparisons]
-        found[model] = [
-            Cell(tables.percent(row.accuracy), row.accuracy, tables.spread(row.interval))
-            if row
-            else ABSENT
-            for row in rows
+    for name in [*ranked, *sorted(others)]:
+        models = [{model.name: model for model in one.models}.get(name) for one in comparisons]
+        table[name] = [
+            Cell(percent(model.accuracy), model.accuracy, interval(model.accuracy_interval))
+            if model
+            else EMPTY
+            for model in models
         ]
-    return found
+    return table
 
 
-def table(comparisons: Sequence[Comparison]) -> Drawn:
-    """Return the accuracies and mean ranks for the terminal."""
-    found = {
+def ranks(comparisons: Sequence[Comparison]) -> Table:
+    """Return the mean ranks as a table, without rows if no model is ranked."""
+    means = mean_ranks(comparisons)
+    return {
+        "Model": [Cell(name) for name in means],
+        "Mean rank": [Cell(f"{rank:.2f}", rank) for rank in means.values()],
+    }
+
+
+def overview_table(comparisons: Sequence[Comparison]) -> rich.table.Table:
+    """Return the accuracies for the terminal, with the mean ranks in the last row."""
+    columns = {
         heading: [cell.text for cell in cells] for heading, cells in accuracies(comparisons).items()
     }
-    ranked = mean_ranks(comparisons)
-    for heading, cells in found.items():
-        cells.append(f"{ranked[heading]:.2f}" if heading in ranked else "")
-    found["Data set"][-1] = "mean rank"
-    return writer.drawn(found)
+    means = mean_ranks(comparisons)
+    for heading, cells in columns.items():
+        cells.append(f"{means[heading]:.2f}" if heading in means else "")
+    columns["Data set"][-1] = "mean rank"
+    return terminal_table(columns)
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
-    """Return the accuracies and mean ranks as Markdown."""
-    parts = [writer.grid(accuracies(comparisons))]
-    if ranked := mean_ranks(comparisons):
-        parts.append(writer.grid(_ranks(ranked)))
-    parts += [
-        f"- {writer.plain(one.features.data)}: {writer.plain(one.verdict)}" for one in comparisons
-    ]
+    """Return the accuracies, mean ranks and verdicts as Markdown."""
+    parts = [format_table(accuracies(comparisons))]
+    if mean_ranks(comparisons):
+        parts.append(format_table(ranks(comparisons)))
+    parts += [f"- {escape(one.features.data)}: {escape(one.verdict)}" for one in comparisons]
     return "\n\n".join(parts) + "\n"
 
 
 def record(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Return what ``compare.json`` of several data sets holds, see ``docs/compare-schema.md``."""
+    """Return the content of ``compare.json``, see ``docs/compare-schema.md``."""
     return {
-        "schema": writer.SCHEMA,
-        "data_sets": [writer.record(one) for one in comparisons],
+        "schema": SCHEMA,
+        "data_sets": [json_record(one) for one in comparisons],
         "mean_ranks": mean_ranks(comparisons),
-    }
-
-
-def _number(n: int) -> Cell:
-    return Cell(f"{n:,}", n)
-
-
-def _ranks(ranked: dict[str, float]) -> Table:
-    return {
-        "Model": [Cell(model) for model in ranked],
-        "Mean rank": [Cell(f"{rank:.2f}", rank) for rank in ranked.values()],
     }

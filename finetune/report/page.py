@@ -1,13 +1,14 @@
 """The comparison as one HTML page that needs no other file, no network and no script.
 
-A small script sorts and filters the tables where scripts run; the page forbids the browser
-everything else.
+Where scripts run, a small one sorts and filters the tables. The page's content security policy
+forbids everything else.
 """
 
 import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,196 +17,259 @@ import numpy as np
 from markupsafe import Markup
 
 from classify import results
+from extract.store.features_file import Features
 from extract.system.console import count, one_line
-from finetune.compare.comparison import (
-    Comparison,
+from finetune.compare import significance
+from finetune.compare.comparison import Comparison
+from finetune.compare.formats import decimal, duration, percent
+from finetune.compare.mistakes import (
     Mistake,
-    Row,
-    agreed,
-    duration,
-    mistakes,
+    class_recalls,
     most_confused,
-    recalls,
+    shared_mistakes,
+    surest_mistakes,
 )
+from finetune.compare.records import ModelRecord
 from finetune.compare.suspects import Suspect
 from finetune.report import charts, tables
-from finetune.report.tables import Cell, Table
+from finetune.report.commands import commands
+from finetune.report.cost_chart import cost_chart
+from finetune.report.svg import Chart
+from finetune.report.tables import MAX_LISTED, Cell, Table
 from finetune.report.thumbnails import thumbnails
 
-FOLDER = Path(__file__).parent
-MATRIX_CLASSES = 20
-CURVES = ("phase", "loss", "val_loss", "accuracy", "val_accuracy", "seconds")
+TEMPLATES = Path(__file__).parent / "templates"
 
-MISTAKES = 8
-"""Pictures of each model's."""
-SHOWN = 24
-"""Pictures, or pairs of them, in every other place."""
-LISTED = 200
-"""Rows of a list that may be as long as there are photos."""
+MANY_CLASSES = 20
+"""With more classes, lists of them are folded away and confusion matrices become lists."""
+MANY_ROWS = 12
+"""Longer tables have a filter."""
+MAX_PICTURES = 24
+"""Pictures, or pairs of pictures, in one gallery."""
+HARDEST_CLASSES = 5
 
-Recalls = list[tuple[str, int, list[float | None]]]
+HISTORY_COLUMNS = ("phase", "loss", "val_loss", "accuracy", "val_accuracy", "seconds")
+
+Picture = Callable[[int], str | None]
+
+
+@dataclass(frozen=True)
+class ClassRecall:
+    """One class: its name, test photos, and recall by each model, None without photos."""
+
+    name: str
+    photos: int
+    recalls: list[float | None]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One photo with what it is labelled and what it was predicted to be."""
+
+    picture: str | None
+    path: str
+    label: str
+    predicted: str
+    probability: str
 
 
 def page(comparison: Comparison) -> str:
     """Return the page of one data set."""
-    features, rows = comparison.features, comparison.rows
-    test = features.labels[features.splits == "test"]
+    features = comparison.features
     k = len(features.class_names)
-    picture = thumbnails(features)
-    suspects = comparison.suspects
+    test = features.labels[features.splits == "test"]
     return render(
         "report.html.j2",
+        title=f"{features.data}: models compared",
         comparison=comparison,
         features=features,
-        title=f"{features.data}: models compared",
         test_photos=count(len(test), "test photo"),
         classes=count(k, "class", "classes"),
+        many_classes=k > MANY_CLASSES,
         guess=f"{np.bincount(test).max() / len(test):.0%}",
-        quality=tables.quality(comparison),
-        spent=tables.cost(comparison),
-        pairs=tables.pairs(comparison),
-        cost=drawn(charts.cost(comparison)),
-        scores=drawn(charts.scores(comparison)),
-        matrices=k <= MATRIX_CLASSES,
-        recalls=(by_class := _recalls(comparison)),
+        class_recalls=(by_class := _class_recalls(comparison)),
         hardest=_hardest(by_class),
-        mistakes=[
-            (row.model, int((~row.correct).sum()), _cards(comparison, found, picture))
-            for row in rows
-            if (found := mistakes(row, features, limit=MISTAKES))
-        ],
-        agreed=(every := agreed(rows, features)),
-        agreed_cards=_cards(comparison, every[:SHOWN], picture),
-        suspects=suspects,
-        suspect_cards=_cards(comparison, suspects.found[:SHOWN] if suspects else [], picture),
-        reliability=drawn(charts.reliability(rows)),
-        bins=_bins(rows),
-        curves=[_curves(row, place) for place, row in enumerate(rows) if row.history],
-        needed=_needed(comparison),
-        most_confused=most_confused,
-        count=count,
-        duration=duration,
-        splits=tables.splits(comparison),
-        skipped=tables.skipped(comparison, limit=LISTED),
-        near=tables.near(comparison, limit=LISTED),
-        provenance=tables.provenance(comparison),
-        commands=tables.commands(comparison),
-        near_cards=[
-            (picture(one), picture(other), features.paths[one], features.paths[other], cosine)
-            for one, other, cosine in features.near[:SHOWN]
-        ],
-        made=_made(comparison),
-        limit=LISTED,
+        **_tables(comparison),
+        **_charts(comparison),
+        **_galleries(comparison),
     )
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template with texts that may hold anything, and what every page needs."""
+    """Fill in a template, escaping every value that is not markup.
+
+    Besides `values`, every template has the style sheet, the script, and the functions and limits
+    that templates share.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else one_line(value),
     )
-    style = (FOLDER / "page.css").read_text(encoding="utf-8")
-    script = (FOLDER / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(template).render(
-        style=Markup(style), script=Markup(script), script_digest=digest, tables=tables, **values
-    )
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    environment.globals |= {
+        "style": Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "count": count,
+        "decimal": decimal,
+        "duration": duration,
+        "percent": percent,
+        "tables": tables,
+        "most_confused": most_confused,
+        "significance": significance,
+        "max_listed": MAX_LISTED,
+        "many_rows": MANY_ROWS,
+    }
+    return environment.get_template(template).render(**values)
 
 
-def drawn(chart: charts.Chart) -> dict[str, Markup]:
-    """Mark a chart as markup: its texts were escaped when it was drawn."""
+def _tables(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "metrics": tables.metrics(comparison),
+        "costs": tables.costs(comparison),
+        "paired_tests": tables.paired_tests(comparison),
+        "bins": _bins(comparison.models),
+        "splits": tables.splits(comparison),
+        "skipped": tables.skipped(comparison, limit=MAX_LISTED),
+        "near_duplicates": tables.near_duplicates(comparison, limit=MAX_LISTED),
+        "provenance": tables.provenance(comparison),
+        "origins": _origins(comparison),
+        "commands": commands(comparison),
+    }
+
+
+def _charts(comparison: Comparison) -> dict[str, Any]:
+    models, curve = comparison.models, comparison.repeated_splits.learning_curve
+    return {
+        "cost_chart": _markup(cost_chart(comparison)),
+        "score_chart": _markup(charts.score_chart(comparison)),
+        "calibration_chart": _markup(charts.calibration_chart(models)),
+        "curves": [_curves(model, place) for place, model in enumerate(models) if model.history],
+        "photos_needed": {
+            "chart": _markup(charts.photos_needed_chart(curve)),
+            "table": tables.learning_curve(curve),
+        }
+        if curve
+        else None,
+    }
+
+
+def _galleries(comparison: Comparison) -> dict[str, Any]:
+    features, check = comparison.features, comparison.label_check
+    picture = thumbnails(features)
+    shared = shared_mistakes(comparison.models, features)
+    suspects = check.suspects[:MAX_PICTURES] if check else []
+    return {
+        "mistakes": [
+            (model.name, int((~model.correct).sum()), _cards(features, mistakes, picture))
+            for model in comparison.models
+            if (mistakes := surest_mistakes(model, features))
+        ],
+        "shared_mistakes": shared,
+        "shared_cards": _cards(features, shared[:MAX_PICTURES], picture),
+        "label_check": check,
+        "suspect_cards": _cards(features, suspects, picture),
+        "near_cards": [
+            {
+                "pictures": [(picture(row), features.paths[row]) for row in (first, second)],
+                "cosine": decimal(cosine),
+            }
+            for first, second, cosine in features.near[:MAX_PICTURES]
+        ],
+    }
+
+
+def _markup(chart: Chart) -> dict[str, Markup]:
+    """Mark a chart as safe: its texts were escaped when it was drawn."""
     return {"wide": Markup(chart.wide), "narrow": Markup(chart.narrow)}
 
 
-def _recalls(comparison: Comparison) -> Recalls:
-    """Return class, test photos and recall by each model, the hardest class first."""
-    rows, names = comparison.rows, comparison.features.class_names
-    found = recalls(rows)
-    photos = rows[0].confusion.sum(axis=1).tolist()
+def _class_recalls(comparison: Comparison) -> list[ClassRecall]:
+    """Return the recall of each class by each model, the hardest class first."""
+    models, names = comparison.models, comparison.features.class_names
+    recalls = class_recalls(models)
+    photos = models[0].confusion.sum(axis=1).tolist()
     present = [label for label, n in enumerate(photos) if n]
-    present.sort(key=lambda label: found[label].mean())
+    present.sort(key=lambda label: recalls[label].mean())
     absent = [label for label, n in enumerate(photos) if not n]
     return [
-        (names[label], photos[label], [None if np.isnan(v) else float(v) for v in found[label]])
+        ClassRecall(
+            names[label],
+            photos[label],
+            [None if np.isnan(recall) else float(recall) for recall in recalls[label]],
+        )
         for label in present + absent
     ]
 
 
-def _hardest(by_class: Recalls) -> str:
+def _hardest(by_class: Sequence[ClassRecall]) -> str:
     means = [
-        (name, sum(filter(None, found)) / len(found)) for name, photos, found in by_class if photos
+        (one.name, sum(filter(None, one.recalls)) / len(one.recalls))
+        for one in by_class
+        if one.photos
     ]
-    return ", ".join(f"{name} ({tables.percent(mean)})" for name, mean in means[:5])
+    return ", ".join(f"{name} ({percent(mean)})" for name, mean in means[:HARDEST_CLASSES])
 
 
-def _cards(
-    comparison: Comparison,
-    found: Sequence[Mistake | Suspect],
-    picture: Callable[[int], str | None],
-) -> list[dict[str, Any]]:
-    features = comparison.features
+def _cards(features: Features, photos: Sequence[Mistake | Suspect], picture: Picture) -> list[Card]:
     return [
-        {
-            "picture": picture(one.photo),
-            "path": features.paths[one.photo],
-            "label": features.class_names[one.label],
-            "said": features.class_names[one.said],
-            "sure": f"{one.probability:.0%}",
-        }
-        for one in found
+        Card(
+            picture=picture(one.row),
+            path=features.paths[one.row],
+            label=features.class_names[one.label],
+            predicted=features.class_names[one.predicted],
+            probability=f"{one.probability:.0%}",
+        )
+        for one in photos
     ]
 
 
-def _bins(rows: Sequence[Row]) -> Table:
-    told = [
-        (row.model, int(n), sure, right)
-        for row in rows
-        for n, sure, right in zip(*results.reliability(row.confidence, row.correct), strict=True)
-        if n
+def _bins(models: Sequence[ModelRecord]) -> Table:
+    bins = [
+        (model.name, int(photos), confidence, accuracy)
+        for model in models
+        for photos, confidence, accuracy in zip(
+            *results.reliability(model.confidence, model.correct), strict=True
+        )
+        if photos
     ]
     return {
-        "Model": [Cell(model) for model, *_ in told],
-        "Photos": [Cell(f"{n:,}", n) for _, n, _, _ in told],
-        "Mean probability": [Cell(tables.percent(sure), sure) for _, _, sure, _ in told],
-        "Named rightly": [Cell(tables.percent(right), right) for *_, right in told],
+        "Model": [Cell(name) for name, *_ in bins],
+        "Photos": [tables.whole(photos) for _, photos, _, _ in bins],
+        "Mean probability": [Cell(percent(share), share) for _, _, share, _ in bins],
+        "Accuracy": [Cell(percent(share), share) for *_, share in bins],
     }
 
 
-def _curves(row: Row, place: int) -> dict[str, Any]:
-    chart = charts.curves(row, name=f"curves-{place}")
-    names = [name for name in CURVES if row.history.get(name)]
-    epochs = max((len(row.history[name]) for name in names), default=0)
-    numbers = {"Epoch": [Cell(str(epoch + 1)) for epoch in range(epochs)]} | {
-        name: [_entry(row.history[name], i) for i in range(epochs)] for name in names
+def _curves(model: ModelRecord, place: int) -> dict[str, Any]:
+    chart = charts.curve_chart(model, name=f"curves-{place}")
+    columns = {name: model.history[name] for name in HISTORY_COLUMNS if model.history.get(name)}
+    epochs = max((len(values) for values in columns.values()), default=0)
+    table = {"epoch": [Cell(str(epoch + 1)) for epoch in range(epochs)]} | {
+        name: [_history_cell(values, epoch) for epoch in range(epochs)]
+        for name, values in columns.items()
     }
-    return {"model": row.model, "chart": drawn(chart) if chart else None, "table": numbers}
+    return {"model": model.name, "chart": _markup(chart) if chart else None, "table": table}
 
 
-def _entry(values: list[Any], place: int) -> Cell:
-    value = values[place] if place < len(values) else tables.NONE
-    return Cell(tables.number(value) if isinstance(value, float) else str(value))
+def _history_cell(values: Sequence[Any], epoch: int) -> Cell:
+    value = values[epoch] if epoch < len(values) else tables.NONE
+    return Cell(decimal(value) if isinstance(value, float) else str(value))
 
 
-def _needed(comparison: Comparison) -> dict[str, Any] | None:
-    curve = comparison.repeats.curve
-    if not curve:
-        return None
-    return {"chart": drawn(charts.photos_needed(curve)), "table": tables.curve(curve)}
-
-
-def _made(comparison: Comparison) -> Table:
-    rows = comparison.rows
+def _origins(comparison: Comparison) -> Table:
+    """Return when, where and with which versions each model was made."""
+    models = comparison.models
     above = json.loads(comparison.features.attributes.get("versions", "{}"))
-    versions = [row.result.versions for row in rows]
+    versions = [model.result.versions for model in models]
     return {
-        "Model": [Cell(row.model) for row in rows],
-        "Made": [Cell(row.result.created) for row in rows],
-        "Seed": [Cell(str(row.result.seed)) for row in rows],
-        "On": [Cell(row.result.machine or tables.NONE) for row in rows],
-        "With": [Cell("as above" if of == above else tables.listed(of)) for of in versions],
+        "Model": [Cell(model.name) for model in models],
+        "Created": [Cell(model.result.created) for model in models],
+        "Seed": [Cell(str(model.result.seed)) for model in models],
+        "Machine": [Cell(model.result.machine or tables.NONE) for model in models],
+        "Versions": [Cell("as above" if v == above else tables.versions(v)) for v in versions],
     }

@@ -1,41 +1,39 @@
-"""Thumbnails of photos, as data URIs that a page holds within itself."""
+"""Thumbnails of photos, as data URIs within the page."""
 
 import base64
 import hashlib
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
 
 from extract.photos import decode
+from extract.store.features_file import Features
 from extract.system import locations
 from extract.system.console import InputError, warn
 
-if TYPE_CHECKING:
-    from extract.store.features_file import Features
-
 SIDE = 144
-"""Pixels of the longer side: two for each that the page shows, for dense screens."""
+"""Pixels of the longer side: twice what the page shows, for screens of high density."""
 
 
-def thumbnails(features: "Features") -> Callable[[int], str | None]:
-    """Return what gives the photo of a row as a data URI, each read once.
+def thumbnails(features: Features) -> Callable[[int], str | None]:
+    """Return a function from the row of a photo to its thumbnail as a data URI.
 
-    It gives None where the photo is not there any more, or not the one that the features are of.
+    The function reads each photo once. It returns None if the photo is no longer there, or is not
+    the photo that the features were computed from.
     """
     unreachable: list[InputError] = []
 
     @cache
-    def thumbnail(photo: int) -> str | None:
+    def thumbnail(row: int) -> str | None:
         try:
             if unreachable:
                 return None
             root = locations.location(features.attributes["root"])
-            data = locations.read_bytes(root, features.paths[photo])
-            if hashlib.sha256(data).hexdigest() != features.digests[photo]:
+            data = locations.read_bytes(root, features.paths[row])
+            if hashlib.sha256(data).hexdigest() != features.digests[row]:
                 return None
             webp = decode.thumbnail(data, size=SIDE)
         except InputError as error:
-            # Of a store that cannot be reached one photo tells; each more would take as long.
+            # The whole store is out of reach, and every further photo would wait as long.
             unreachable.append(error)
             warn(f"no thumbnails: {error}")
             return None

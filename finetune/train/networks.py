@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.vgg16 import keras_model
-from extract.vgg16.architecture import LAYERS
+from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
 from finetune.train.request import UNFREEZE
 
@@ -118,7 +118,7 @@ def vgg16_with(
 
 def unfreeze(network: keras.Model, start: str) -> None:
     """Make the convolutions from `start`, a key of `UNFREEZE`, to the last one trainable."""
-    names = list(LAYERS)
+    names = list(CONVOLUTIONS)
     for name in names[names.index(UNFREEZE[start]) :]:
         network.get_layer(name).trainable = True
 

@@ -1,4 +1,4 @@
-"""Temperature: found where it is known, and harmless where there is nothing to learn from."""
+"""Temperature scaling: the right temperature, and no harm if there is nothing to fit."""
 
 import numpy as np
 import pytest
@@ -13,16 +13,17 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(true: float) -> No
     scores = 3 * random.standard_normal((4000, 3))
     probabilities = softmax(scores / true, axis=1)
     labels = (probabilities.cumsum(axis=1) < random.random((4000, 1))).sum(axis=1)
-    assert calibration.calibrate(scores, labels).temperature == pytest.approx(true, rel=0.1)
+    assert calibration.fit_temperature(scores, labels).temperature == pytest.approx(true, rel=0.1)
 
 
 def test_by_hand() -> None:
-    # Right three times of four with a lead of 1. Of each photo 1/6 is of any class: the share of
-    # right ones is 5/6 * 3/4 + 1/6 * 1/2 = 17/24, which the lead ln(17/7) has.
+    # A lead of 1 is right three times out of four. With smoothing, 1/6 of each photo counts for a
+    # random class, so the share of right answers is 5/6 * 3/4 + 1/6 * 1/2 = 17/24. Softmax gives
+    # this share for a lead of ln(17/7).
     scores = np.tile([1.0, 0.0], (4, 1))
-    found = calibration.calibrate(scores, np.array([0, 0, 0, 1]))
+    found = calibration.fit_temperature(scores, np.array([0, 0, 0, 1]))
     assert found.temperature == pytest.approx(1 / np.log(17 / 7), rel=1e-2)
-    # The entropy of the share.
+    # At this temperature the loss is the entropy of that share.
     share = np.array([17, 7]) / 24
     assert found.losses.mean() == pytest.approx(-(share * np.log(share)).sum(), rel=1e-4)
 
@@ -30,14 +31,16 @@ def test_by_hand() -> None:
 def test_photos_count_by_their_weights() -> None:
     scores = np.tile([1.0, 0.0], (4, 1))
     labels, weights = np.array([0, 0, 0, 1]), np.array([1.0, 1.0, 1.0, 3.0])
-    # The leader is right half the time: nothing is to be believed.
-    assert calibration.calibrate(scores, labels, weights).temperature > 100
+    # By weight, the first class is right half the time: its lead means nothing.
+    assert calibration.fit_temperature(scores, labels, weights).temperature > 100
 
 
-def test_a_model_without_a_mistake_is_not_held_to_be_infallible() -> None:
+def test_a_model_without_a_mistake_is_not_taken_to_be_infallible() -> None:
     labels = np.arange(20) % 2
     scores = np.eye(2)[labels]
-    sure = softmax(scores / calibration.calibrate(scores, labels).temperature, axis=1).max(axis=1)
+    sure = softmax(scores / calibration.fit_temperature(scores, labels).temperature, axis=1).max(
+        axis=1
+    )
     assert (sure < 1 - 1 / 50).all()
     assert (sure > 1 - 1 / 20).all()
 
@@ -46,8 +49,8 @@ def test_a_class_that_is_not_known_does_no_harm() -> None:
     random = np.random.default_rng(0)
     scores = random.standard_normal((50, 3))
     scores[:, 2] = -np.inf
-    assert 0.01 < calibration.calibrate(scores, random.integers(0, 2, 50)).temperature < 1000
+    assert 0.01 < calibration.fit_temperature(scores, random.integers(0, 2, 50)).temperature < 1000
 
 
-def test_without_photos_nothing_is_changed() -> None:
-    assert calibration.calibrate(np.empty((0, 3)), np.empty(0, int)).temperature == 1.0
+def test_without_photos_the_temperature_is_one() -> None:
+    assert calibration.fit_temperature(np.empty((0, 3)), np.empty(0, int)).temperature == 1.0

@@ -1,6 +1,4 @@
-"""Heads: the steps before the classifier by hand, saved files that run no code, counts."""
-
-import itertools
+"""Heads: preparation compared with hand-made steps, classifiers, saved files that run no code."""
 
 import numpy as np
 import pytest
@@ -8,24 +6,23 @@ import skops.io
 from sklearn.linear_model import RidgeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from classify import heads, out_of_core, search
+from classify import heads, out_of_core, train
+from classify.arrays import TrainingData
 from classify.heads import (
     HEADS,
-    TAP_SETS,
     TRUSTED,
     LeastSquaresSVC,
     columns,
     parameters,
     preparation,
     select,
-    tap_sets,
-    tried,
 )
-from extract.vgg16.recipe import TAPS, named
+from classify.search import Choice
+from classify.search_space import GRIDS
+from extract.vgg16.recipe import TAPS
 
 OWN = {"block5_avg": 512, "block5_avg3x3": 4608}
 WIDTH = 512 + 4608
-TWO_SIZES = TAPS | {named(tap, 320): width for tap, width in TAPS.items()}
 
 
 def rows(n: int, *, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -38,19 +35,19 @@ def rows(n: int, *, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 
 def fitted(name: str, X: np.ndarray, labels: np.ndarray):
-    value = dict(zip(HEADS[name].parameters, HEADS[name].values[-1], strict=True))
-    chosen = {"taps": list(OWN), "root": True, **value}
-    return search._fit(name, chosen, 1.0, X, labels, np.ones(len(X)), OWN, 0)[0]
+    values = dict(zip(HEADS[name].hyperparameters, GRIDS[name][-1], strict=True))
+    choice = Choice({"taps": list(OWN), "root": True, **values}, temperature=1.0)
+    return train.fit_head(name, choice, TrainingData.weighted(X, OWN, labels), seed=0)
 
 
 @parametrize_with_checks([LeastSquaresSVC()])
-def test_our_estimator_keeps_scikit_learns_contract(estimator, check) -> None:
+def test_our_estimator_passes_scikit_learns_checks(estimator, check) -> None:
     check(estimator)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_least_squares_are_those_of_a_ridge_classifier(
+def test_least_squares_gives_what_a_ridge_classifier_gives(
     classes: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(out_of_core, "BLOCK", 13)
@@ -65,61 +62,31 @@ def test_least_squares_are_those_of_a_ridge_classifier(
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_a_path_gives_what_fits_one_by_one_give(name: str, classes: int) -> None:
+def test_a_path_gives_what_separate_fits_give(name: str, classes: int) -> None:
     X, labels = rows(40, classes=classes)
     Z, unseen = X[:30, :80] / 9, X[30:, :80] / 9
     head, weights = HEADS[name], np.ones(30)
-    path = head.path(Z, labels[:30], weights, unseen, head.values, 0)
-    for value, found in zip(head.values, path, strict=True):
-        one = head.fit(Z.copy(), labels[:30], weights, value, 0)
+    path = head.path(Z, labels[:30], weights, unseen, GRIDS[name], 0)
+    for values, found in zip(GRIDS[name], path, strict=True):
+        one = head.fit(Z.copy(), labels[:30], weights, values, 0)
         expected = heads.scores(one, unseen * 1)
         np.testing.assert_allclose(found, expected, atol=0.15 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_cooling_divides_the_scores_and_changes_no_prediction(name: str, classes: int) -> None:
+def test_a_temperature_divides_the_scores(name: str, classes: int) -> None:
     X, labels = rows(30, classes=classes)
     head = fitted(name, X, labels)
     prepared = head[:-1].transform(X)
     before = heads.scores(head[-1], prepared)
-    heads.cool(head[-1], 4.0)
+    heads.apply_temperature(head[-1], 4.0)
     after = heads.scores(head[-1], prepared)
     difference = before - before[:, :1]
     np.testing.assert_allclose(after - after[:, :1], difference / 4, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("rows", "classes", "views", "of_two_sizes"),
-    [
-        (400, 6, 8, 12),
-        (2_000, 2, 8, 12),
-        (3_060, 102, 8, 12),
-        (7_000, 101, 4, 6),
-        (30_000, 2, 8, 8),
-        (50_000, 1_000, 2, 2),
-        (1_000_000, 10, 2, 2),
-    ],
-)
-def test_what_is_searched_follows_from_the_size_and_the_taps(
-    rows: int, classes: int, views: int, of_two_sizes: int
-) -> None:
-    for name, (taps, expected) in itertools.product(
-        HEADS, ((TAPS, views), (TWO_SIZES, of_two_sizes))
-    ):
-        space = heads.space(name, rows=rows, classes=classes, taps=taps)
-        assert len(space.views) == expected
-        assert {root for _, root in space.views} == {True, False}
-        for own, _ in space.views:
-            width = sum(taps[tap] for tap in own)
-            assert own == ("block5_avg",) or rows * width <= out_of_core.IN_MEMORY
-        if name == "mlp":
-            assert max(epochs for _, epochs in space.values) == (80 if rows <= 500 else 20)
-        else:
-            assert space.values == HEADS[name].values
-
-
-def test_each_tap_is_rooted_and_normalised_on_its_own() -> None:
+def test_each_tap_is_normalised_on_its_own_after_the_square_root() -> None:
     X, _ = rows(7)
     prepared = preparation(OWN, root=True).fit_transform(X)
     blocks = []
@@ -131,10 +98,10 @@ def test_each_tap_is_rooted_and_normalised_on_its_own() -> None:
 
 
 def test_columns_lie_side_by_side_and_cover_the_matrix() -> None:
-    places = columns(TAPS)
-    assert [places[tap].stop - places[tap].start for tap in TAPS] == list(TAPS.values())
-    assert places["block5_avg"].start == 0
-    assert places["block3_max"].stop == sum(TAPS.values())
+    slices = columns(TAPS)
+    assert [slices[tap].stop - slices[tap].start for tap in TAPS] == list(TAPS.values())
+    assert slices["block5_avg"].start == 0
+    assert slices["block3_max"].stop == sum(TAPS.values())
 
 
 def test_selected_taps_lie_side_by_side_in_the_order_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,27 +114,6 @@ def test_selected_taps_lie_side_by_side_in_the_order_asked(monkeypatch: pytest.M
     wide = np.hstack([X, X[:, :512] + 1])
     found = select(wide, ["block5_max", "block5_avg"], among=OWN | {"block5_max": 512})
     np.testing.assert_array_equal(found, np.hstack([X[:, :512] + 1, X[:, :512]]))
-
-
-def test_sets_of_taps_name_taps_of_the_recipe_and_the_larger_hold_the_smaller() -> None:
-    assert set(tried(TAPS)) == {tap for taps in TAP_SETS for tap in taps} <= set(TAPS)
-    for smaller, larger in itertools.pairwise(TAP_SETS[1:]):
-        assert smaller == larger[: len(smaller)]
-
-
-def test_of_several_sizes_the_sets_with_block_4_are_tried_together() -> None:
-    assert tap_sets(TAPS) == [*TAP_SETS]
-    of_block_4 = ("block5_avg3x3", "block4_avg", "block4_max")
-    for suffixes in (("", "_320"), ("", "_96", "_320")):
-        taps = {f"{tap}{suffix}": width for suffix in suffixes for tap, width in TAPS.items()}
-        found = tap_sets(taps)
-        assert found[: len(TAP_SETS)] == [*TAP_SETS]
-        together = [f"{tap}{suffix}" for suffix in suffixes for tap in of_block_4]
-        assert found[len(TAP_SETS)] == tuple(together)
-        assert len(found) == len(TAP_SETS) + 2
-        widths = [sum(taps[tap] for tap in own) for own in found]
-        assert widths == sorted(widths)
-        assert set(tried(taps)) == {tap for own in found for tap in own}
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -200,7 +146,7 @@ def test_every_trusted_type_is_needed_by_some_head() -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_constant_values_and_duplicate_rows_are_survived(name: str) -> None:
+def test_constant_values_and_duplicate_rows_do_no_harm(name: str) -> None:
     X, labels = rows(20, classes=2)
     X[:, 512:1024] = 0.0
     X[:, 5] = 1.0

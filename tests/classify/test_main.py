@@ -1,4 +1,4 @@
-"""The command that trains heads: its results, its refusals, the test split untouched."""
+"""The command that trains heads: its results, what it refuses, and that test stays untouched."""
 
 import json
 import subprocess
@@ -94,6 +94,44 @@ def test_splits_that_are_too_small_are_refused(
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "required: COMMAND"),
+        (("train", "chess", "--repeats", 0), "--repeats: 0 is less than 1"),
+        (("chess", "--heads", "tree"), "--heads: invalid choice"),
+        (("serve", "runs/chess/svm", "--port", 70000), "--port: 70000 is more than 65535"),
+        (("serve", "nowhere/svm"), "nowhere/svm/result.json: not there"),
+    ],
+)
+def test_a_wrong_command_line_is_an_error_of_one_line(
+    arguments: tuple[object, ...], said: str
+) -> None:
+    done = classify(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_lists_the_commands_and_each_has_its_own() -> None:
+    done = classify("--help")
+    assert done.returncode == 0
+    commands = ("train", "predict", "serve")
+    assert [word for word in done.stdout.split() if word in commands][-3:] == list(commands)
+    for command, option in zip(commands, ("--protocol", "--csv", "--port"), strict=True):
+        assert option in classify(command, "--help").stdout
+
+
+def test_a_path_may_begin_with_the_users_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    publish(tmp_path)
+    done = classify("train", "~/synthetic.h5", "--out", "~/out", "--heads", "svm")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/runs/synthetic/svm/result.json").exists()
+
+
 def test_a_head_of_two_sizes_says_so_and_refuses_features_of_one(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     plain = publish(one)
@@ -104,7 +142,8 @@ def test_a_head_of_two_sizes_says_so_and_refuses_features_of_one(tmp_path: Path)
     result = results.load(folder)
     taps = result.hyperparameters["taps"]
     assert "block4_avg_320" in taps
-    assert result.seconds["features"] == pytest.approx(20.0), "of both sizes"
+    assert result.sizes == [224, 320]
+    assert result.seconds["features"] == pytest.approx(20.0), "for both sizes"
     head = skops.io.load(folder / "head.skops", trusted=list(TRUSTED))
     with features_file.open(path) as features:
         found = head.predict_proba(features.read(taps, "test"))

@@ -1,4 +1,4 @@
-"""Protocols: splits of the right sizes that share no photo, and their summaries."""
+"""Protocols: splits of the right sizes that share no photo, and summaries of their metrics."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from classify import protocols
+from classify.protocols import Measurement
 from extract.store import features_file
 from extract.system.console import InputError
+from tests.classify.test_main import classify
 from tests.synthetic import publish
-from tests.test_classify import classify
 
 
 def test_a_split_has_its_sizes_shares_no_photo_and_follows_from_the_seed() -> None:
@@ -56,7 +57,7 @@ def test_the_command_measures_and_leaves_a_record(tmp_path: Path) -> None:
     done = classify(path, "--out", tmp_path, "--heads", "svm", *arguments)
     assert done.returncode == 0, done.stderr
     said, head, row, where = done.stdout.splitlines()
-    assert "10 photos a class to train, at most 5 to test, 2 random splits" in said
+    assert "10 photos per class to train, at most 5 to test, 2 random splits" in said
     assert head.split()[:4] == ["Head", "Mean", "class", "recall"]
     assert row.split()[0] == "svm"
     record = json.loads(Path(where).read_text())
@@ -67,7 +68,7 @@ def test_the_command_measures_and_leaves_a_record(tmp_path: Path) -> None:
     assert record["summary"]["svm"]["accuracy"]["mean"] > 0.8
 
 
-def test_a_learning_curve_has_a_row_a_size(tmp_path: Path) -> None:
+def test_a_learning_curve_has_a_row_per_size(tmp_path: Path) -> None:
     path = publish(tmp_path)
     done = classify(path, "--out", tmp_path, "--heads", "svm", "--learning-curve", "--repeats", 2)
     assert done.returncode == 0, done.stderr
@@ -87,14 +88,13 @@ def test_what_the_tested_rows_hold_does_not_change_what_is_chosen(tmp_path: Path
         values[test, 0] = 1000 * (1 + file["label"][:][test])
         file["taps/block5_avg"][:] = values
     with features_file.open(path) as features:
-        [figures] = protocols.per_class(
-            features, ["logistic", "svm"], train=10, test=5, repeats=1, seed=0
-        )["svm"]
-    # 15 photos of three classes, nothing to learn: four standard errors are 0.49.
-    assert figures["accuracy"] < 1 / 3 + 0.49
+        measurement = Measurement(["logistic", "svm"], repeats=1, seed=0)
+        [metrics] = protocols.per_class(features, measurement, train=10, test=5)["svm"]
+    # There is nothing to learn; for 15 photos of three classes four standard errors are 0.49.
+    assert metrics["accuracy"] < 1 / 3 + 0.49
 
 
 def test_a_class_with_too_few_photos_is_named(tmp_path: Path) -> None:
     said = "class 'class 0' has 20 distinct photos; --train 20"
     with features_file.open(publish(tmp_path)) as features, pytest.raises(InputError, match=said):
-        protocols.per_class(features, ["svm"], train=20, test=5, repeats=1, seed=0)
+        protocols.per_class(features, Measurement(["svm"], repeats=1, seed=0), train=20, test=5)

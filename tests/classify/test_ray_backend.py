@@ -1,81 +1,105 @@
-"""Heads searched on a cluster of two machines, both of them this one."""
+"""Heads trained on a cluster of two machines, both of which are this one."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import ray
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 
-from classify import heads, out_of_core, ray_backend, results, search
+from classify import (
+    cross_validation,
+    heads,
+    out_of_core,
+    ray_backend,
+    results,
+    search,
+    search_space,
+    train,
+)
+from classify.arrays import TrainingData
 from classify.heads import HEADS
+from classify.search import SearchOutcome, SearchPlan
+from classify.search_space import FeatureSet, SearchSpace
+from classify.train import FittedHead
 from extract.store import features_file
 from extract.vgg16.recipe import TAPS
 from tests.conftest import CHECKOUT
 from tests.synthetic import publish
 
-TRIED = heads.tried(TAPS)
+TRIED = search_space.tried(TAPS)
 MEGABYTES = 60
 
 
 @pytest.fixture(scope="module")
 def on_ray(machines: Any) -> Iterator[None]:
-    """Run all that joblib runs on the cluster."""
+    """Let joblib run everything on the cluster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", machines.address)
-        with ray_backend.spread("ray"):
+        with ray_backend.parallel_on("ray"):
             yield
 
 
-def choose(path: Path) -> tuple[dict[str, search.Tuned], np.ndarray, np.ndarray]:
-    """Return heads, their probabilities and those of one of them out of fold."""
+class Trained(NamedTuple):
+    outcome: SearchOutcome
+    fitted: list[FittedHead]
+    probabilities: np.ndarray
+    out_of_fold: np.ndarray
+
+
+def trained(path: Path) -> Trained:
     with features_file.open(path) as features:
         labels = features.labels[features.rows("train", "val")]
         X = features.read(TRIED, "train", "val")
     digests = [str(row) for row in range(len(labels))]
-    the_folds = search.folds(labels, digests, seed=0)
-    views = [(("block5_avg",), True), (("block5_avg", "block4_avg"), False)]
-    the_spaces = {
-        name: heads.Space(views, space.values)
-        for name, space in search.spaces(list(HEADS), labels, TRIED).items()
+    sets = [FeatureSet(("block5_avg",), True), FeatureSet(("block5_avg", "block4_avg"), False)]
+    spaces = {
+        name: SearchSpace(sets, space.grid)
+        for name, space in search_space.search_spaces(list(HEADS), labels, TRIED).items()
     }
+    data = TrainingData.weighted(X, TRIED, labels)
+    plan = SearchPlan(spaces, cross_validation.folds(labels, digests, seed=0), 0)
     done: list[int] = []
-    tuned = search.tune(the_spaces, X, labels, the_folds, taps=TRIED, seed=0, advance=done.append)
-    assert sum(done) == search.steps(the_spaces)
+    outcome = search.search(data, plan, advance=done.append)
+    choices = search.choose(outcome)
+    fitted = train.fit_heads(data, choices, seed=0, advance=done.append)
+    assert sum(done) == plan.steps
     probabilities = [
-        one.head.predict_proba(heads.select(X, one.chosen["taps"], among=TRIED))
-        for one in tuned.values()
+        one.pipeline.predict_proba(heads.select(X, one.hyperparameters["taps"], among=TRIED))
+        for one in fitted
     ]
-    unseen = search.out_of_fold("svm", tuned["svm"].chosen, X, labels, digests, taps=TRIED, seed=0)
-    return tuned, np.array(probabilities), unseen
+    out_of_fold = cross_validation.out_of_fold(
+        "svm", choices["svm"].hyperparameters, data, digests, seed=0
+    )
+    return Trained(outcome, fitted, np.array(probabilities), out_of_fold)
 
 
 @pytest.mark.usefixtures("on_ray")
 def test_the_heads_are_those_of_one_machine(tmp_path: Path) -> None:
     path = publish(tmp_path)
     with parallel_config("loky"):
-        one, probabilities, unseen = choose(path)
-    assert effective_n_jobs(search.PROCESSES) == 2
-    other, other_probabilities, other_unseen = choose(path)
-    for name in HEADS:
-        assert one[name].chosen == other[name].chosen
-        assert one[name].tried == other[name].tried
-        assert other[name].seconds["tune"] > 0
-    for coefficients in ("coef_", "intercept_"):
-        np.testing.assert_array_equal(
-            getattr(one["svm"].head[-1], coefficients), getattr(other["svm"].head[-1], coefficients)
-        )
-    np.testing.assert_array_equal(probabilities, other_probabilities)
-    np.testing.assert_array_equal(unseen, other_unseen)
+        one = trained(path)
+    assert effective_n_jobs(cross_validation.PROCESSES) == 2
+    other = trained(path)
+    for head, by_ray in zip(one.fitted, other.fitted, strict=True):
+        assert head.hyperparameters == by_ray.hyperparameters
+        tried = [candidate.record for candidate in one.outcome.candidates[head.name]]
+        assert tried == [one.record for one in other.outcome.candidates[head.name]]
+        assert other.outcome.seconds[head.name] > 0
+    svm, by_ray = (two.fitted[list(HEADS).index("svm")].pipeline[-1] for two in (one, other))
+    np.testing.assert_array_equal(svm.coef_, by_ray.coef_)
+    np.testing.assert_array_equal(svm.intercept_, by_ray.intercept_)
+    np.testing.assert_array_equal(one.probabilities, other.probabilities)
+    np.testing.assert_array_equal(one.out_of_fold, other.out_of_fold)
 
 
 def own_memory() -> float:
-    """Return the megabytes that this process alone holds."""
+    """Return the megabytes of this process that it shares with no other."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     return int(dict(line.split(":") for line in lines)["Anonymous"].split()[0]) / 1024
 
@@ -84,24 +108,30 @@ def read(X: np.ndarray, labels: np.ndarray) -> tuple[float, bool, float]:
     return float(X.sum(dtype=np.float64)), X.flags.writeable, own_memory()
 
 
+def read_data(data: TrainingData) -> tuple[float, bool, float]:
+    return read(data.X, data.labels)
+
+
 @pytest.mark.usefixtures("on_ray")
 @pytest.mark.parametrize("place", ["memory", "disk"])
-def test_a_matrix_is_placed_once_and_read_without_a_copy(
+def test_a_matrix_is_shared_once_and_read_without_a_copy(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(out_of_core, "IN_MEMORY", 0 if place == "disk" else 2**28)
     X = out_of_core.matrix((1000, MEGABYTES * 2**18 // 1000))
     assert X.flags.owndata == (place == "memory")
     X[:] = np.arange(1000)[:, None]
-    placed: list[Any] = []
+    shared: list[Any] = []
     put = ray.put
-    monkeypatch.setattr(ray, "put", lambda value: placed.append(value) or put(value))
+    monkeypatch.setattr(ray, "put", lambda value: shared.append(value) or put(value))
     labels = np.arange(1000)
-    empty = Parallel(n_jobs=-1)(delayed(read)(X[:1], labels) for _ in range(8))
-    assert placed == []
-    found = Parallel(n_jobs=-1)(delayed(read)(X, labels) for _ in range(8))
-    assert len(placed) == 1
-    assert placed[0] is X
+    data = TrainingData.weighted(X, {}, labels)
+    first = data.subset(labels[:1])
+    empty = Parallel(n_jobs=-1)(delayed(read_data)(first) for _ in range(8))
+    assert shared == []
+    found = Parallel(n_jobs=-1)(delayed(read_data)(data) for _ in range(8))
+    assert len(shared) == 1
+    assert shared[0] is X
     assert {total for total, _, _ in found} == {X.sum(dtype=np.float64)}
     assert not any(writeable for _, writeable, _ in found)
     growth = max(held for _, _, held in found) - max(held for _, _, held in empty)
@@ -120,7 +150,7 @@ def fail() -> None:
 
 
 @pytest.mark.usefixtures("on_ray")
-def test_what_a_lost_process_was_at_is_done_by_another(tmp_path: Path) -> None:
+def test_the_task_of_a_lost_process_is_run_by_another(tmp_path: Path) -> None:
     answers = Parallel(n_jobs=-1, return_as="generator")(
         delayed(once_lost)(tmp_path / name) for name in "ab"
     )

@@ -54,7 +54,7 @@ def test_class_never_predicted_has_an_f1_of_zero() -> None:
     assert found["mean_class_recall"] == pytest.approx(2 / 3)
 
 
-def test_certain_and_wrong_costs_a_finite_log_loss() -> None:
+def test_a_certain_and_wrong_answer_has_a_finite_log_loss() -> None:
     found = results.metrics(predictions([0, 1], [[0.0, 1.0], [0.0, 1.0]]))
     assert found["log_loss"] == pytest.approx(-math.log(1e-7) / 2, rel=1e-3)
 
@@ -155,7 +155,7 @@ def test_losses_make_the_log_loss() -> None:
     )
 
 
-def test_a_record_of_before_the_machine_was_kept_is_read(tmp_path: Path) -> None:
+def test_an_older_record_without_the_machine_can_be_read(tmp_path: Path) -> None:
     results.save(
         tmp_path, replace(RECORD, machine="2 cores"), FOUR, write_model=lambda folder: None
     )
@@ -174,3 +174,34 @@ def test_a_record_of_before_the_machine_was_kept_is_read(tmp_path: Path) -> None
 def test_size_of_the_model(tmp_path: Path, name: str, size: int | None) -> None:
     (tmp_path / name).write_bytes(bytes(size or 3))
     assert results.model_bytes(tmp_path) == size
+
+
+@pytest.mark.parametrize(
+    ("chosen", "tried", "sizes"),
+    [
+        (["block5_avg3x3"], [], [224]),
+        (["block4_avg", "block4_avg_320"], [], [224, 320]),
+        (["block5_avg"], [["block5_avg"], ["block4_avg", "block4_avg_320", "block4_max_96"]],
+         [224, 96, 320]),
+    ],
+)  # fmt: skip
+def test_an_older_record_tells_its_sizes_by_the_names_of_its_taps(
+    tmp_path: Path, chosen: list[str], tried: list[list[str]], sizes: list[int]
+) -> None:
+    old = replace(RECORD, hyperparameters={"taps": chosen}, tried=[{"taps": t} for t in tried])
+    results.save(tmp_path, old, FOUR, write_model=lambda folder: None)
+    path = tmp_path / "result.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["sizes"]
+    path.write_text(json.dumps(record))
+    assert results.load(tmp_path).sizes == sizes
+
+
+@pytest.mark.parametrize("sizes", [[224, 225], "224", None, [[224]]])
+def test_sizes_that_cannot_be_are_refused(tmp_path: Path, sizes: object) -> None:
+    results.save(tmp_path, RECORD, FOUR, write_model=lambda folder: None)
+    path = tmp_path / "result.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(record | {"sizes": sizes}))
+    with pytest.raises(InputError, match="not a result record"):
+        results.load(tmp_path)

@@ -1,4 +1,4 @@
-"""The span of the rows: the same models from fewer numbers."""
+"""The row space: the same models from fewer numbers."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from sklearn.svm import SVC
 
 from classify import heads, row_space
 from classify.heads import LeastSquaresSVC
+from classify.search_space import GRIDS
 
 
 def matrices(n: int = 40, d: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -24,26 +25,26 @@ def matrices(n: int = 40, d: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndar
     ],
     ids=lambda model: type(model).__name__,
 )
-def test_a_linear_model_in_the_span_of_the_rows_is_the_same_model(model) -> None:
+def test_a_linear_model_in_the_row_space_is_the_same_model(model) -> None:
     A, B, labels = matrices()
     direct = model.fit(A, labels).decision_function(B)
-    fitted, held_out = row_space.rotate(A, B)
+    fitted, held_out = row_space.project(A, B)
     assert fitted.shape == (40, 40)
-    rotated = model.fit(fitted, labels).decision_function(held_out)
-    np.testing.assert_allclose(rotated, direct, atol=2e-3)
+    projected = model.fit(fitted, labels).decision_function(held_out)
+    np.testing.assert_allclose(projected, direct, atol=2e-3)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("name", heads.HEADS)
-def test_a_classifier_brought_back_to_columns_says_the_same(name: str, classes: int) -> None:
+def test_a_classifier_mapped_back_to_columns_gives_the_same_scores(name: str, classes: int) -> None:
     A, B, _ = matrices()
     labels = np.arange(40) % classes
     head = heads.HEADS[name]
     Z, basis = row_space.basis(A)
     np.testing.assert_allclose(A @ basis, Z, atol=1e-4)
-    classifier = head.fit(Z * np.float32(0.1), labels, np.ones(40), head.values[1], 0)
+    classifier = head.fit(Z * np.float32(0.1), labels, np.ones(40), GRIDS[name][1], 0)
     before = heads.scores(classifier, B @ basis * np.float32(0.1))
-    heads.on_columns(classifier, basis, scale=0.1)
+    heads.map_back(classifier, basis, scale=0.1)
     np.testing.assert_allclose(heads.scores(classifier, B), before, atol=1e-4)
 
 
@@ -51,20 +52,20 @@ def test_a_classifier_brought_back_to_columns_says_the_same(name: str, classes: 
 def test_rows_of_less_than_full_rank_keep_their_products(twice: bool) -> None:
     A, B, _ = matrices(20)
     A = np.vstack([A, A]) if twice else A - A.mean(axis=0)
-    fitted, _ = row_space.rotate(A, B)
+    fitted, _ = row_space.project(A, B)
     np.testing.assert_allclose(fitted @ fitted.T, A @ A.T, atol=1e-2)
     inside = A[:5] * 2
-    np.testing.assert_allclose(row_space.rotate(A, inside)[1] @ fitted.T, inside @ A.T, atol=1e-2)
+    np.testing.assert_allclose(row_space.project(A, inside)[1] @ fitted.T, inside @ A.T, atol=1e-2)
 
 
-def test_rows_that_are_all_alike_or_zero_are_rotated_too() -> None:
+def test_rows_that_are_all_equal_or_zero_are_projected_too() -> None:
     for value in (0.0, 3.0):
         A = np.full((10, 50), value, np.float32)
-        fitted, held_out = row_space.rotate(A, A[:3])
+        fitted, held_out = row_space.project(A, A[:3])
         np.testing.assert_allclose(held_out @ fitted.T, A[:3] @ A.T, atol=1e-2)
 
 
-def test_rows_that_are_not_few_are_left_alone() -> None:
+def test_rows_stay_as_they_are_if_there_are_many() -> None:
     A = np.ones((50, 99), np.float32)
-    assert row_space.rotate(A, A)[0] is A
+    assert row_space.project(A, A)[0] is A
     assert row_space.basis(A) == (A, None)

@@ -44,7 +44,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     engine = SimpleNamespace(name="stand-in", forward=forward)
     monkeypatch.setattr(cached_vgg16.weights, "load", lambda *a, **k: WEIGHTS)
     monkeypatch.setattr(selection, "choose", lambda *wanted, folder: engine)
-    transformer._lookup.cache_clear()
+    transformer._vgg16.cache_clear()
     return seen
 
 

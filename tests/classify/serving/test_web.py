@@ -1,14 +1,12 @@
-"""The page: what it answers, what it refuses, and that a real browser can use it."""
+"""The web page: what it answers, what it refuses, and that a real browser can use it."""
 
 import base64
 import io
-import json
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +16,25 @@ from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
 
-from classify import results
+from classify.results import Result
 from classify.serving import web
-from classify.serving.predict import Model
-from classify.serving.web import Neighbours
-from extract.compute.pipeline import Read
+from classify.serving.model import Model
+from classify.serving.web import TrainingPhotos
+from extract.compute.pipeline import LoadedPhoto
 from extract.system.console import InputError
-from tests import synthetic
-from tests.conftest import picture, write_photos
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+from tests import browser, synthetic
+from tests.conftest import picture, png_header, write_photos
 
 
 class Red:
-    """In the place of VGG16: a photo is as a cat as it is red."""
+    """Takes the place of VGG16: the redder a photo, the more it is a cat."""
 
     known: dict[str, Any] = {}  # noqa: RUF012
 
-    def taps(self, items: list[Read]) -> dict[str, np.ndarray]:
-        return {web.ALIKE: np.array([i.photo.mean(axis=(0, 1)) for i in items], np.float32)}
+    def taps(self, items: list[LoadedPhoto]) -> dict[str, np.ndarray]:
+        return {
+            web.SIMILARITY_TAP: np.array([i.photo.mean(axis=(0, 1)) for i in items], np.float32)
+        }
 
 
 @pytest.fixture
@@ -50,12 +48,12 @@ def app(tmp_path: Path) -> Flask:
     result.model, result.data, result.class_names = "svm", "<pets>", ["cats", "dogs"]
     result.metrics = {"accuracy": 0.75}
 
-    def probabilities(items: list[Read]) -> np.ndarray:
+    def probabilities(items: list[LoadedPhoto]) -> np.ndarray:
         red = [item.photo[..., 0].mean() / 255 for item in items]
         return np.array([[r, 1 - r] for r in red], np.float32)
 
     model = Model(result, 224, (), probabilities)  # type: ignore[arg-type]
-    training = Neighbours(tmp_path / "pets", paths, names, vectors)
+    training = TrainingPhotos(tmp_path / "pets", paths, names, vectors)
     return web.application(model, Red(), training, unsure=0.6)  # type: ignore[arg-type]
 
 
@@ -70,13 +68,6 @@ def png(red: int) -> bytes:
     return file.getvalue()
 
 
-def bomb() -> bytes:
-    """Return a few bytes that would be decoded to 30,000 x 30,000 pixels."""
-    file = io.BytesIO()
-    Image.new("1", (30_000, 30_000)).save(file, "PNG")
-    return file.getvalue()
-
-
 def send(client: FlaskClient, data: bytes, name: str = "a.png") -> tuple[int, Any]:
     answer = client.post("/predict", data={"photo": (io.BytesIO(data), name)})
     return answer.status_code, answer.get_json()
@@ -87,15 +78,15 @@ def test_a_photo_is_answered_with_its_nearest_training_photos(client: FlaskClien
     assert code == 200
     assert found["sure"] is True
     assert found["probabilities"] == [["cats", pytest.approx(0.8)], ["dogs", pytest.approx(0.2)]]
-    cosines = [one["cosine"] for one in found["alike"]]
+    cosines = [one["cosine"] for one in found["similar"]]
     assert cosines == sorted(cosines, reverse=True)
     assert len(cosines) == web.SHOWN
     assert send(client, png(140))[1]["sure"] is False
 
 
-def test_a_training_photo_is_most_like_itself(client: FlaskClient, tmp_path: Path) -> None:
+def test_a_training_photo_is_most_similar_to_itself(client: FlaskClient, tmp_path: Path) -> None:
     data = (tmp_path / "pets/dogs/001.png").read_bytes()
-    first = send(client, data)[1]["alike"][0]
+    first = send(client, data)[1]["similar"][0]
     assert (first["path"], first["name"]) == ("dogs/001.png", "dogs")
     assert first["cosine"] == pytest.approx(1, abs=1e-3)
     thumbnail = client.get(f"/training/{first['photo']}")
@@ -111,12 +102,12 @@ def test_a_training_photo_is_most_like_itself(client: FlaskClient, tmp_path: Pat
         (b"", 422, "empty file"),
         (b"hello", 422, "not an image file"),
         (png(0)[:60], 422, "damaged image"),
-        (bomb(), 422, "more pixels than is safe to decode"),
+        (png_header(30_000, 30_000), 422, "more pixels than is safe to decode"),
         (bytes(web.MEGABYTES * 1_000_000 + 1), 413, f"larger than {web.MEGABYTES} MB"),
     ],
     ids=["empty", "text", "cut short", "bomb", "too large"],
 )
-def test_what_is_no_photo_is_refused_with_its_reason(
+def test_what_is_not_a_photo_is_refused_with_the_reason(
     client: FlaskClient, data: bytes, code: int, said: str
 ) -> None:
     found = send(client, data)
@@ -135,9 +126,9 @@ def test_other_requests_are_refused(client: FlaskClient, tmp_path: Path) -> None
     assert client.get("/training/0").get_json() == {"error": "the photo is no longer there"}
 
 
-def test_names_are_shown_as_text_and_nothing_is_loaded_from_elsewhere(client: FlaskClient) -> None:
+def test_names_are_shown_as_text_and_nothing_comes_from_other_sites(client: FlaskClient) -> None:
     answer = client.get("/")
-    assert "svm of &lt;pets&gt;" in answer.text
+    assert "svm, trained on &lt;pets&gt;" in answer.text
     assert "http" not in answer.text
     assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
 
@@ -152,7 +143,7 @@ def test_twenty_at_once_are_all_answered_and_far_more_are_told_to_wait(
                for i, (_, a) in enumerate(found))  # fmt: skip
     held = threading.Event()
     answer = web._answer
-    monkeypatch.setattr(web, "_answer", lambda *a: (held.wait(30), answer(*a))[1])
+    monkeypatch.setattr(web, "_answer", lambda *a, **k: (held.wait(30), answer(*a, **k))[1])
     with ThreadPoolExecutor(web.WAITING + 1) as pool:
         runs = [pool.submit(send, app.test_client(), png(9)) for _ in range(web.WAITING + 1)]
         while not (refused := [run for run in runs if run.done()]):
@@ -162,7 +153,7 @@ def test_twenty_at_once_are_all_answered_and_far_more_are_told_to_wait(
     assert sorted(run.result()[0] for run in runs) == [200] * web.WAITING + [503]
 
 
-def test_it_listens_on_this_machine_alone(app: Flask) -> None:
+def test_it_listens_on_this_machine_only(app: Flask) -> None:
     server = web.server(app, port=0)
     assert server.server_address[0] == "127.0.0.1"
     with pytest.raises(InputError, match=f"{server.port}: .*choose another with --port"):
@@ -172,31 +163,18 @@ def test_it_listens_on_this_machine_alone(app: Flask) -> None:
         pass
 
 
-def test_the_neighbours_of_a_features_file_are_its_training_photos(tmp_path: Path) -> None:
-    found = web.neighbours(synthetic.publish(tmp_path, per_class=(4, 2, 2)))
+def test_the_training_photos_of_a_features_file_are_read(tmp_path: Path) -> None:
+    found = web.training_photos(synthetic.publish(tmp_path, per_class=(4, 2, 2)))
     assert len(found.paths) == 12
     assert all("/train" in path for path in found.paths)
-    assert found.names == [path.split("/")[0] for path in found.paths]
+    assert found.class_names == [path.split("/")[0] for path in found.paths]
     np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, rtol=1e-5)
     assert found.nearest(found.vectors[7] * 9, 1) == [(7, pytest.approx(1))]
 
 
 @pytest.fixture
 def url(app: Flask) -> Iterator[str]:
-    """Serve the page, and at /try the page with 21 files dropped on it."""
-    files = [(f"{red}.png", png(red)) for red in range(0, 200, 10)] + [("notes.txt", b"hello")]
-    drop = "const dropped = new DataTransfer();"
-    for name, data in files:
-        content = (
-            f"Uint8Array.from(atob('{base64.b64encode(data).decode()}'), c => c.charCodeAt(0))"
-        )
-        drop += f"dropped.items.add(new File([{content}], {json.dumps(name)}));"
-    drop += "document.dispatchEvent(new DragEvent('drop', {dataTransfer: dropped}));"
-
-    @app.get("/try")
-    def dropped() -> str:
-        return app.view_functions["page"]().replace("</body>", f"<script>{drop}</script></body>")
-
+    """Serve the page."""
     server = web.server(app, port=0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -205,20 +183,34 @@ def url(app: Flask) -> Iterator[str]:
     thread.join()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here to open the page with")
-def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str, tmp_path: Path) -> None:
-    words = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    options = ["--virtual-time-budget=30000", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*words, *options, f"{url}/try"], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.count('data-done="answered"') == 20
-    assert done.stdout.count('data-done="refused"') == 1
-    assert "not an image file that Pillow can read" in done.stdout
-    assert done.stdout.count('class="alike"') == 20
-    assert "No class reaches 60%." in done.stdout
+DROP = """files => {
+    const dropped = new DataTransfer();
+    for (const [name, content] of files) {
+        const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0));
+        dropped.items.add(new File([bytes], name));
+    }
+    document.dispatchEvent(new DragEvent("drop", {dataTransfer: dropped}));
+}"""
+
+
+@browser.needed
+def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str) -> None:
+    files = [(f"{red}.png", png(red)) for red in range(0, 200, 10)] + [("notes.txt", b"hello")]
+    with browser.running() as chromium:
+        seen = browser.visit(chromium, url, width=1280)
+        assert seen.complaints == []
+        encoded = [(name, base64.b64encode(data).decode()) for name, data in files]
+        seen.page.evaluate(DROP, encoded)
+        seen.page.locator("[data-done]").nth(20).wait_for()
+        assert seen.page.locator("[data-done=answered]").count() == 20
+        refused = seen.page.locator("[data-done=refused]").inner_text()
+        assert "notes.txt" in refused
+        assert "not an image file that Pillow can read" in refused
+        assert seen.page.locator(".similar").count() == 20
+        assert seen.page.get_by_text("No class reaches 60%.").count() > 0
+        assert all(address.startswith((url, f"blob:{url}")) for address in seen.requests)
 
 
 def test_the_record_that_the_page_shows_has_what_it_asks_for() -> None:
     wanted = {"model", "data", "class_names", "metrics"}
-    assert wanted <= {field.name for field in results.fields(results.Result)}
+    assert wanted <= {field.name for field in fields(Result)}

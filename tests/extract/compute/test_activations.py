@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import extract.features
 import numpy as np
 import pytest
 
+from extract import build
 from extract.compute import activations, pipeline
 from extract.compute.activations import make, variant_recipe, vary
 from extract.engines import keras_engine
@@ -35,7 +35,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> I
     """Features, with random weights, of 5 photos in each of 2 classes: 6 to train."""
     folder = tmp_path_factory.mktemp("activations")
     root = write_photos(folder / "pets", {"cats": 5, "dogs": 5})
-    extract.features.make(str(root), out=folder, seed=0, weights_file=vgg16_weights)
+    build.build(str(root), build.Options(out=folder, weights=vgg16_weights))
     with features_file.open(folder / "features/pets.h5") as opened:
         yield opened
 
@@ -89,7 +89,7 @@ def test_they_are_what_keras_gives_of_the_variant(
         found = make(features, ("val",), vgg16, layer=layer, variant=variant, out=tmp_path)
         assert found.seconds > 0
         varied = np.stack([vary(photo(features, row), variant) for row in rows])
-        expected = keras_engine.giving(layer, vgg16).forward(varied)[layer]
+        expected = keras_engine.build_map(layer, vgg16).forward(varied)[layer]
         for row, of_photo in zip(rows, expected, strict=True):
             values = found.read(features.digests[row])
             assert (values.shape, values.dtype) == (MAPS[layer], np.float16)

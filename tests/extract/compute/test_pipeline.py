@@ -254,9 +254,9 @@ def test_order_is_kept_while_photos_take_different_times(
     random = np.random.default_rng(0)
     waits = random.random(250) / 500
 
-    def slow(root: Path, path: str, **how: object) -> pipeline.Read:
+    def slow(root: Path, path: str, **how: object) -> pipeline.LoadedPhoto:
         time.sleep(waits[int(path)])
-        return pipeline.Read(path, path, None, "")
+        return pipeline.LoadedPhoto(path, path, None, "")
 
     monkeypatch.setattr(pipeline, "read", slow)
     assert [item.path for item in read_ahead(tmp_path, paths)] == paths
@@ -278,9 +278,9 @@ def test_no_more_is_read_ahead_than_memory_allows(
 ) -> None:
     started: list[str] = []
 
-    def noting(root: Path, path: str, **how: object) -> pipeline.Read:
+    def noting(root: Path, path: str, **how: object) -> pipeline.LoadedPhoto:
         started.append(path)
-        return pipeline.Read(path, path, None, "")
+        return pipeline.LoadedPhoto(path, path, None, "")
 
     monkeypatch.setattr(pipeline, "read", noting)
     reading = read_ahead(tmp_path, [f"{i}" for i in range(1000)])

@@ -1,4 +1,4 @@
-"""Whether a cluster can be asked at all; tests/test_crew.py has what it does."""
+"""Connecting to a cluster; tests/test_ray_coordinator.py tests the work on it."""
 
 import socket
 import time

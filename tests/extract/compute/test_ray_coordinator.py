@@ -1,6 +1,7 @@
-"""Extraction on a cluster of two machines, both of them this one, with a stand-in for VGG16."""
+"""Extraction on a cluster of two Ray nodes on this machine, with a stand-in for VGG16."""
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from extract import build
-from extract.build import Options
 from extract.compute import ray_coordinator
-from extract.compute.ray_coordinator import LOSSES, Piece, cut, halves, shares
-from extract.compute.ray_worker import Extractor
+from extract.compute.job import Job
+from extract.compute.ray_coordinator import MAX_LOSSES, Task, halve, make_tasks, plan_workers
+from extract.compute.ray_worker import Worker
 from extract.engines import selection
 from extract.engines.base import Engine
 from extract.photos import decode, scan
@@ -31,16 +32,16 @@ from tests.stand_in import values
 WEIGHTS = Weights([], "f" * 64, "stand-in")
 
 
-class Quick(Extractor):
-    """An extractor with a stand-in for VGG16 that does what files in the store say."""
+class Quick(Worker):
+    """A worker with a stand-in for VGG16, which obeys files beside the shard folder."""
 
-    def unsuited(self, root: Any, mark: Path | None) -> str:
-        if mark:
-            (mark.parent.parent / f"{os.getpid()}.here").touch()
-        return super().unsuited(root, mark)
+    def find_problem(self, marker: Path | None) -> str:
+        if marker:
+            (marker.parent.parent / f"{os.getpid()}.here").touch()
+        return super().find_problem(marker)
 
     def _engine(self, photos: NDArray[np.uint8]) -> Engine:
-        orders = self.folder.parent
+        orders = self.job.shard_folder.parent
 
         def forward(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
             time.sleep(0.02)
@@ -59,17 +60,17 @@ class Quick(Extractor):
 
 @pytest.fixture
 def on(machines: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what --on says to use the machines, with stand-ins for VGG16."""
+    """Return the value of --on for the cluster, whose workers have a stand-in for VGG16."""
     monkeypatch.setenv("RAY_ADDRESS", machines.address)
-    monkeypatch.setattr(ray_coordinator, "Extractor", Quick)
+    monkeypatch.setattr(ray_coordinator, "Worker", Quick)
     monkeypatch.setattr(build.weights, "load", lambda *a, **k: WEIGHTS)
     monkeypatch.setattr(selection, "choose", lambda *a, **k: Engine("stand-in", values))
-    monkeypatch.setattr(ray_coordinator, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(ray_coordinator, "POLL_SECONDS", 0.05)
     return "ray"
 
 
 def content(file: Path) -> dict[str, Any]:
-    """Return all that is in a features file but when and how long."""
+    """Return the content of a features file without times and durations."""
     with h5py.File(file) as opened:
         found = {name: opened[name][:] for name in ("path", "digest", "label", "split")}
         found |= {tap: opened[f"taps/{tap}"][:] for tap in TAPS}
@@ -85,7 +86,7 @@ def assert_equal(one: Path, other: Path) -> None:
 
 
 def made(root: Path, out: Path, on: str | None = None) -> Path:
-    build.build(str(root), Options(out=out, on=on))
+    build.build(str(root), build.Options(out=out, on=on))
     return features_file.file_of(str(root), out)
 
 
@@ -96,17 +97,9 @@ def computing(
     made_by = recipe(WEIGHTS.digest)
     folder = shards.folder_of(out, made_by)
     folder.mkdir(parents=True, exist_ok=True)
-    return ray_coordinator.compute(
-        root,
-        [photo.path for photo in scan.labelled_photos(root).photos],
-        on=on,
-        weights=WEIGHTS,
-        recipe=made_by,
-        folder=folder,
-        own=folder,
-        engine="auto",
-        advance=advance,
-    )
+    paths = [photo.path for photo in scan.labelled_photos(root).photos]
+    job = Job(root, WEIGHTS, made_by, folder, folder, "auto")
+    return ray_coordinator.compute(job, paths, on=on, advance=advance)
 
 
 def test_a_cluster_publishes_what_one_machine_does(
@@ -122,17 +115,17 @@ def test_a_cluster_publishes_what_one_machine_does(
     out, err = capfd.readouterr()
     assert err == told
     assert "VGG16: 81 images computed" in out
-    extractors = next(line for line in out.splitlines() if line.startswith("photos/s: "))
-    # The second may have come too late to get any.
-    assert extractors.count("-0 ") in (1, 2)
-    # Nothing is left to compute, and nobody is asked.
+    workers = next(line for line in out.splitlines() if line.startswith("photos/s: "))
+    # The second worker may have started too late to get a task.
+    assert workers.count("-0 ") in (1, 2)
+    # Nothing is left to compute, so no cluster is contacted.
     (root / "cats/broken.jpg").unlink()
     (root / "dogs/none.jpg").unlink()
     made(root, tmp_path / "there", "ray://nobody:1")
     assert "VGG16: " not in capfd.readouterr().out
 
 
-def test_what_a_lost_machine_was_at_is_done_by_others(
+def test_other_machines_compute_the_task_of_a_lost_one(
     on: str, machines: Any, photos: MakePhotos, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = photos({"cats": 150, "dogs": 150})
@@ -144,7 +137,7 @@ def test_what_a_lost_machine_was_at_is_done_by_others(
 
     def advance(n: int, name: str) -> None:
         nonlocal node
-        # Nobody gets another piece before the last machine is there for one.
+        # No worker gets another task before the third machine has a worker, too.
         late = time.monotonic() + 60
         while len(list(orders.glob("*.here"))) < 3 and time.monotonic() < late:
             time.sleep(0.05)
@@ -162,7 +155,7 @@ def test_what_a_lost_machine_was_at_is_done_by_others(
     assert set(done.digests.values()) == kept.keys()
     told = capfd.readouterr().err
     assert f"lost: {lost[0]}" in told
-    assert "to be done by another" in told
+    assert re.search(r"another worker computes its \d+ photos", told)
 
 
 def test_a_photo_that_ends_every_process_is_skipped(
@@ -171,10 +164,12 @@ def test_a_photo_that_ends_every_process_is_skipped(
     root = photos({"cats": 20, "dogs": 20})
     orders = tmp_path / "out/features/cache"
     orders.mkdir(parents=True)
-    np.save(orders / "deadly.npy", decode.square(picture(7), size=224))
+    np.save(orders / "deadly.npy", decode.square(picture(7)))
     (orders / "deadly.npy").rename(orders / "deadly")
     done = computing(root, tmp_path / "out")
-    assert done.unreadable == {"cats/007.png": f"ended the process that read it, {LOSSES} times"}
+    assert done.unreadable == {
+        "cats/007.png": f"ended the process that read it, {MAX_LOSSES} times"
+    }
     assert len(done.digests) == 39
 
 
@@ -210,17 +205,10 @@ def test_machines_may_share_nothing_but_a_store(
     root = photos()
     made_by = recipe(WEIGHTS.digest)
     folder = UPath("s3://bucket/shared/recipe", **options)
-    done = ray_coordinator.compute(
-        UPath(s3.upload(root, "pets"), **options),
-        [photo.path for photo in scan.labelled_photos(root).photos],
-        on=on,
-        weights=WEIGHTS,
-        recipe=made_by,
-        folder=folder,
-        own=tmp_path / "of nobody else",
-        engine="auto",
-        advance=lambda n, name: None,
-    )
+    photos_at_url = UPath(s3.upload(root, "pets"), **options)
+    job = Job(photos_at_url, WEIGHTS, made_by, folder, tmp_path / "of nobody else", "auto")
+    paths = [photo.path for photo in scan.labelled_photos(root).photos]
+    done = ray_coordinator.compute(job, paths, on=on, advance=lambda n, name: None)
     assert len(done.digests) == 12
     assert shard_index.read(folder, made_by).keys() == set(done.digests.values())
 
@@ -232,8 +220,8 @@ def test_engines_are_kept_where_the_machine_can(
     monkeypatch.setattr(selection, "choose", lambda *a, folder: kept.append(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     for own in (tmp_path / "elsewhere/recipe", tmp_path):
-        extractor = Extractor(WEIGHTS, recipe("f" * 64), tmp_path, own, "auto", 1)
-        extractor._engine(np.zeros((1, 224, 224, 3), np.uint8))
+        worker = Worker(Job(tmp_path, WEIGHTS, recipe("f" * 64), tmp_path, own, "auto"), 1)
+        worker._engine(np.zeros((1, 224, 224, 3), np.uint8))
     assert kept == [tmp_path / "home/onepass/recipe", tmp_path]
 
 
@@ -246,16 +234,19 @@ def test_what_is_wrong_on_a_machine_is_told(on: str, photos: MakePhotos, tmp_pat
         computing(root, tmp_path / "out")
 
 
-def test_a_machine_without_the_photos_or_the_store_is_unsuited(tmp_path: Path) -> None:
-    mark = tmp_path / "cache/mark"
-    extractor = Extractor(WEIGHTS, recipe("f" * 64), mark.parent, mark.parent, "auto", 1)
-    assert f"there is no folder {tmp_path}/none" in extractor.unsuited(tmp_path / "none", None)
-    assert f"{mark.parent} is not the folder" in extractor.unsuited(tmp_path, mark)
-    mark.parent.mkdir()
-    assert f"{mark.parent} is not the folder" in extractor.unsuited(tmp_path, mark)
-    mark.touch()
-    assert extractor.unsuited(tmp_path, mark) == ""
-    assert extractor.unsuited(tmp_path, None) == ""
+def test_a_machine_without_the_photos_or_the_shard_folder_has_a_problem(tmp_path: Path) -> None:
+    marker = tmp_path / "cache/marker"
+    folder = marker.parent
+    job = Job(tmp_path / "pets", WEIGHTS, recipe("f" * 64), folder, folder, "auto")
+    worker = Worker(job, 1)
+    assert f"there is no folder {tmp_path}/pets" in worker.find_problem(None)
+    job.root.mkdir()
+    assert f"{folder} is not the same folder" in worker.find_problem(marker)
+    folder.mkdir()
+    assert f"{folder} is not the same folder" in worker.find_problem(marker)
+    marker.touch()
+    assert worker.find_problem(marker) == ""
+    assert worker.find_problem(None) == ""
 
 
 @pytest.mark.parametrize(
@@ -269,20 +260,20 @@ def test_a_machine_without_the_photos_or_the_store_is_unsuited(tmp_path: Path) -
         ({"memory": 1e9}, []),
     ],
 )
-def test_an_extractor_has_a_gpu_or_some_cores(
+def test_a_worker_has_a_gpu_or_some_cores(
     resources: dict[str, float], expected: list[tuple[int, int]]
 ) -> None:
-    assert [tuple(share) for share in shares(resources)] == expected
+    assert [tuple(worker) for worker in plan_workers(resources)] == expected
 
 
-def test_every_file_is_in_one_piece() -> None:
+def test_every_photo_is_in_one_task() -> None:
     paths = [str(i) for i in range(10_000)]
     for n in (1, 5, 23, 24, 10_000):
-        for extractors in (1, 3, 100):
-            pieces = cut(paths[:n], extractors)
-            assert [path for piece in pieces for path in piece.paths] == paths[:n]
-            assert max(len(piece.paths) for piece in pieces) <= shards.SHARD_IMAGES
-            assert len(pieces) >= min(n, extractors)
-    parts = halves(Piece(paths[:5], LOSSES))
-    assert [len(part.paths) for part in parts] == [2, 3]
-    assert [path for part in parts for path in part.paths] == paths[:5]
+        for workers in (1, 3, 100):
+            tasks = make_tasks(paths[:n], workers)
+            assert [path for task in tasks for path in task.paths] == paths[:n]
+            assert max(len(task.paths) for task in tasks) <= shards.SHARD_IMAGES
+            assert len(tasks) >= min(n, workers)
+    halves = halve(Task(paths[:5], MAX_LOSSES))
+    assert [len(half.paths) for half in halves] == [2, 3]
+    assert [path for half in halves for path in half.paths] == paths[:5]

@@ -1,8 +1,6 @@
 import io
-import struct
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from sklearn.datasets import load_sample_images
 
 from extract.photos import decode
 from extract.photos.decode import Unreadable, decode_photo
-from tests.conftest import CHECKOUT, picture
+from tests.conftest import CHECKOUT, picture, png_header
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -99,22 +97,6 @@ def test_real_photo_keeps_its_look(index: int) -> None:
 
 def jpeg_with_lost_end() -> bytes:
     return saved(PHOTO, "JPEG")[:-200]
-
-
-def png_header(width: int, height: int) -> bytes:
-    """Return a PNG of a few bytes that claims a size."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
-        + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize(

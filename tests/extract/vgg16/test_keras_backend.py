@@ -1,4 +1,4 @@
-"""Keras: the same taps on every backend, and one trace for batches of any size."""
+"""Keras gives the same taps on every backend and traces a network once for all batch sizes."""
 
 import io
 import json
@@ -19,11 +19,10 @@ from extract.engines import keras_engine
 from extract.engines.base import relative_difference
 from extract.system.console import InputError
 from extract.vgg16 import keras_backend, weights
-from extract.vgg16.keras_backend import compiled, keras
+from extract.vgg16.keras_backend import inference_function, keras
 from extract.vgg16.weights import Weights
-from tests.conftest import Arrays
+from tests.conftest import CHECKOUT, Arrays
 
-CHECKOUT = Path(__file__).parent.parent
 FORWARD = """
 import sys
 import numpy as np
@@ -61,7 +60,8 @@ def test_another_backend_gives_the_same_taps(
 def test_another_backend_trains_and_resumes(backend: str) -> None:
     if find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    chosen = ["tests/test_train.py", "-k", "best_epoch or resumed or augmentation"]
+    names = "best_epoch_on_val or killed_and_resumed or augmentation_varies"
+    chosen = ["tests/finetune/train", "-k", names]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],
         cwd=CHECKOUT,
@@ -76,19 +76,19 @@ def test_another_backend_trains_and_resumes(backend: str) -> None:
 def test_a_smaller_batch_is_not_traced_anew() -> None:
     photos = keras.Input((4, 4, 3))
     network = keras.Model(photos, {"sum": keras.layers.Flatten()(photos)})
-    run = compiled(network)
+    run = inference_function(network)
     for n in (32, 7, 1, 32):
         batch = np.full((n, 4, 4, 3), n, np.uint8)
         np.testing.assert_array_equal(run(batch)["sum"], np.full((n, 48), n, np.float32))
     assert run.experimental_get_tracing_count() == 1  # type: ignore[attr-defined]
 
 
-# Networks that were not saved here
+# Saved networks that may come from strangers
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """Return a small network in a file."""
+    """Save a small network and return its path."""
     photo = keras.Input((4, 4, 3))
     network = keras.Model(photo, keras.layers.Dense(2)(keras.layers.Flatten()(photo)))
     network.save(tmp_path / "model.keras")
@@ -100,7 +100,7 @@ def changed(
     config: Callable[[dict[str, Any]], None] = lambda layers: None,
     weights: Callable[[h5py.File], None] = lambda file: None,
 ) -> None:
-    """Change what a saved network says of itself, or its weights."""
+    """Change the configuration of a saved network, or its weights."""
     with zipfile.ZipFile(path) as file:
         files = {name: file.read(name) for name in file.namelist()}
     about = json.loads(files["config.json"])
@@ -142,7 +142,7 @@ def test_a_network_with_a_lambda_is_refused_and_runs_nothing(
     monkeypatch.setattr(os, "putenv", lambda *given: ran.append(given))
     assert "keras.layers.Lambda, which could run code" in refused(path)
     assert ran == []
-    # It would have run.
+    # Without safe mode it does run.
     keras.models.load_model(path, safe_mode=False)
     assert ran
 
@@ -163,7 +163,7 @@ def test_a_network_that_names_code_is_refused(
     monkeypatch.setattr(os, "system", ran.append)
     changed(saved, config=lambda about: about["config"]["layers"][1].update(layer))
     assert f"{layer['module']}.{layer['class_name']}, which could run code" in refused(saved)
-    # However deep it is hidden.
+    # It is also found deep inside the configuration.
     changed(saved, config=lambda about: about["config"].update(layers=[{"any": [layer]}]))
     assert "which could run code" in refused(saved)
     assert ran == []
@@ -187,6 +187,6 @@ def test_a_damaged_network_is_refused(tmp_path: Path, content: bytes) -> None:
     refused(tmp_path / "model.keras")
 
 
-def test_a_network_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_network_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.keras: not there"):
         keras_backend.load(tmp_path / "model.keras")

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from extract.engines import keras_engine
 from extract.engines.base import Engine
 from extract.vgg16 import keras_model, weights
-from extract.vgg16.architecture import LAYERS
+from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import SIZE, TAPS
 from extract.vgg16.weights import Weights
@@ -35,7 +35,7 @@ def batch() -> NDArray[np.uint8]:
 def outputs(
     network: keras.Model, photos: NDArray[np.uint8], *layers: str
 ) -> list[NDArray[np.float32]]:
-    """Return what the named layers give for some photos."""
+    """Return the outputs of the named layers for some photos."""
     network = keras.Model(network.input, {name: network.get_layer(name).output for name in layers})
     found = network.predict_on_batch(photos)
     return [np.asarray(found[name]) for name in layers]
@@ -55,8 +55,8 @@ def test_preprocessing_is_blue_green_red_minus_the_means(network: keras.Model) -
     expected = [[30, 20, 10], [255, 255, 255], [0, 0, 255]] - MEANS
     np.testing.assert_allclose(found[0, 0, :3], expected, atol=1e-4)
     np.testing.assert_allclose(found[0, 100, 100], -MEANS, atol=1e-4)
-    kerass = keras.applications.vgg16.preprocess_input(photo.astype(np.float32))
-    np.testing.assert_allclose(found, kerass, atol=1e-4)
+    by_keras = keras.applications.vgg16.preprocess_input(photo.astype(np.float32))
+    np.testing.assert_allclose(found, by_keras, atol=1e-4)
 
 
 def test_first_convolution_by_hand(
@@ -172,6 +172,6 @@ def test_saved_network_is_read_in_safe_mode_and_gives_the_same(
 
 def test_preprocessing_is_never_trained(network: keras.Model) -> None:
     trained = {variable.path.split("/")[0] for variable in network.trainable_variables}
-    assert trained == set(LAYERS)
+    assert trained == set(CONVOLUTIONS)
     frozen = {variable.path.split("/")[0] for variable in network.non_trainable_variables}
     assert frozen == {"rgb_to_bgr_minus_means"}

@@ -1,9 +1,6 @@
-"""Recipes: what exists stays valid, what changes the numbers has a digest of its own."""
+"""Recipes: old caches stay valid, and whatever changes the numbers changes the digest."""
 
-import numpy as np
-import pytest
-
-from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, recipe, recipe_digest, windows
+from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, recipe, recipe_digest
 
 PLAIN = recipe("w" * 64)
 
@@ -21,26 +18,12 @@ def test_every_size_is_a_recipe_of_its_own() -> None:
     assert recipes[0] == PLAIN
 
 
-def test_several_recipes_have_a_digest_over_theirs() -> None:
+def test_every_set_of_recipes_has_a_digest_of_its_own() -> None:
     other, third = recipe("w" * 64, size=320), recipe("w" * 64, size=96)
     sets = [[PLAIN], [other], [PLAIN, other], [PLAIN, third], [PLAIN, third, other]]
     assert len({joint_digest(some) for some in sets}) == len(sets)
 
 
-def test_what_is_of_another_size_ends_with_it() -> None:
+def test_names_of_other_sizes_end_with_the_size() -> None:
     assert named("block5_avg3x3", SIZE) == "block5_avg3x3"
     assert named("block5_avg3x3", 320) == "block5_avg3x3_320"
-
-
-@pytest.mark.parametrize(
-    ("size", "window", "stride"), [(96, 1, 1), (160, 3, 1), (224, 3, 2), (320, 4, 3), (448, 6, 4)]
-)
-def test_windows_of_some_sizes(size: int, window: int, stride: int) -> None:
-    assert windows(size) == (window, stride)
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_three_windows_cover_every_side_to_its_end(size: int) -> None:
-    window, stride = windows(size)
-    covered = np.add.outer(stride * np.arange(3), np.arange(window))
-    assert sorted(set(covered.ravel().tolist())) == list(range(size // 32))

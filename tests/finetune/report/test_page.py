@@ -4,9 +4,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -25,74 +23,15 @@ from sklearn.metrics import (
 
 from classify import results
 from finetune.compare.comparison import Comparison, compare
-from finetune.compare.significance import bootstrap
-from finetune.compare.suspects import Suspect, Suspects
+from finetune.compare.formats import interval
+from finetune.compare.mistakes import SHOWN_PER_MODEL
+from finetune.compare.significance import bootstrap_intervals
+from finetune.compare.suspects import LabelCheck, Suspect
 from finetune.report import page
 from tests import browser
-from tests.compared import HOSTILE, MODELS, comparison, five
 from tests.conftest import picture
-from tests.test_compare import features, save
-
-
-class Page(HTMLParser):
-    """What a page holds.
-
-    Attributes
-    ----------
-    tables : dict of id to rows of cells
-    galleries : dict of heading to list of (address of the picture, lines below it)
-    tags : list of str
-    attributes : list of (tag, name, value)
-    words : str
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.tables: dict[str, list[list[str]]] = {}
-        self.galleries: dict[str, list[tuple[str, list[str]]]] = {}
-        self.words = ""
-        self.heading = ""
-        self.rows: list[list[str]] = []
-        self.cards: list[tuple[str, list[str]]] | None = None
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        given = dict(attrs)
-        if tag in ("h2", "h3"):
-            self.heading = ""
-        elif tag == "table":
-            self.rows = self.tables[given["id"] or ""] = []
-        elif tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-        elif tag == "small" and self.rows:
-            self.rows[-1][-1] += " "
-        elif tag == "ul" and "photos" in (given.get("class") or ""):
-            self.cards = self.galleries.setdefault(self.heading, [])
-        elif tag == "li" and self.cards is not None:
-            self.cards.append(("", []))
-        elif tag == "img" and self.cards and not self.cards[-1][0]:
-            self.cards[-1] = (given["src"] or "", self.cards[-1][1])
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "table":
-            self.rows = []
-        if tag == "ul":
-            self.cards = None
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-        if self.rows and self.rows[-1]:
-            self.rows[-1][-1] += data.strip()
-        elif self.cards and data.strip():
-            self.cards[-1][1].append(data.strip())
-        elif not self.rows and not self.heading and data.strip():
-            self.heading = data.strip()
+from tests.finetune.report.parsed_page import Page
+from tests.synthetic_results import HOSTILE, MODELS, comparison, features, five, save
 
 
 @pytest.fixture(scope="module", params=[2, 102])
@@ -114,40 +53,34 @@ def shown(text: str) -> Page:
     return Page(text)
 
 
-def spread(bounds: tuple[float, float], write: Callable[[float], str]) -> str:
-    return " to ".join(map(write, bounds))
-
-
 def test_every_figure_follows_from_the_predictions(found: Comparison, shown: Page) -> None:
     heading, *rows = shown.tables["models"]
     assert sorted(row[0] for row in rows) == sorted(MODELS)
     best = [float(row[1].split("%")[0]) for row in rows]
     assert best == sorted(best, reverse=True)
     names = found.features.class_names
-    for place, (row, cells) in enumerate(zip(found.rows, rows, strict=True)):
-        said = row.predictions
-        y, p = said.labels, said.probabilities.astype(np.float64)
+    for place, (model, cells) in enumerate(zip(found.models, rows, strict=True)):
+        y, p = model.predictions.labels, model.predictions.probabilities.astype(np.float64)
         p = np.clip(p, 1e-7, None) / np.clip(p, 1e-7, None).sum(axis=1, keepdims=True)
-        named, every = p.argmax(axis=1), list(range(len(names)))
-        right = int((named == y).sum())
-        wilson = binomtest(right, len(y)).proportion_ci(method="wilson")
-        drawn = bootstrap(said)
-        recall = recall_score(y, named, average="macro", zero_division=0)
-        f1 = f1_score(y, named, labels=every, average="macro", zero_division=0)
+        predicted, every = p.argmax(axis=1), list(range(len(names)))
+        correct = int((predicted == y).sum())
+        wilson = binomtest(correct, len(y)).proportion_ci(method="wilson")
+        bootstrap = bootstrap_intervals(model.predictions)
+        recall = recall_score(y, predicted, average="macro", zero_division=0)
+        f1 = f1_score(y, predicted, labels=every, average="macro", zero_division=0)
         loss = log_loss(y, p, labels=every)
         expected = {
-            "Model": row.model,
-            "Accuracy": f"{accuracy_score(y, named):.1%} {spread(wilson, '{:.1%}'.format)}",
-            "Mean class recall": f"{recall:.1%} "
-            + spread(drawn["mean_class_recall"], "{:.1%}".format),
-            "Macro F1": f"{f1:.3f} " + spread(drawn["macro_f1"], "{:.3f}".format),
-            "Log loss": f"{loss:.3f} " + spread(drawn["log_loss"], "{:.3f}".format),
-            "Calibration error": f"{results.metrics(said)['calibration_error']:.3f}",
+            "Model": model.name,
+            "Accuracy": f"{accuracy_score(y, predicted):.1%} {interval(wilson)}",
+            "Mean class recall": f"{recall:.1%} " + interval(bootstrap["mean_class_recall"]),
+            "Macro F1": f"{f1:.3f} " + interval(bootstrap["macro_f1"], "{:.3f}".format),
+            "Log loss": f"{loss:.3f} " + interval(bootstrap["log_loss"], "{:.3f}".format),
+            "Calibration error": f"{results.metrics(model.predictions)['calibration_error']:.3f}",
         }
         if len(names) > 5:
-            expected["Top-5"] = f"{top_k_accuracy_score(y, p, k=5, labels=every):.1%}"
+            expected["Top-5 accuracy"] = f"{top_k_accuracy_score(y, p, k=5, labels=every):.1%}"
         assert dict(zip(heading, cells, strict=True)) == expected
-        confusion = confusion_matrix(y, named, labels=every)
+        confusion = confusion_matrix(y, predicted, labels=every)
         if len(names) <= 20:
             matrix = shown.tables[f"matrix-{place}"]
             assert matrix[0][1:] == names
@@ -160,26 +93,27 @@ def test_every_figure_follows_from_the_predictions(found: Comparison, shown: Pag
         assert by_class == {
             name: f"{confusion[i, i] / confusion[i].sum():.1%}" for i, name in enumerate(names)
         }
-        mistaken = np.flatnonzero(named != y)
+        mistaken = np.flatnonzero(predicted != y)
         surest = mistaken[np.argsort(-p.max(axis=1)[mistaken], kind="stable")]
-        cards = shown.galleries[row.model]
+        cards = shown.galleries[model.name]
         assert [lines[-3:] for _, lines in cards] == [
-            [names[y[i]], f"{names[named[i]]} {p[i].max():.0%}", said.paths[i]] for i in surest[:8]
+            [names[y[i]], f"{names[predicted[i]]} {p[i].max():.0%}", model.predictions.paths[i]]
+            for i in surest[:SHOWN_PER_MODEL]
         ]
-        told = [cells for cells in shown.tables["bins"] if cells[0] == row.model]
-        assert sum(int(cells[1]) for cells in told) == len(y)
+        bins = [cells for cells in shown.tables["bins"] if cells[0] == model.name]
+        assert sum(int(cells[1]) for cells in bins) == len(y)
 
 
 def test_page_holds_every_part(found: Comparison, shown: Page) -> None:
-    n, k = len(found.rows[0].correct), len(found.features.class_names)
+    n, k = len(found.models[0].correct), len(found.features.class_names)
     assert found.verdict in shown.words
     assert f"{n} test photos, {k} classes" in shown.words
-    first = found.pairs[0]
+    test = found.paired_tests[0]
     assert shown.tables["pairs"][1][:4] == [
-        first.one,
-        first.other,
-        str(first.one_only),
-        str(first.other_only),
+        test.first,
+        test.second,
+        str(test.only_first_correct),
+        str(test.only_second_correct),
     ]
     assert len(shown.tables["pairs"]) == 1 + 10
     cost = {row[0]: row[1:] for row in shown.tables["cost"]}
@@ -191,12 +125,12 @@ def test_page_holds_every_part(found: Comparison, shown: Page) -> None:
     )
     assert cost["baseline"][:3] == ["15 min 0 s", "—", "—"]
     assert cost["baseline"][5] == f"{n / 0.5:,.1f}"
-    assert "at all sizes asked for, took 1 min 1 s." in shown.words.replace("\n", " ")
+    assert "at all requested sizes, took 1 min 1 s." in shown.words.replace("\n", " ")
     assert sum(int(row[-1]) for row in shown.tables["photos"][1:]) == 3 * n
     assert shown.tables["skipped"][1:] == [["b.fcgi", "not an image"], ["a.jpg", "truncated"]]
     assert shown.tables["near"][1:] == [["00001 ü.jpg (test)", "00003 ü.jpg (train)", "0.988"]]
-    told = ["3", "<b>block5", "0.250", "nan", "1.000", "0.750", "3.000"]
-    assert shown.tables["curve-0"][3] == told
+    third_epoch = ["3", "<b>block5", "0.250", "nan", "1.000", "0.750", "3.000"]
+    assert shown.tables["curve-0"][3] == third_epoch
     assert shown.tables["needed-photos"][1:] == [["1", "50.0% ± 12.5"], ["1,000", "50.0% ± 12.5"]]
     spread = "50.0% ± 25.0"
     assert shown.tables["protocol-0"][1:] == [["svm", spread, spread, "0.500", "0.500"]]
@@ -216,7 +150,7 @@ def test_pictures_are_of_the_photos_named(found: Comparison, shown: Page) -> Non
         row = int(re.findall(r"(\d{5}) ü", " ".join(lines))[0])
         if row % 2 == 0:
             assert address == ""
-            assert lines[0] == "not there any more"
+            assert lines[0] == "no longer there"
             continue
         with Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))) as thumbnail:
             assert thumbnail.size == picture(row).size
@@ -260,17 +194,17 @@ def test_every_picture_and_chart_has_words(text: str, shown: Page) -> None:
     assert shown.tags.count("svg") == len(re.findall(r"<svg [^>]*aria-label=\"[^\"]+\"", text))
 
 
-def test_one_perfect_model_has_no_pairs_and_no_mistakes(tmp_path: Path) -> None:
+def test_one_perfect_model_has_no_paired_tests_and_no_mistakes(tmp_path: Path) -> None:
     shown = Page(page.page(comparison(tmp_path, features(["a", "b"]), svm=[])))
     assert "pairs" not in shown.tables
     assert shown.galleries == {}
-    assert "svm is the only model" in shown.words
-    assert "Train and val were not looked through" in shown.words
+    assert "The only model is svm" in shown.words
+    assert "The labels of train and val were not checked" in shown.words
 
 
 def test_models_that_tie(tmp_path: Path) -> None:
     shown = Page(page.page(comparison(tmp_path, features(["a", "b"]), x=[0], y=[0])))
-    assert "No clear winner" in shown.words
+    assert "No model is clearly the best" in shown.words
     assert [row[0] for row in shown.tables["models"][1:]] == ["x", "y"]
     assert shown.tables["pairs"][1] == ["x", "y", "0", "0", "1.000", "1.000"]
 
@@ -281,7 +215,7 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     of.paths = [f"{HOSTILE[0]}/{path}" for path in of.paths]
     runs = {"<b>$\\frac$|": [0], "_svm_": [0, 1, 2]}
     found = comparison(tmp_path, of, **runs)
-    found = replace(found, suspects=Suspects("svm", 9, [Suspect(0, 0, 4, 0.1, 0.9)]))
+    found = replace(found, label_check=LabelCheck("svm", 9, [Suspect(0, 0, 4, 0.1, 0.9)]))
     text = page.page(found)
     shown = Page(text)
     assert not {"img", "b"} & set(shown.tags)
@@ -338,56 +272,61 @@ def test_ten_thousand_photos_make_less_than_five_megabytes(tmp_path: Path) -> No
     (tmp_path / "a").mkdir()
     found = comparison(tmp_path, of, **{f"m{i}": range(i, 5000) for i in range(5)})
     suspects = [Suspect(i, 0, 1, 0.1, 0.9) for i in range(5_000)]
-    text = page.page(replace(found, suspects=Suspects("svm", 20_000, suspects)))
-    assert text.count("<img") == 5 * page.MISTAKES + 4 * page.SHOWN
+    text = page.page(replace(found, label_check=LabelCheck("svm", 20_000, suspects)))
+    assert text.count("<img") == 5 * SHOWN_PER_MODEL + 4 * page.MAX_PICTURES
     assert len(text.encode()) < 5e6
     assert "These are the first 200" in text
 
 
-@pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is not installed")
-def test_a_browser_shows_it_without_a_request_and_sorts_and_filters(tmp_path: Path) -> None:
-    found = five(tmp_path, [*HOSTILE, *(f"class {i}" for i in range(8))], test=130)
+@browser.needed
+def test_a_browser_shows_it_without_a_request(tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_text(page.page(many_classes(tmp_path)), encoding="utf-8")
+    with browser.running() as chromium:
+        for width in (1280, 390):
+            grounds = set()
+            for dark in (False, True):
+                seen = browser.visit(chromium, path.as_uri(), width=width, dark=dark)
+                root = "document.documentElement"
+                grounds.add(seen.page.evaluate(f"getComputedStyle({root}).backgroundColor"))
+                assert seen.page.evaluate(f"{root}.scrollWidth") <= width
+                with Image.open(io.BytesIO(seen.page.screenshot(full_page=True))) as shot:
+                    assert shot.width <= width
+                    assert shot.height > 3000
+                    assert len(shot.convert("L").getcolors() or []) > 100
+                assert seen.requests == [path.as_uri()]
+                assert seen.complaints == []
+                broken = "[...document.images].filter(image => !image.naturalWidth).length"
+                assert seen.page.evaluate(broken) == 0
+            assert len(grounds) == 2
+        seen = browser.visit(chromium, path.as_uri(), width=1280, scripts=False)
+        assert seen.requests == [path.as_uri()]
+        assert seen.complaints == []
+        assert seen.page.locator("#recalls tbody tr").count() == 13
+
+
+@browser.needed
+def test_a_browser_sorts_and_filters_the_tables(tmp_path: Path) -> None:
+    found = many_classes(tmp_path)
     path = tmp_path / "index.html"
     path.write_text(page.page(found), encoding="utf-8")
-    with browser.running(tmp_path / "profile") as tab:
-        for width in (1280, 390):
-            light, dark = (
-                (
-                    tab.open(path, width=width, dark=dark),
-                    tab.run("getComputedStyle(document.documentElement).backgroundColor"),
-                    tab.screenshot(tmp_path / f"{width}-{dark}.png"),
-                )
-                for dark in (False, True)
-            )
-            assert light[1] != dark[1]
-            assert tab.run("document.documentElement.scrollWidth") <= width
-            with Image.open(tmp_path / f"{width}-False.png") as shot:
-                assert shot.width <= width
-                assert shot.height > 3000
-                assert len(shot.convert("L").getcolors() or []) > 100
-        assert [url for url in tab.requests if not url.startswith("data:")] == [path.as_uri()]
-        assert tab.complaints == []
-        broken = "[...document.images].filter(image => !image.naturalWidth).length"
-        assert tab.run(broken) == 0
+    with browser.running() as chromium:
+        seen = browser.visit(chromium, path.as_uri(), width=1280)
 
         def column(table: str, place: int) -> list[str]:
-            cells = f"[...document.querySelectorAll('#{table} tbody tr')].filter(r => !r.hidden)"
-            text: list[str] = tab.run(f"{cells}.map(r => r.cells[{place}].textContent)")
-            return text
+            cells = seen.page.locator(f"#{table} tbody tr:not([hidden])")
+            return cells.locator(f":nth-child({place + 1} of td, th)").all_text_contents()
 
         def press(table: str, place: int) -> None:
-            tab.run(f"document.querySelectorAll('#{table} th button')[{place}].focus()")
-            for kind in ("keyDown", "keyUp"):
-                enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
-                tab.call("Input.dispatchKeyEvent", type=kind, **enter)
+            seen.page.locator(f"#{table} th button").nth(place).press("Enter")
 
-        total = {row.model: row.seconds for row in found.rows}
+        total = {model.name: model.total_seconds for model in found.models}
         press("cost", 1)
         dearest = column("cost", 0)
         assert [total[model] for model in dearest] == sorted(total.values(), reverse=True)
         press("cost", 1)
         assert [total[model] for model in column("cost", 0)] == sorted(total.values())
-        assert tab.run("document.querySelectorAll('#cost th')[1].ariaSort") == "ascending"
+        assert seen.page.locator("#cost th").nth(1).get_attribute("aria-sort") == "ascending"
         # A dash is below the numbers both ways.
         for _ in range(2):
             press("cost", 2)
@@ -395,21 +334,21 @@ def test_a_browser_shows_it_without_a_request_and_sorts_and_filters(tmp_path: Pa
         press("cost", 0)
         assert column("cost", 0) == sorted(total)
         assert len(column("recalls", 0)) == 13
-        tab.run(
-            "{const f = document.querySelector('input[type=search]');"
-            "f.value = 'CLASS 7'; f.dispatchEvent(new Event('input'))}"
-        )
+        seen.page.get_by_role("searchbox").first.fill("CLASS 7")
         assert column("recalls", 0) == ["class 7"]
-        tab.call("Emulation.setScriptExecutionDisabled", value=True)
-        tab.open(path, width=1280)
-        assert tab.requests[0] == path.as_uri()
+        assert seen.requests == [path.as_uri()]
+        assert seen.complaints == []
 
 
-@pytest.mark.skipif(not browser.CHROMIUM, reason="Chromium is not installed")
+def many_classes(folder: Path) -> Comparison:
+    return five(folder, [*HOSTILE, *(f"class {i}" for i in range(8))], test=130)
+
+
+@browser.needed
 def test_the_browser_of_these_tests_sees_requests_and_complaints(tmp_path: Path) -> None:
     path = tmp_path / "bad.html"
     path.write_text("<img src=gone.png><script>console.error(1); throw Error('x')</script>")
-    with browser.running(tmp_path / "profile") as tab:
-        tab.open(path, width=800)
-        assert (tmp_path / "gone.png").as_uri() in tab.requests
-        assert len(tab.complaints) >= 2
+    with browser.running() as chromium:
+        seen = browser.visit(chromium, path.as_uri(), width=800)
+        assert seen.requests == [path.as_uri(), (tmp_path / "gone.png").as_uri()]
+        assert {"error: 1", "x"} <= set(seen.complaints)

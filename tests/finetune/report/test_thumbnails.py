@@ -14,7 +14,7 @@ from tests.object_store import ObjectStore
 
 
 def features(root: Path, **content: bytes) -> Any:
-    """Return what is read of features of these files, some of which may not be written."""
+    """Write these files and return the parts of their features that are read."""
     for name, data in content.items():
         (root / name).write_bytes(data)
     return SimpleNamespace(
@@ -40,12 +40,12 @@ def test_a_photo_becomes_a_small_picture_of_its_proportions(tmp_path: Path) -> N
     assert len(address) < 12_000
 
 
-def test_what_is_gone_changed_or_damaged_gives_none(tmp_path: Path) -> None:
+def test_a_photo_that_is_gone_changed_or_damaged_has_no_thumbnail(tmp_path: Path) -> None:
     of = features(tmp_path, gone=jpeg(8, 8), changed=jpeg(8, 8), damaged=b"no picture", good=b"")
     (tmp_path / "gone").unlink()
     (tmp_path / "changed").write_bytes(jpeg(9, 9))
     thumbnail = thumbnails(of)
-    assert [thumbnail(photo) for photo in range(4)] == [None] * 4
+    assert [thumbnail(row) for row in range(4)] == [None] * 4
     of.paths[0] = "not\0a path"
     assert thumbnails(of)(0) is None
 

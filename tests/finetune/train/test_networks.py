@@ -9,7 +9,7 @@ import pytest
 from extract import build
 from extract.store import features_file
 from extract.store.features_file import Features
-from extract.vgg16.architecture import LAYERS
+from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
 from finetune.train import networks
 from finetune.train.batches import PhotoBatches, one_hot
@@ -79,8 +79,8 @@ def test_unfreezing_frees_the_last_layers_and_no_other(
     finetuned: keras.Model, start: str, layers: int
 ) -> None:
     networks.unfreeze(finetuned, start)
-    free = [name for name in LAYERS if finetuned.get_layer(name).trainable]
-    assert free == list(LAYERS)[-layers:]
+    free = [name for name in CONVOLUTIONS if finetuned.get_layer(name).trainable]
+    assert free == list(CONVOLUTIONS)[-layers:]
     assert not finetuned.get_layer("rgb_to_bgr_minus_means").trainable
 
 

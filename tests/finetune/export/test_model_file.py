@@ -1,4 +1,4 @@
-"""One file, photo in, probabilities out: what the model says, without us."""
+"""An exported file gives the probabilities of its model without needing this project."""
 
 import json
 import subprocess
@@ -14,25 +14,26 @@ import pytest
 from PIL import Image
 from sklearn.pipeline import Pipeline
 
-from classify import dense, results, search
+from classify import dense, results, train
+from classify.arrays import TrainingData
 from classify.heads import HEADS
-from classify.serving import predict
+from classify.search import Choice
+from classify.serving.model import Model, load_head, load_model
+from extract.compute.pipeline import LoadedPhoto
 from extract.photos import decode
 from extract.store import features_file
 from extract.system.console import InputError
-from extract.vgg16 import onnx_graph
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import TAPS
-from finetune import export
+from finetune.export import keras_format, litert_format, model_file, onnx_format
+from finetune.export.formats import RECORD, Run
 from tests import synthetic
 from tests.conftest import CHECKOUT
-
-SHAPES = [(30, 40), (500, 300), (552, 388), (553, 388), (224, 224), (1, 1), (2, 900), (300, 225)]
 
 
 @pytest.fixture(scope="module")
 def head(house: Path) -> Pipeline:
-    return predict.load_head(house / "runs/pets/logistic")
+    return load_head(house / "runs/pets/logistic")
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -40,25 +41,12 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 def probabilities(house: Path, weights: Path, name: str, photo: np.ndarray) -> np.ndarray:
-    """Return what the model itself says of a photo that it never saw."""
+    """Return the probabilities of the original model for a new photo."""
     Image.fromarray(photo).save(house / "one.png")
     cache = house / "features/cache"
-    model = predict.load(house / "runs/pets" / name, cache=cache, weights_file=weights)
-    item = predict.Read("one.png", "", decode.square(Image.fromarray(photo), size=224), "")
+    model = load_model(house / "runs/pets" / name, cache=cache, weights_file=weights)
+    item = LoadedPhoto("one.png", "", decode.square(Image.fromarray(photo), size=224), "")
     return model.probabilities([item])
-
-
-def test_photos_are_squashed_as_pillow_does_to_the_last_bit() -> None:
-    photo = keras.Input((None, None, 3), dtype="uint8")
-    by_keras = keras.Model(photo, export.squashed(photo, 224))
-    single = keras.Model(photo, export.squashed(photo, 224, dtype="float32"))
-    for height, width in SHAPES:
-        pixels = noise(height, width)
-        wanted = decode.square(Image.fromarray(pixels), size=224).astype(np.float32)
-        np.testing.assert_array_equal(by_keras(pixels[None])[0], wanted)
-        off = abs(np.asarray(single(pixels[None])[0]) - wanted)
-        assert off.max() <= 1
-        assert (off > 0).mean() < 0.02
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -72,10 +60,9 @@ def test_a_folded_head_gives_the_same_probabilities(
         taps = ["block5_avg", "block4_max"]
         X = opened.read(taps, "train", "val")
         chosen = {"taps": taps, "root": True, "alpha": 0.1, "C": 10.0, "epochs": 5}
-        widths = {tap: TAPS[tap] for tap in taps}
-        weights = np.ones(len(labels))
-        fitted, _ = search._fit(name, chosen, 0.5, X, labels, weights, widths, 0)
-    folded = dense.fold(fitted)
+        data = TrainingData.weighted(X, {tap: TAPS[tap] for tap in taps}, labels)
+        fitted = train.fit_head(name, Choice(chosen, 0.5), data, seed=0)
+    folded = dense.to_dense(fitted)
     assert (folded.taps, folded.root) == (taps, True)
     parts = np.split(X, [512], axis=1)
     x = np.hstack([np.sqrt(p) / np.linalg.norm(np.sqrt(p), axis=1, keepdims=True) for p in parts])
@@ -87,11 +74,11 @@ def test_a_folded_head_gives_the_same_probabilities(
 
 
 @pytest.mark.parametrize("name", ["logistic", "mlp"])
-def test_onnx_runs_without_keras_and_says_what_the_head_says(
+def test_onnx_runs_without_keras_and_agrees_with_the_head(
     house: Path, vgg16_weights: Path, name: str
 ) -> None:
     run = house / "runs/pets" / name
-    path, difference = export.export(run, to="onnx", out=house, weights_file=vgg16_weights)
+    path, difference = model_file.write(run, to="onnx", out=house, weights_file=vgg16_weights)
     assert difference <= 1e-3
     photo = noise(553, 388)
     np.save(house / "photo.npy", photo)
@@ -114,21 +101,21 @@ print(json.dumps([names, found.tolist()]))
     onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
-def test_keras_and_litert_files_say_it_too(house: Path, vgg16_weights: Path) -> None:
+def test_keras_and_litert_files_agree_with_the_head(house: Path, vgg16_weights: Path) -> None:
     run, photo = house / "runs/pets/logistic", noise(300, 700)
     wanted = probabilities(house, vgg16_weights, "logistic", photo)
-    for to, read in (("keras", export._by_keras), ("litert", export._by_litert)):
-        path, difference = export.export(run, to=to, out=house, weights_file=vgg16_weights)
+    for to, read in (("keras", keras_format.load), ("litert", litert_format.load)):
+        path, difference = model_file.write(run, to=to, out=house, weights_file=vgg16_weights)
         assert difference <= 1e-3
         found = read(path.read_bytes())(photo[None])
         np.testing.assert_allclose(found, wanted, atol=1e-3)
         with zipfile.ZipFile(path) as file:
-            record = json.loads(file.read(export.RECORD))
+            record = json.loads(file.read(RECORD))
             assert file.read("labels.txt").decode().split() == record["class_names"]
         assert record["class_names"] == ["cats", "dogs"]
 
 
-def test_a_network_takes_photos_of_any_size_too(house: Path) -> None:
+def test_an_exported_network_takes_photos_of_any_size(house: Path) -> None:
     photo = keras.Input((32, 32, 3))
     pixels = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(photo))
     network = keras.Model(photo, keras.layers.Dense(2, activation="softmax")(pixels))
@@ -140,36 +127,50 @@ def test_a_network_takes_photos_of_any_size_too(house: Path) -> None:
         results.load_predictions(heads),
         write_model=lambda folder: network.save(folder / "model.keras"),
     )
-    path, difference = export.export(run, to="keras", out=house)
+    path, difference = model_file.write(run, to="keras", out=house)
     assert difference <= 1e-5
     assert path.name == "exported.keras"
     with pytest.raises(InputError, match="only heads are exported to ONNX"):
-        export.export(run, to="onnx", out=house)
+        model_file.write(run, to="onnx", out=house)
 
 
-def test_what_differs_from_the_original_is_not_written(
+def test_a_file_that_differs_from_the_original_is_not_written(
     house: Path, vgg16_weights: Path, head: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = house / "runs/pets/logistic"
     (run / "exported.onnx").unlink(missing_ok=True)
-    taps, root, layers = dense.fold(head)
-    moved = dense.Folded(taps, root, [(kernel, bias + np.array([0, 1])) for kernel, bias in layers])
-    monkeypatch.setattr(dense, "fold", lambda head: moved)
+    taps, root, layers = dense.to_dense(head)
+    moved = dense.DenseHead(
+        taps, root, [(kernel, bias + np.array([0, 1])) for kernel, bias in layers]
+    )
+    monkeypatch.setattr(dense, "to_dense", lambda head: moved)
     with pytest.raises(InputError, match=r"logistic: as onnx it differs from the original by 0\."):
-        export.export(run, to="onnx", out=house, weights_file=vgg16_weights)
+        model_file.write(run, to="onnx", out=house, weights_file=vgg16_weights)
     assert not (run / "exported.onnx").exists()
 
 
-def test_photos_to_compare_on_may_be_named_and_must_be_there(
+def test_photos_to_compare_on_may_be_named(
+    house: Path, vgg16_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+
+    def compare(model: Model, exported: Run, root: Path, paths: list[str]) -> float:
+        compared.append((root, len(paths)))
+        return 0.0
+
+    monkeypatch.setattr(model_file, "compare", compare)
+    run = house / "runs/pets/logistic"
+    model_file.write(run, to="onnx", out=house, weights_file=vgg16_weights, photos=house / "pets")
+    assert compared == [(house / "pets", 13)]
+
+
+def test_a_folder_without_photos_to_compare_on_is_an_input_error(
     house: Path, vgg16_weights: Path, tmp_path: Path
 ) -> None:
-    result = results.load(house / "runs/pets/logistic")
-    run = house / "runs/pets/logistic"
-    root, paths = export._some(run, result, house, house / "pets")
-    assert (root, len(paths)) == (house / "pets", 13)
     (tmp_path / "notes.txt").write_text("no photo")
-    with pytest.raises(InputError, match="name a folder with --photos"):
-        export._some(run, result, house, tmp_path)
+    run = house / "runs/pets/logistic"
+    with pytest.raises(InputError, match="name another folder with --photos"):
+        model_file.write(run, to="onnx", out=house, weights_file=vgg16_weights, photos=tmp_path)
 
 
 def test_the_command_says_where_the_file_is(house: Path, vgg16_weights: Path) -> None:
@@ -182,12 +183,13 @@ def test_the_command_says_where_the_file_is(house: Path, vgg16_weights: Path) ->
     assert f"{run / 'exported.onnx'}: written, " in done.stdout
 
 
-def test_an_empty_tap_gives_probabilities_and_not_nan(
+def test_a_tap_of_zeros_gives_probabilities_and_not_nan(
     vgg16_arrays: list[np.ndarray],
 ) -> None:
     silent = [array * 0 for array in vgg16_arrays]
     layers = [(np.ones((512, 2), np.float32), np.array([0, 1], np.float32))]
-    model = onnx_graph.classifier(silent, ["block5_avg"], layers, root=True)
+    head = dense.DenseHead(["block5_avg"], True, layers)
+    model = onnx_format.build(head, silent)
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found = session.run(None, {"rgb": noise(20, 30)[None]})[0]
     np.testing.assert_allclose(found, [[1 / (1 + np.e), np.e / (1 + np.e)]], atol=1e-6)

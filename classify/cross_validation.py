@@ -1,0 +1,162 @@
+"""Cross-validation: which photos are held out while heads are chosen, and scores for them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
+
+from classify import calibration, heads, row_space
+from classify.arrays import Labels, Matrix, Rows, TrainingData
+from classify.heads import HEADS
+
+FOLDS = 5
+FEW_ROWS = 1000
+PROCESSES = -1
+"""-1 is as many as there are processors. Results do not depend on it."""
+
+Fold = tuple[Rows, Rows]
+"""The rows that are fitted and the rows that are held out."""
+
+
+def folds(
+    labels: Labels,
+    digests: Sequence[str],
+    is_val: NDArray[np.bool_] | None = None,
+    *,
+    seed: int,
+) -> list[Fold]:
+    """Decide which rows are held out while heads are chosen, by the size of the data.
+
+    With 1,000 rows or more, a single fold is enough: the val split is held out, or a fifth of the
+    rows if there is none. With fewer rows a single photo could decide, so every row is held out
+    once, in five folds, or in as many as the smallest class has rows. The exception is a class
+    with fewer than five rows where there is a val split: then that is held out. Copies of a photo
+    are always in the same fold.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), int64
+    digests : sequence of str, length n
+    is_val : ndarray of shape (n,), bool, optional
+    seed : int
+
+    Returns
+    -------
+    list of (fitted rows, held-out rows)
+        Empty if a class has only one row and there is no val split.
+    """
+    smallest = int(np.bincount(labels)[np.unique(labels)].min())
+    many = len(labels) >= FEW_ROWS
+    if is_val is not None and is_val.any() and (many or smallest < FOLDS):
+        return [(np.flatnonzero(~is_val), np.flatnonzero(is_val))]
+    if smallest < 2:
+        return []
+    splitter = StratifiedGroupKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
+    every = list(splitter.split(labels, labels, groups=digests))
+    return every[:1] if many else every
+
+
+def held_out_rows(folds: Sequence[Fold]) -> Rows:
+    """Return the held-out rows of all folds, one fold after the other."""
+    return np.concatenate([np.empty(0, np.intp), *(held_out for _, held_out in folds)])
+
+
+def within(folds: Sequence[Fold], sample: Rows, *, rows: int) -> list[Fold]:
+    """Restrict folds of `rows` rows to a sample of them, and renumber its rows from 0."""
+    position = np.full(rows, -1)
+    position[sample] = np.arange(len(sample))
+    return [(_known(position[fitted]), _known(position[held_out])) for fitted, held_out in folds]
+
+
+def _known(positions: Rows) -> Rows:
+    return positions[positions >= 0]
+
+
+def prepared(prepare: Pipeline, X: Matrix, fold: Fold) -> tuple[Matrix, Matrix]:
+    """Fit the preparation of a head to the fitted rows of a fold and apply it to both parts.
+
+    Both are expressed in the row space of the fitted rows and brought to the same scale.
+    """
+    fitted, held_out = fold
+    Z, unseen = row_space.project(prepare.fit_transform(X[fitted]), prepare.transform(X[held_out]))
+    scale = heads.unit_scale(Z)
+    return Z * scale, unseen * scale
+
+
+def for_all_classes(scores: Matrix, present: Labels, classes: int) -> Matrix:
+    """Add a column for each class that was not fitted, with the score -inf."""
+    widened = np.full((len(scores), classes), -np.inf, np.float32)
+    widened[:, present] = scores
+    return widened
+
+
+def out_of_fold(
+    name: str,
+    hyperparameters: Mapping[str, Any],
+    data: TrainingData,
+    digests: Sequence[str],
+    *,
+    seed: int,
+) -> Matrix:
+    """Return the probabilities of each photo by a head that was fitted on others, in five folds.
+
+    Parameters
+    ----------
+    name : str
+        Key of `HEADS`.
+    hyperparameters : mapping
+    data : TrainingData
+        Only the taps that were chosen. All photos count the same.
+    digests : sequence of str, length n
+        Copies of a photo are in the same fold.
+    seed : int
+
+    Returns
+    -------
+    ndarray of shape (n, k), float32
+        Calibrated on these photos. A class that occurs in one fold only has probability 0 for the
+        photos of that fold.
+    """
+    labels = data.labels
+    dealt = _dealt(labels, digests)
+    classes = int(labels.max()) + 1
+    parts = [(np.flatnonzero(dealt != i), np.flatnonzero(dealt == i)) for i in range(FOLDS)]
+    parts = [(fitted, held_out) for fitted, held_out in parts if len(fitted) and len(held_out)]
+    answers = Parallel(n_jobs=PROCESSES)(
+        delayed(_held_out_scores)(name, hyperparameters, data, part, seed) for part in parts
+    )
+    scores = np.full((len(labels), classes), -np.inf, np.float32)
+    for (_, held_out), answer in zip(parts, answers, strict=True):
+        scores[held_out] = answer
+    temperature = calibration.fit_temperature(scores, labels).temperature
+    probabilities: Matrix = softmax(scores / temperature, axis=1)
+    return probabilities
+
+
+def _dealt(labels: Labels, digests: Sequence[str]) -> Rows:
+    """Return the fold of each row: the photos of each class are dealt in turn, by digest."""
+    _, first, photo = np.unique(digests, return_index=True, return_inverse=True)
+    turn = np.empty(len(first), np.intp)
+    turn[np.argsort(labels[first], kind="stable")] = np.arange(len(first))
+    dealt: Rows = turn[photo] % FOLDS
+    return dealt
+
+
+def _held_out_scores(
+    name: str, hyperparameters: Mapping[str, Any], data: TrainingData, fold: Fold, seed: int
+) -> Matrix:
+    """Fit a head on one part of a fold and return its scores of the other, shape (m, k)."""
+    labels = data.labels[fold[0]]
+    prepare = heads.preparation(data.taps, root=hyperparameters["root"])
+    values = tuple(hyperparameters[one] for one in HEADS[name].hyperparameters)
+    with threadpool_limits(1):
+        Z, unseen = prepared(prepare, data.X, fold)
+        weight = np.ones(len(labels))
+        (scores,) = HEADS[name].path(Z, labels, weight, unseen, [values], seed)
+    return for_all_classes(scores, np.unique(labels), int(data.labels.max()) + 1)

@@ -1,0 +1,159 @@
+"""What is searched for each head: sets of taps, with or without square roots, hyper-parameters.
+
+Everything here follows from the size of the data and the taps that there are.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from classify import out_of_core
+from classify.arrays import Labels
+from classify.heads import HEADS, Values
+from extract.vgg16.recipe import plain
+
+GRIDS: dict[str, tuple[Values, ...]] = {
+    "logistic": tuple((C,) for C in (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)),
+    "svm": tuple((alpha,) for alpha in (3.0, 1.0, 0.3, 0.1, 0.03)),
+    "mlp": tuple((1.0, epochs) for epochs in (5, 10, 15, 20, 30, 40, 60, 80)),
+}
+"""Values of each head's hyper-parameters, from the most to the least regularised."""
+
+TAP_SETS = (
+    ("block5_avg",),
+    ("block5_avg3x3",),
+    ("block5_avg3x3", "block4_avg", "block4_max"),
+    ("block5_avg3x3", "block4_avg", "block4_max", "block3_avg", "block3_max"),
+)
+"""Sets of taps that are tried: the mean of block 5, its nine parts, these with block 4, and these
+with block 3 as well. The larger sets need neither the mean nor the maximum of block 5: the nine
+parts contain the mean, and with both beside block 4 each head had a larger log loss on held-out
+photos of chess. `tap_sets` adds sets of several photo sizes."""
+
+MLP_PHOTOS = 40_000
+"""The MLP sees about this many photos during training, each photo once per epoch ..."""
+
+MLP_EPOCHS = 20
+"""... but never trains for fewer epochs than this because of that limit."""
+
+MAX_OPERATIONS = 3 * 10**9
+"""Operations of one step of the logistic head from which on fewer sets of taps are tried."""
+
+
+class FeatureSet(NamedTuple):
+    """The features that a head is given.
+
+    Attributes
+    ----------
+    taps : tuple of str
+    root : bool
+        Whether the square root of every value is taken.
+    """
+
+    taps: tuple[str, ...]
+    root: bool
+
+
+class SearchSpace(NamedTuple):
+    """The candidates for a head: every feature set with all values of the hyper-parameters.
+
+    Attributes
+    ----------
+    feature_sets : list of FeatureSet
+        The smallest set of taps first.
+    grid : tuple of Values
+        The most regularised first.
+    """
+
+    feature_sets: list[FeatureSet]
+    grid: tuple[Values, ...]
+
+
+def tap_sets(
+    taps: Collection[str], plain_sets: Sequence[tuple[str, ...]] = TAP_SETS
+) -> list[tuple[str, ...]]:
+    """Return the sets of taps that are tried if `taps` are available, the smallest first.
+
+    With photos of several sizes, each set that contains block 4 is also tried with the taps of
+    all sizes together.
+    """
+    of_all_sizes = [
+        tuple(tap for tap in taps if plain(tap) in tap_set)
+        for tap_set in plain_sets
+        if "block4_avg" in tap_set
+    ]
+    return list(dict.fromkeys([*plain_sets, *of_all_sizes]))
+
+
+def tried(taps: Mapping[str, int]) -> dict[str, int]:
+    """Return, in their order, those of the available taps that any search would try."""
+    return _in_any(taps, tap_sets(taps))
+
+
+def taps_of(spaces: Mapping[str, SearchSpace], taps: Mapping[str, int]) -> dict[str, int]:
+    """Return, in their order, those of the available taps that these search spaces need."""
+    return _in_any(taps, [one.taps for space in spaces.values() for one in space.feature_sets])
+
+
+def _in_any(taps: Mapping[str, int], sets: Iterable[tuple[str, ...]]) -> dict[str, int]:
+    wanted = {tap for tap_set in sets for tap in tap_set}
+    return {tap: width for tap, width in taps.items() if tap in wanted}
+
+
+def search_spaces(
+    names: Sequence[str], labels: Labels, taps: Mapping[str, int]
+) -> dict[str, SearchSpace]:
+    """Return what is searched for each head, given the labels of its photos and their taps."""
+    rows, classes = len(labels), len(np.unique(labels))
+    return {name: search_space(name, rows=rows, classes=classes, taps=taps) for name in names}
+
+
+def search_space(name: str, *, rows: int, classes: int, taps: Mapping[str, int]) -> SearchSpace:
+    """Decide what is searched for a head from the size of the data and the taps alone.
+
+    For small data everything is searched: every set of taps, with and without square roots, and
+    every value. Larger data restrict the search:
+
+    - Sets of taps whose matrix would not fit into memory (see `classify.out_of_core`) are left
+      out, except the smallest set.
+    - One step of the logistic head costs searched rows x classes x columns operations. If this is
+      more than 3 x 10^9 with the largest set, only two sets remain, the nine parts of block 5
+      alone and with block 4, the latter also with all photo sizes.
+    - The MLP's epochs are limited so that about 40,000 photos pass, or 20 epochs if that is more.
+
+    Parameters
+    ----------
+    name : str
+        Key of `HEADS`.
+    rows : int
+        Number of photos in train and val.
+    classes : int
+    taps : mapping of str to int
+        Name and width of the available taps, see `extract.store.features_file.Features`.
+    """
+    widths = {tap_set: sum(taps[tap] for tap in tap_set) for tap_set in tap_sets(taps)}
+    smallest, *larger = widths
+    in_memory = [one for one in larger if rows * widths[one] <= out_of_core.IN_MEMORY]
+    sets = [smallest, *in_memory]
+    searched = min(rows, out_of_core.SEARCH_ROWS)
+    if searched * classes * min(searched, widths[sets[-1]]) > MAX_OPERATIONS:
+        few = tap_sets(taps, TAP_SETS[1:3])
+        sets = [one for one in sets if one in few] or sets
+    grid = GRIDS[name]
+    if name == "mlp":
+        most_epochs = max(MLP_EPOCHS, MLP_PHOTOS / rows)
+        grid = tuple((alpha, epochs) for alpha, epochs in grid if epochs <= most_epochs)
+    return SearchSpace([FeatureSet(one, root) for one in sets for root in (True, False)], grid)
+
+
+def hyperparameters(name: str, features: FeatureSet, values: Values) -> dict[str, Any]:
+    """Return all that defines a candidate, as results record it."""
+    named = dict(zip(HEADS[name].hyperparameters, values, strict=True))
+    return {"taps": list(features.taps), "root": features.root, **named}
+
+
+def default(name: str) -> dict[str, Any]:
+    """Return the hyper-parameters of a head if there are no photos to choose by."""
+    grid = GRIDS[name]
+    return hyperparameters(name, FeatureSet(TAP_SETS[-1], True), grid[len(grid) // 2])

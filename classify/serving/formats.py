@@ -1,0 +1,68 @@
+"""The answers for photos as text, CSV or JSON."""
+
+import csv
+import io
+import json
+from typing import NamedTuple
+
+from classify.results import Result
+from classify.serving.model import Answer
+from extract.system.console import one_line
+
+
+class Predicted(NamedTuple):
+    """What a model predicts for some photos.
+
+    Attributes
+    ----------
+    result : Result
+        The record of the model.
+    answers : list of Answer
+    skipped : list of (path, reason)
+        What gave no answer.
+    """
+
+    result: Result
+    answers: list[Answer]
+    skipped: list[tuple[str, str]]
+
+
+def as_text(predicted: Predicted, *, top: int) -> str:
+    """Write a line per photo with its `top` most probable classes."""
+    lines = []
+    for path, ranked, sure in predicted.answers:
+        classes = ", ".join(f"{name} {probability:.1%}" for name, probability in ranked[:top])
+        lines.append(one_line(f"{path}: {'' if sure else 'unsure: '}{classes}") + "\n")
+    return "".join(lines)
+
+
+def as_csv(predicted: Predicted, *, top: int) -> str:
+    """Write a row per photo: path, sure, then a column for each class and each probability."""
+    answers = predicted.answers
+    pairs = min(top, len(answers[0].ranked)) if answers else 0
+    header = [f"{name}_{rank}" for rank in range(1, pairs + 1) for name in ("class", "probability")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "sure", *header])
+    for path, ranked, sure in answers:
+        cells = [cell for name, p in ranked[:top] for cell in (name, f"{p:.6f}")]
+        writer.writerow([path, str(sure).lower(), *cells])
+    return text.getvalue()
+
+
+def as_json(predicted: Predicted, *, top: int) -> str:
+    """Write one object with all answers and everything that was skipped."""
+    record = {
+        "model": predicted.result.model,
+        "data": predicted.result.data,
+        "photos": [
+            {
+                "path": path,
+                "sure": sure,
+                "probabilities": {name: round(p, 6) for name, p in ranked[:top]},
+            }
+            for path, ranked, sure in predicted.answers
+        ],
+        "skipped": [{"path": path, "reason": reason} for path, reason in predicted.skipped],
+    }
+    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"

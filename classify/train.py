@@ -1,0 +1,227 @@
+"""Train heads on the features of a data set: prepare, search, choose, fit and test them."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import skops.io
+from joblib import Parallel, delayed
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_limits
+
+from classify import cross_validation, heads, out_of_core, results, row_space, search, search_space
+from classify.arrays import Matrix, Rows, TrainingData
+from classify.heads import HEADS
+from classify.results import Predictions, Result
+from classify.search import Choice, SearchOutcome, SearchPlan
+from extract.store.features_file import Features
+from extract.system import atomic, console
+from extract.system.console import InputError, say
+from extract.system.machine import machine
+from extract.system.provenance import now, versions
+
+
+class FittedHead(NamedTuple):
+    """A head that was fitted.
+
+    Attributes
+    ----------
+    name : str
+    pipeline : Pipeline
+        It is given the chosen taps side by side.
+    hyperparameters : dict
+        With ``taps`` and ``root``.
+    seconds : float
+        How long fitting took.
+    """
+
+    name: str
+    pipeline: Pipeline
+    hyperparameters: dict[str, Any]
+    seconds: float
+
+
+def train_heads(
+    features: Features, names: Sequence[str], *, out: Path, seed: int, balanced: bool
+) -> None:
+    """Train heads, save the result of each, and say how well they do on the test split.
+
+    Parameters
+    ----------
+    features : Features
+    names : sequence of str
+        Keys of `classify.heads.HEADS`.
+    out : Path
+        The folder that has ``runs/``.
+    seed : int
+    balanced : bool
+        Whether every class counts the same, however many photos it has.
+
+    Raises
+    ------
+    InputError
+        If the splits are too small to train or to test on.
+    """
+    check(features)
+    data, plan = prepare(features, names, seed=seed, balanced=balanced)
+    with console.progress("heads", plan.steps, unit="steps") as advance:
+        outcome = search.search(data, plan, advance=advance)
+        choices = search.choose(outcome)
+        fitted = fit_heads(data, choices, seed=seed, advance=advance)
+    for head in fitted:
+        _test_and_save(head, outcome, features, out=out, seed=seed)
+
+
+def check(features: Features) -> None:
+    """Make sure that heads can be trained and tested on the splits of a data set.
+
+    Raises
+    ------
+    InputError
+        If a class has fewer than two photos in train and val, or test has none.
+    """
+    labels = features.labels[features.rows("train", "val")]
+    counts = np.bincount(labels, minlength=len(features.class_names))
+    for name, photos in zip(features.class_names, counts.tolist(), strict=True):
+        if photos < 2:
+            raise InputError(
+                f"class '{name}' has {console.count(photos, 'photo')} in train and val, and a "
+                "head needs two; add photos and run make features"
+            )
+    if not len(features.rows("test")):
+        raise InputError(f"{features.data} has no test photo; add some and run make features")
+
+
+def prepare(
+    features: Features, names: Sequence[str], *, seed: int, balanced: bool
+) -> tuple[TrainingData, SearchPlan]:
+    """Read the photos of train and val, and decide what is searched on them."""
+    rows = features.rows("train", "val")
+    labels = features.labels[rows]
+    spaces = search_space.search_spaces(names, labels, features.taps)
+    taps = search_space.taps_of(spaces, features.taps)
+    X = out_of_core.read(features, taps, "train", "val")
+    digests = [features.digests[row] for row in rows]
+    is_val = features.splits[rows] == "val"
+    folds = cross_validation.folds(labels, digests, is_val, seed=seed)
+    data = TrainingData.weighted(X, taps, labels, balanced=balanced)
+    return data, SearchPlan(spaces, folds, seed)
+
+
+def fit_heads(
+    data: TrainingData,
+    choices: Mapping[str, Choice],
+    *,
+    seed: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> list[FittedHead]:
+    """Fit each head, as it was chosen, to all photos of train and val.
+
+    Parameters
+    ----------
+    data : TrainingData
+    choices : mapping of str to Choice
+        By head, see `classify.search.choose`.
+    seed : int
+    advance : callable
+        Called with 1 for each head that is fitted.
+    """
+    # Every process holds a matrix of its own, which memory has room for only if it is small.
+    is_small = data.X.size <= out_of_core.IN_MEMORY // 4
+    jobs = [delayed(_timed_fit)(name, choice, data, seed) for name, choice in choices.items()]
+    answers = Parallel(n_jobs=cross_validation.PROCESSES if is_small else 1)(jobs)
+    fitted = []
+    for (name, choice), (pipeline, seconds) in zip(choices.items(), answers, strict=True):
+        fitted.append(FittedHead(name, pipeline, choice.hyperparameters, seconds))
+        advance(1)
+    return fitted
+
+
+def _timed_fit(name: str, choice: Choice, data: TrainingData, seed: int) -> tuple[Pipeline, float]:
+    started = time.perf_counter()
+    pipeline = fit_head(name, choice, data, seed=seed)
+    return pipeline, time.perf_counter() - started
+
+
+def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pipeline:
+    """Fit a head to all photos and apply the temperature that held-out photos gave it."""
+    hyperparameters = choice.hyperparameters
+    widths = {tap: data.taps[tap] for tap in hyperparameters["taps"]}
+    X = heads.select(data.X, widths, among=data.taps)
+    preparation = heads.preparation(widths, root=hyperparameters["root"])
+    with threadpool_limits(1):
+        Z, basis = row_space.basis(out_of_core.fit_prepared(preparation, X))
+        scale = heads.unit_scale(Z)
+        Z *= np.float32(scale)
+        values = tuple(hyperparameters[one] for one in HEADS[name].hyperparameters)
+        classifier = HEADS[name].fit(Z, data.labels, data.sample_weight, values, seed)
+        heads.map_back(classifier, basis, scale=scale)
+    heads.apply_temperature(classifier, choice.temperature)
+    return Pipeline([*preparation.steps, ("classifier", classifier)])
+
+
+def test(head: FittedHead, features: Features) -> Predictions:
+    """Return what a head predicts for the photos of the test split."""
+    batches = features.batches(head.hyperparameters["taps"], "test")
+    parts = [predict(head.pipeline, features, X, rows) for rows, X in batches]
+    return Predictions(
+        paths=[path for part in parts for path in part.paths],
+        labels=np.concatenate([part.labels for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+    )
+
+
+def predict(pipeline: Pipeline, features: Features, X: Matrix, rows: Rows) -> Predictions:
+    """Return what a head predicts for rows of a features file, given its taps of these rows."""
+    return Predictions(
+        paths=[features.paths[row] for row in rows],
+        labels=features.labels[rows],
+        probabilities=pipeline.predict_proba(X).astype(np.float32),
+    )
+
+
+def _test_and_save(
+    head: FittedHead, outcome: SearchOutcome, features: Features, *, out: Path, seed: int
+) -> None:
+    started = time.perf_counter()
+    predictions = test(head, features)
+    seconds_of_test = time.perf_counter() - started
+    result = Result(
+        model=head.name,
+        stage="head",
+        data=features.data,
+        data_digest=features.data_digest,
+        recipe_digest=features.recipe_digest,
+        sizes=features.sizes,
+        class_names=features.class_names,
+        hyperparameters=head.hyperparameters,
+        tried=[candidate.record for candidate in outcome.candidates[head.name]],
+        seconds={
+            "features": features.seconds,
+            "tune": outcome.seconds[head.name],
+            "fit": head.seconds,
+            "predict": seconds_of_test,
+        },
+        epochs=head.hyperparameters.get("epochs"),
+        parameters=heads.parameters(head.pipeline),
+        seed=seed,
+        metrics=results.metrics(predictions),
+        versions=versions(),
+        created=now(),
+        machine=machine(),
+    )
+    folder = results.runs_of(features.data, out) / head.name
+    results.save(folder, result, predictions, write_model=partial(_write, head.pipeline))
+    photos = console.count(len(predictions.labels), "test photo")
+    seconds = result.seconds["tune"] + result.seconds["fit"]
+    say(
+        f"{head.name}: accuracy {result.metrics['accuracy']:.4f} on {photos}, "
+        f"{seconds:.1f} s: {folder}"
+    )
+
+
+def _write(pipeline: Pipeline, folder: Path) -> None:
+    atomic.write_bytes(folder / "head.skops", skops.io.dumps(pipeline))

@@ -1,0 +1,43 @@
+"""What one pass of VGG16 over the photos of a folder needs, wherever it runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extract.system.locations import Location
+from extract.vgg16.weights import Weights
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pass of VGG16 over the photos of a folder, at one size.
+
+    Attributes
+    ----------
+    root : Path or UPath
+        The folder of the photos.
+    weights : Weights
+        VGG16's weights.
+    recipe : dict
+        See `extract.vgg16.recipe.recipe`.
+    shard_folder : Path or UPath
+        The folder that gets the recipe's shards, which may be shared.
+    local_folder : Path
+        The folder of this machine for converted engines, their timings, and what is remembered of
+        remote shards.
+    engine : str
+        See `extract.engines.selection.choose`.
+    """
+
+    root: Location
+    weights: Weights
+    recipe: dict[str, Any]
+    shard_folder: Location
+    local_folder: Path
+    engine: str
+
+    @property
+    def size(self) -> int:
+        """The side in pixels of the squares that VGG16 sees."""
+        size: int = self.recipe["size"]
+        return size

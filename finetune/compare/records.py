@@ -1,0 +1,183 @@
+"""The records of the models: read from ``runs/``, and checked before anything is compared."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classify import results
+from classify.results import Predictions, Result
+from extract.store.features_file import Features
+from extract.system.console import InputError
+from finetune.compare.significance import Interval, bootstrap_intervals, wilson_interval
+
+COMMANDS = {"head": "make heads", "network": "make finetune"}
+"""The command that makes a result of each stage."""
+
+METRICS_TOLERANCE = 1e-6
+"""Relative difference up to which recorded metrics agree with those computed from predictions."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelRecord:
+    """One model of the comparison.
+
+    Attributes
+    ----------
+    name : str
+        Name of the result's folder.
+    result : Result
+        Its metrics agree with `predictions`.
+    predictions : Predictions
+        For the n test photos, in the order of the features.
+    accuracy_interval : tuple of two floats in 0..1
+        See `significance.wilson_interval`.
+    total_seconds : float
+        The sum over all phases, including the shared VGG16 pass if the model used it.
+    photos_per_second : float or None
+        Measured speed from image file to predicted class. For a head, this includes VGG16. None if
+        no time was recorded.
+    model_bytes : int or None
+        Size of the model's file; a head's file does not contain VGG16. None if there is no file.
+    history : dict of str to list
+        Learning curves, one value per epoch; empty for a model without epochs.
+    """
+
+    name: str
+    result: Result
+    predictions: Predictions
+    accuracy_interval: Interval
+    total_seconds: float
+    photos_per_second: float | None
+    model_bytes: int | None
+    history: dict[str, list[Any]]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test photos that the model classified correctly, 0..1."""
+        return self.result.metrics["accuracy"]
+
+    @cached_property
+    def predicted(self) -> NDArray[np.intp]:
+        """Predicted classes, of shape (n,)."""
+        predicted: NDArray[np.intp] = self.predictions.probabilities.argmax(axis=1)
+        return predicted
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float64]:
+        """Probabilities of the predicted classes, of shape (n,)."""
+        confidence: NDArray[np.float64] = self.predictions.probabilities.max(axis=1).astype(float)
+        return confidence
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each test photo was classified correctly, of shape (n,)."""
+        correct: NDArray[np.bool_] = self.predicted == self.predictions.labels
+        return correct
+
+    @cached_property
+    def confusion(self) -> NDArray[np.int64]:
+        """Test photos by true class (rows) and predicted class (columns), of shape (k, k)."""
+        k = self.predictions.probabilities.shape[1]
+        counts = np.bincount(self.predictions.labels * k + self.predicted, minlength=k * k)
+        return counts.reshape(k, k)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95% intervals by metric: Wilson's of the accuracy, the others by bootstrap."""
+        return {"accuracy": self.accuracy_interval, **bootstrap_intervals(self.predictions)}
+
+
+def read_records(
+    features: Features, folders: Sequence[Path]
+) -> tuple[list[ModelRecord], list[str]]:
+    """Read the results that were made from these features' photos and splits.
+
+    Returns
+    -------
+    records : list of ModelRecord
+        Highest accuracy first, ties by lower log loss, then by name.
+    refused : list of str
+        One sentence for each result left out.
+    """
+    records, refused = [], []
+    for folder in folders:
+        try:
+            records.append(_read_record(folder, features))
+        except InputError as error:
+            refused.append(f"{folder.name}: {error}")
+    records.sort(key=lambda one: (-one.accuracy, one.result.metrics["log_loss"], one.name))
+    return records, refused
+
+
+def _read_record(folder: Path, features: Features) -> ModelRecord:
+    result = results.load(folder)
+    if result.data_digest != features.data_digest:
+        command = COMMANDS.get(result.stage, "make")
+        raise InputError(f"made from other photos or another split; run `{command}` again")
+    predictions = results.load_predictions(folder)
+    try:
+        _check_predictions(result, predictions, features)
+        _check_metrics(result, predictions)
+        total_seconds = float(sum(result.seconds.values()))
+    except (ValueError, TypeError, AttributeError) as error:
+        command = COMMANDS.get(result.stage, "make")
+        raise InputError(f"damaged: {error}; run `{command}` again") from error
+    photos = len(predictions.labels)
+    correct = int((predictions.probabilities.argmax(axis=1) == predictions.labels).sum())
+    return ModelRecord(
+        name=folder.name,
+        result=result,
+        predictions=predictions,
+        accuracy_interval=wilson_interval(correct, photos),
+        total_seconds=total_seconds,
+        photos_per_second=_photos_per_second(result, features, photos),
+        model_bytes=results.model_bytes(folder),
+        history=_read_history(folder),
+    )
+
+
+def _check_predictions(result: Result, predictions: Predictions, features: Features) -> None:
+    test = np.flatnonzero(features.splits == "test")
+    if predictions.paths != [features.paths[row] for row in test]:
+        raise ValueError("its photos are not the test photos in their order")
+    if not np.array_equal(predictions.labels, features.labels[test]):
+        raise ValueError("its true classes are not those of the test photos")
+    k = len(features.class_names)
+    if result.class_names != features.class_names or predictions.probabilities.shape[1:] != (k,):
+        raise ValueError("its classes are not those of the features")
+
+
+def _check_metrics(result: Result, predictions: Predictions) -> None:
+    expected = results.metrics(predictions)
+    if expected.keys() != result.metrics.keys() or not np.allclose(
+        list(expected.values()),
+        [result.metrics[name] for name in expected],
+        rtol=METRICS_TOLERANCE,
+    ):
+        raise ValueError("its metrics do not follow from its predictions")
+
+
+def _photos_per_second(result: Result, features: Features, photos: int) -> float | None:
+    seconds_per_photo = result.seconds.get("predict", 0.0) / photos
+    if not seconds_per_photo:
+        return None
+    if result.stage == "head":
+        # VGG16 saw each distinct photo once.
+        seconds_per_photo += result.seconds.get("features", 0.0) / len(set(features.digests))
+    return 1 / seconds_per_photo
+
+
+def _read_history(folder: Path) -> dict[str, list[Any]]:
+    try:
+        history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(history, dict):
+        return {}
+    return {name: values for name, values in history.items() if isinstance(values, list)}

@@ -1,0 +1,142 @@
+"""A model as one file for use elsewhere: ``python -m finetune export runs/chess/svm --to onnx``.
+
+The file takes photos of any size, (n, height, width, 3) uint8 RGB, resizes them as Pillow does, and
+holds the class names.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from classify import dense, results
+from classify.results import Result
+from classify.serving.model import Model, load_head, load_model
+from extract.compute import pipeline
+from extract.photos import decode, scan
+from extract.store import features_file, shards
+from extract.system import atomic, locations
+from extract.system.console import InputError
+from extract.system.locations import Location
+from extract.vgg16 import keras_backend, weights
+from extract.vgg16.recipe import SIZE
+from extract.vgg16.weights import Arrays
+from finetune.export import keras_format, litert_format, onnx_format
+from finetune.export.formats import FORMATS, Run
+
+TOLERANCE = 1e-3
+"""Largest difference from the original that a probability of an exported file may have."""
+
+PHOTOS_COMPARED = 16
+
+
+def write(
+    run: Path, *, to: str, out: Path, weights_file: Path | None = None, photos: Path | None = None
+) -> tuple[Path, float]:
+    """Export a model, compare the file with the original, and write it beside the result.
+
+    Parameters
+    ----------
+    run : Path
+        ``runs/<data>/<model>``.
+    to : str
+        Key of `FORMATS`.
+    out : Path
+        Folder that contains ``features/``.
+    weights_file : Path or None
+        VGG16's weights, if not the usual ones.
+    photos : Path or None
+        Folder of photos to compare on; by default the test photos of the data set.
+
+    Returns
+    -------
+    path : Path
+    difference : float
+        The largest difference of any probability of any photo compared.
+
+    Raises
+    ------
+    InputError
+        If the model cannot be exported, there is no photo to compare on, or the file's
+        probabilities differ from the original's.
+    """
+    cache = shards.cache_of(out)
+    model = load_model(run, cache=cache, weights_file=weights_file)
+    root, paths = _photos_to_compare(run, model.result, out, photos)
+    if model.result.stage == "network":
+        content, exported = _export_network(run, model.result, to)
+    else:
+        arrays = weights.load(weights_file, cache=cache).arrays
+        content, exported = _export_head(run, model.result, to, arrays)
+    difference = compare(model, exported, root, paths)
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"{run}: as {to} it differs from the original by {difference:.1g} in a probability, "
+            f"and {TOLERANCE} is allowed; nothing was written"
+        )
+    path = run / f"exported{FORMATS[to]}"
+    atomic.write_bytes(path, content)
+    return path, difference
+
+
+def compare(model: Model, exported: Run, root: Location, paths: Sequence[str]) -> float:
+    """Return the largest difference of a probability between a model and its exported file.
+
+    The model gets squares, as always. The file gets each photo as decoded and resizes it itself.
+    """
+    items = [pipeline.read(root, path, size=model.size, known=model.known) for path in paths]
+    wanted = model.probabilities(items)
+    found = []
+    for path in paths:
+        photo = decode.upright(locations.read_bytes(root, path), size=model.size)
+        found.append(exported(np.asarray(photo)[None]))
+    return float(np.abs(np.concatenate(found) - wanted).max())
+
+
+def _export_network(run: Path, result: Result, to: str) -> tuple[bytes, Run]:
+    """Return the content of the file, and the function that it computes."""
+    if to == "onnx":
+        raise InputError(f"{run}: only heads are exported to ONNX; choose keras or litert")
+    network = keras_backend.load(run / "model.keras")
+    return _export_keras(network, network.input_shape[1], result, to)
+
+
+def _export_head(run: Path, result: Result, to: str, arrays: Arrays) -> tuple[bytes, Run]:
+    """Return the content of the file, and the function that it computes."""
+    head = dense.to_dense(load_head(run))
+    if to == "onnx":
+        content = onnx_format.encode(onnx_format.build(head, arrays), result)
+        return content, onnx_format.load(content)
+    classify = partial(keras_format.vgg16_and_head, head=head, arrays=arrays)
+    return _export_keras(classify, SIZE, result, to)
+
+
+def _export_keras(
+    classify: keras_format.Classify, size: int, result: Result, to: str
+) -> tuple[bytes, Run]:
+    """Return the content of the file, and the function that it computes."""
+    if to == "litert":
+        network = keras_format.build(classify, size, dtype=litert_format.RESIZE_DTYPE)
+        content = litert_format.encode(network, result)
+        return content, litert_format.load(content)
+    network = keras_format.build(classify, size, dtype="float64")
+    content = keras_format.encode(network, result)
+    return content, keras_format.load(content)
+
+
+def _photos_to_compare(
+    run: Path, result: Result, out: Path, photos: Path | None
+) -> tuple[Location, list[str]]:
+    """Return the root and the paths of some readable photos, evenly chosen from all of them."""
+    if photos is None:
+        with features_file.open(features_file.file_of(result.data, out)) as features:
+            root: Location = locations.location(str(features.attributes["root"]))
+        paths = results.load_predictions(run).paths
+    else:
+        root, paths = photos, [photo.path for photo in scan.all_photos(photos).photos]
+    step = max(1, len(paths) // PHOTOS_COMPARED)
+    some = [path for path in paths[::step] if not pipeline.read(root, path).reason]
+    if not some:
+        raise InputError(f"{root}: no photo to compare on; name another folder with --photos")
+    return root, some[:PHOTOS_COMPARED]

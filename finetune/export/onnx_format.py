@@ -1,0 +1,63 @@
+"""Exports to ONNX: VGG16 and a head in one graph, with the record in its metadata."""
+
+import json
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from classify.dense import DenseHead
+from classify.results import Result
+from extract.vgg16.onnx_graph import Graph, add_vgg16
+from extract.vgg16.recipe import SIZE
+from extract.vgg16.weights import Arrays
+from finetune.export.formats import Probabilities, Run, record
+from finetune.export.head import head_input
+from finetune.export.onnx_operations import OnnxOperations, Tensor
+from finetune.export.resize import squares
+
+OUTPUT = "probabilities"
+
+
+def build(head: DenseHead, arrays: Arrays) -> onnx.ModelProto:
+    """Build a model from photos of any size to probabilities.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Input ``rgb``, (n, height, width, 3) uint8 RGB; output ``probabilities``, (n, classes).
+    """
+    graph = Graph()
+    ops = OnnxOperations(graph)
+    pixels = ops.cast(squares(Tensor(ops, "rgb", "uint8"), SIZE, ops), "float32")
+    add_vgg16(graph, pixels.name, arrays, taps=head.taps)
+    taps = [Tensor(ops, tap, "float32") for tap in head.taps]
+    x = head_input(taps, ops, root=head.root)
+    for kernel, bias in head.layers[:-1]:
+        x = ops.add("Relu", ops.add("Gemm", x, kernel, bias))
+    x = ops.add("Gemm", x, *head.layers[-1])
+    graph.add("Softmax", [x.name], OUTPUT)
+    return graph.model(("height", "width"), {OUTPUT: len(head.layers[-1][1])})
+
+
+def encode(model: onnx.ModelProto, result: Result) -> bytes:
+    """Return the content of the file."""
+    for key, value in record(result).items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        model.metadata_props.add(key=key, value=text)
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def load(content: bytes) -> Run:
+    """Return the function that an exported file computes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def run(photos: NDArray[np.uint8]) -> Probabilities:
+        found: Probabilities = session.run([OUTPUT], {"rgb": photos})[0]
+        return found
+
+    return run

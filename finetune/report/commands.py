@@ -1,0 +1,42 @@
+"""The commands that make a comparison again, from what its results recorded."""
+
+import shlex
+from collections.abc import Sequence
+
+from extract.vgg16.recipe import SIZE, SIZES, named
+from finetune.compare.comparison import Comparison
+from finetune.compare.records import ModelRecord
+
+
+def commands(comparison: Comparison) -> list[str]:
+    """Return the commands that make the features, the models and the comparison again.
+
+    Whether heads were trained with ``--balanced`` is not recorded, so the commands lack it.
+    """
+    features = comparison.features
+    data = shlex.quote(features.data)
+    seed = features.attributes.get("seed", 0)
+    further = [str(n) for n in SIZES[1:] if named("seconds", n) in features.attributes]
+    sizes = f" --sizes {SIZE} {' '.join(further)}" if further else ""
+    found = [f"python -m extract {data} --seed {seed}{sizes}"]
+    for model in sorted(comparison.models, key=lambda model: (model.result.stage, model.name)):
+        if model.result.stage == "head":
+            found.append(f"python -m classify {data} --heads {_options(model)}")
+        else:
+            found.append(f"python -m finetune train {data} --models {_options(model)}")
+    return [*found, f"python -m finetune compare {data}"]
+
+
+def _options(model: ModelRecord) -> str:
+    words = [model.result.model, "--seed", str(model.result.seed)]
+    asked = model.result.hyperparameters.get("asked", {})
+    for option, value in asked.items() if isinstance(asked, dict) else ():
+        if value is None or value is False:
+            continue
+        words.append(f"--{option.replace('_', '-')}")
+        words += [] if value is True else _words(value)
+    return shlex.join(words)
+
+
+def _words(value: object) -> Sequence[str]:
+    return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]

@@ -1,0 +1,36 @@
+"""The files of a report: a page, Markdown, JSON and a picture."""
+
+import json
+from pathlib import Path
+
+from extract.system import atomic
+from finetune.compare.comparison import Comparison
+from finetune.report.cost_chart import cost_chart
+from finetune.report.json_record import json_record
+from finetune.report.markdown import markdown
+from finetune.report.page import page
+from finetune.report.svg import standalone
+
+
+def write_report(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write ``index.html``, ``compare.md``, ``compare.json`` and ``compare.svg`` into `folder`.
+
+    Returns
+    -------
+    list of Path
+        The files, the page first. The same comparison of the same photos gives the same bytes.
+    """
+    texts = {
+        "index.html": page(comparison),
+        "compare.md": markdown(comparison),
+        "compare.json": json.dumps(json_record(comparison), indent=1) + "\n",
+        "compare.svg": standalone(cost_chart(comparison)) + "\n",
+    }
+    return write_texts(texts, folder)
+
+
+def write_texts(texts: dict[str, str], folder: Path) -> list[Path]:
+    """Write each text to the file of its name in `folder`, and return the files."""
+    for name, text in texts.items():
+        atomic.write_text(folder / name, text)
+    return [folder / name for name in texts]

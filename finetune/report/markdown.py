@@ -1,0 +1,74 @@
+"""The comparison as Markdown, for a pull request or a paper."""
+
+import re
+
+from extract.system.console import one_line
+from finetune.compare.comparison import Comparison
+from finetune.compare.mistakes import shared_mistakes
+from finetune.report import tables
+from finetune.report.tables import MAX_LISTED
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the text of ``compare.md``."""
+    parts = [
+        f"## {escape(comparison.features.data)}",
+        escape(comparison.verdict),
+        format_table(tables.metrics(comparison)),
+        "Brackets hold 95% intervals: Wilson's for the accuracy, and for the other metrics a "
+        "bootstrap of the test photos within each class.",
+        format_table(tables.costs(comparison)),
+    ]
+    if comparison.paired_tests:
+        parts.append(format_table(tables.paired_tests(comparison)))
+    repeated = comparison.repeated_splits
+    if repeated.learning_curve:
+        curve = format_table(tables.learning_curve(repeated.learning_curve))
+        parts += ["### Accuracy by number of training photos", curve]
+    for title, by_head in repeated.protocols.items():
+        parts += [f"### {escape(title)}", format_table(tables.protocol(by_head))]
+    for title, lines in _lists(comparison).items():
+        if lines:
+            parts.append(f"### {title} ({len(lines):,})")
+            parts.append("\n".join(f"- {escape(line)}" for line in lines[:MAX_LISTED]))
+        if len(lines) > MAX_LISTED:
+            parts.append(f"... and {len(lines) - MAX_LISTED:,} more, in `compare.json`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _lists(comparison: Comparison) -> dict[str, list[str]]:
+    features, names = comparison.features, comparison.features.class_names
+    near = tables.rows(tables.near_duplicates(comparison))
+    shared = shared_mistakes(comparison.models, features)
+    suspects = comparison.label_check.suspects if comparison.label_check else []
+    return {
+        "Not compared": comparison.refused,
+        "Skipped files": [f"{path}: {reason}" for path, reason in features.skipped],
+        "Near-duplicates in different splits": [
+            f"{first.text} and {second.text}: cosine similarity {cosine.text}"
+            for first, second, cosine in near
+        ],
+        "Test photos for which all models predict the same wrong class": [
+            f"{features.paths[one.row]}: labelled {names[one.label]}, "
+            f"predicted {names[one.predicted]}"
+            for one in shared
+        ],
+        "Labels of train and val to check": [
+            f"{features.paths[one.row]}: labelled {names[one.label]} "
+            f"({one.label_probability:.0%}), predicted {names[one.predicted]} "
+            f"({one.probability:.0%})"
+            for one in suspects
+        ],
+    }
+
+
+def escape(text: str) -> str:
+    """Escape a text so that Markdown shows it as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", one_line(text))
+
+
+def format_table(table: tables.Table) -> str:
+    """Return a table in Markdown, the first column left-aligned."""
+    rows = [list(table), *([str(cell) for cell in cells] for cells in tables.rows(table))]
+    lines = ["| " + " | ".join(map(escape, cells)) + " |" for cells in rows]
+    return "\n".join([lines[0], "| --- " + "| ---: " * (len(table) - 1) + "|", *lines[1:]])

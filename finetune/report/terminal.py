@@ -1,0 +1,34 @@
+"""The comparison as a table for the terminal."""
+
+from rich.table import Table
+from rich.text import Text
+
+from extract.system.console import one_line
+from finetune.compare.comparison import Comparison
+from finetune.compare.formats import decimal, duration, interval, percent
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return the table of all models, with the columns that fit into 80 characters."""
+    models = comparison.models
+    metrics = [model.result.metrics for model in models]
+    return terminal_table(
+        {
+            "Model": [model.name for model in models],
+            "Accuracy": [percent(model.accuracy) for model in models],
+            "95% interval": [interval(model.accuracy_interval) for model in models],
+            "Mean class recall": [percent(one["mean_class_recall"]) for one in metrics],
+            "Log loss": [decimal(one["log_loss"]) for one in metrics],
+            "Total time": [duration(model.total_seconds) for model in models],
+        }
+    )
+
+
+def terminal_table(columns: dict[str, list[str]]) -> Table:
+    """Return columns as a table for the terminal, the first left-aligned."""
+    table = Table(box=None, pad_edge=False)
+    for place, heading in enumerate(columns):
+        table.add_column(one_line(heading), justify="right" if place else "left")
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*(Text(one_line(cell), no_wrap=True) for cell in cells))
+    return table

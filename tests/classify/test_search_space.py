@@ -1,0 +1,63 @@
+"""What is searched follows from the size of the data and the taps, the smallest set first."""
+
+import itertools
+
+import pytest
+
+from classify import out_of_core, search_space
+from classify.heads import HEADS
+from classify.search_space import GRIDS, TAP_SETS, tap_sets, tried
+from extract.vgg16.recipe import TAPS, named
+
+TWO_SIZES = TAPS | {named(tap, 320): width for tap, width in TAPS.items()}
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "of_one_size", "of_two_sizes"),
+    [
+        (400, 6, 8, 12),
+        (2_000, 2, 8, 12),
+        (3_060, 102, 8, 12),
+        (7_000, 101, 4, 6),
+        (30_000, 2, 8, 8),
+        (50_000, 1_000, 2, 2),
+        (1_000_000, 10, 2, 2),
+    ],
+)
+def test_what_is_searched_follows_from_the_size_and_the_taps(
+    rows: int, classes: int, of_one_size: int, of_two_sizes: int
+) -> None:
+    for name, (taps, expected) in itertools.product(
+        HEADS, ((TAPS, of_one_size), (TWO_SIZES, of_two_sizes))
+    ):
+        space = search_space.search_space(name, rows=rows, classes=classes, taps=taps)
+        assert len(space.feature_sets) == expected
+        assert {features.root for features in space.feature_sets} == {True, False}
+        for own, _ in space.feature_sets:
+            width = sum(taps[tap] for tap in own)
+            assert own == ("block5_avg",) or rows * width <= out_of_core.IN_MEMORY
+        if name == "mlp":
+            assert max(epochs for _, epochs in space.grid) == (80 if rows <= 500 else 20)
+        else:
+            assert space.grid == GRIDS[name]
+
+
+def test_sets_of_taps_name_taps_of_the_recipe_and_the_larger_hold_the_smaller() -> None:
+    assert set(tried(TAPS)) == {tap for taps in TAP_SETS for tap in taps} <= set(TAPS)
+    for smaller, larger in itertools.pairwise(TAP_SETS[1:]):
+        assert smaller == larger[: len(smaller)]
+
+
+def test_of_several_sizes_the_sets_with_block_4_are_tried_together() -> None:
+    assert tap_sets(TAPS) == [*TAP_SETS]
+    of_block_4 = ("block5_avg3x3", "block4_avg", "block4_max")
+    for suffixes in (("", "_320"), ("", "_96", "_320")):
+        taps = {f"{tap}{suffix}": width for suffix in suffixes for tap, width in TAPS.items()}
+        found = tap_sets(taps)
+        assert found[: len(TAP_SETS)] == [*TAP_SETS]
+        together = [f"{tap}{suffix}" for suffix in suffixes for tap in of_block_4]
+        assert found[len(TAP_SETS)] == tuple(together)
+        assert len(found) == len(TAP_SETS) + 2
+        widths = [sum(taps[tap] for tap in own) for own in found]
+        assert widths == sorted(widths)
+        assert set(tried(taps)) == {tap for own in found for tap in own}
