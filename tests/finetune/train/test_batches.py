@@ -28,7 +28,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> I
     """Features, with random weights, of 11 photos in each of 3 classes: 21 to train."""
     folder = tmp_path_factory.mktemp("networks")
     root = write_photos(folder / "pets", {"cats": 11, "dogs": 11, "owls": 11})
-    build.build(str(root), build.Options(out=folder, weights=vgg16_weights))
+    build.build(str(root), build.Options(out=folder, weights=vgg16_weights, engine="keras"))
     with features_file.open(folder / "features/pets.h5") as opened:
         yield opened
 
