@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from classify import search
+from classify.arrays import Labels, Matrix
 from extract.store.features_file import Features
 from extract.vgg16.keras_backend import keras
 from finetune.train import networks
@@ -28,9 +29,6 @@ NEVER_SEEN = -10.0
 
 It makes the probability of the class about 0.
 """
-
-Matrix = NDArray[np.float32]
-Labels = NDArray[np.int64]
 
 
 class Split(NamedTuple):

@@ -113,15 +113,6 @@ def test_a_wrong_command_line_is_an_error_of_one_line(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_help_lists_the_commands_and_each_has_its_own() -> None:
-    done = classify("--help")
-    assert done.returncode == 0
-    commands = ("train", "predict", "serve")
-    assert [word for word in done.stdout.split() if word in commands][-3:] == list(commands)
-    for command, option in zip(commands, ("--protocol", "--csv", "--port"), strict=True):
-        assert option in classify(command, "--help").stdout
-
-
 def test_a_path_may_begin_with_the_users_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -406,7 +406,7 @@ def test_what_is_in_a_bucket_is_verified_and_never_collected(
 
 def test_photos_of_a_bucket_serve_as_neighbours(pets: Path, away: Away, tmp_path: Path) -> None:
     away.run(away.s3.upload(pets, "pets"), tmp_path / "out")
-    found = web.neighbours(tmp_path / "out/features/pets.h5")
+    found = web.training_photos(tmp_path / "out/features/pets.h5")
     content = (pets / found.paths[0]).read_bytes()
     assert locations.read_bytes(found.root, found.paths[0]) == content
     with features_file.open(tmp_path / "out/features/pets.h5") as features:
