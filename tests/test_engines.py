@@ -81,6 +81,12 @@ def only_mnn(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "PACKAGES", {"mnn": PACKAGES["mnn"]})
 
 
+@pytest.fixture
+def reference_here(keras: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute the reference in this process, which has imported TensorFlow already."""
+    monkeypatch.setattr(engines, "_reference", lambda weights, photos: keras.forward(photos))
+
+
 def test_the_graph_is_valid_and_says_its_shapes(vgg16_arrays: Arrays) -> None:
     model = graph.vgg16(vgg16_arrays)
     onnx.checker.check_model(model, full_check=True)
@@ -219,6 +225,7 @@ def test_an_engine_that_differs_is_refused_with_its_figure(
     keras: Engine,
     tmp_path: Path,
     only_mnn: None,
+    reference_here: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -240,7 +247,12 @@ def test_one_tap_without_numbers_is_a_difference_without_a_number(tap: str) -> N
 
 
 def test_an_engine_that_gives_no_numbers_is_refused(
-    vgg16: Weights, keras: Engine, tmp_path: Path, only_mnn: None, monkeypatch: pytest.MonkeyPatch
+    vgg16: Weights,
+    keras: Engine,
+    tmp_path: Path,
+    only_mnn: None,
+    reference_here: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def wrong(photos: np.ndarray) -> Taps:
         return {tap: values * np.float32(np.nan) for tap, values in keras.forward(photos).items()}
