@@ -74,6 +74,12 @@ def only_mnn(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selection, "PACKAGES", {"mnn": PACKAGES["mnn"]})
 
 
+@pytest.fixture
+def reference_here(keras: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute the reference in this process, which has imported TensorFlow already."""
+    monkeypatch.setattr(selection, "_reference", lambda weights, photos: keras.forward(photos))
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, BATCH_SIZE])
 def test_every_engine_gives_the_taps_of_keras_in_every_batch_size(
     n: int, reference: Callable[[int], Taps], fast: Engine
@@ -202,6 +208,7 @@ def test_an_engine_that_differs_is_refused_with_its_figure(
     keras: Engine,
     tmp_path: Path,
     only_mnn: None,
+    reference_here: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -223,7 +230,12 @@ def test_a_nan_in_any_tap_makes_the_difference_nan(tap: str) -> None:
 
 
 def test_an_engine_that_gives_nan_is_refused(
-    vgg16: Weights, keras: Engine, tmp_path: Path, only_mnn: None, monkeypatch: pytest.MonkeyPatch
+    vgg16: Weights,
+    keras: Engine,
+    tmp_path: Path,
+    only_mnn: None,
+    reference_here: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def wrong(photos: np.ndarray) -> Taps:
         return {tap: values * np.float32(np.nan) for tap, values in keras.forward(photos).items()}

@@ -282,10 +282,19 @@ def test_ten_thousand_photos_make_less_than_five_megabytes(tmp_path: Path) -> No
     assert "These are the first 200" in text
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
+    """Compare five models of 13 classes, some with hostile names, and write the page."""
+    folder = tmp_path_factory.mktemp("written")
+    found = five(folder, [*HOSTILE, *(f"class {i}" for i in range(8))], test=130)
+    path = folder / "index.html"
+    path.write_text(page.page(found), encoding="utf-8")
+    return found, path
+
+
 @browser.needed
-def test_a_browser_shows_it_without_a_request(tmp_path: Path) -> None:
-    path = tmp_path / "index.html"
-    path.write_text(page.page(many_classes(tmp_path)), encoding="utf-8")
+def test_a_browser_shows_it_without_a_request(written: tuple[Comparison, Path]) -> None:
+    _, path = written
     with browser.running() as chromium:
         for width in (1280, 390):
             grounds = set()
@@ -310,10 +319,8 @@ def test_a_browser_shows_it_without_a_request(tmp_path: Path) -> None:
 
 
 @browser.needed
-def test_a_browser_sorts_and_filters_the_tables(tmp_path: Path) -> None:
-    found = many_classes(tmp_path)
-    path = tmp_path / "index.html"
-    path.write_text(page.page(found), encoding="utf-8")
+def test_a_browser_sorts_and_filters_the_tables(written: tuple[Comparison, Path]) -> None:
+    found, path = written
     with browser.running() as chromium:
         seen = browser.visit(chromium, path.as_uri(), width=1280)
 
@@ -342,10 +349,6 @@ def test_a_browser_sorts_and_filters_the_tables(tmp_path: Path) -> None:
         assert column("recalls", 0) == ["class 7"]
         assert seen.requests == [path.as_uri()]
         assert seen.complaints == []
-
-
-def many_classes(folder: Path) -> Comparison:
-    return five(folder, [*HOSTILE, *(f"class {i}" for i in range(8))], test=130)
 
 
 @browser.needed
