@@ -141,19 +141,7 @@ def fit(
     """
     schedule = phase.schedule
     try:
-        with hardware.scope():
-            augmented = _augmented(network, data.augmentation)
-            compile_network(network, schedule, len(data.train), hardware=hardware)
-            metrics = hardware.mean(network.evaluate(data.val, verbose=0, return_dict=True))
-            compile_network(augmented, schedule, len(data.train), hardware=hardware)
-        epochs = _Epochs(
-            *(network, data.train, schedule),
-            initial=metrics[schedule.monitor],
-            checkpoint=checkpoint,
-            hardware=hardware,
-        )
-        epochs.set_model(augmented)
-        epochs.resume()
+        epochs = _first_or_next_epoch(network, data, schedule, checkpoint, hardware)
         _run(epochs, data, phase, logs=logs)
     except Exception as error:
         if not keras_backend.is_out_of_memory(error):
@@ -168,6 +156,30 @@ def fit(
             "choose a smaller --learning-rate"
         )
     return {**epochs.history, "phase": [phase.name] * epochs.done}
+
+
+def _first_or_next_epoch(
+    network: keras.Model,
+    data: TrainingData,
+    schedule: Schedule,
+    checkpoint: Checkpoint | None,
+    hardware: Hardware,
+) -> "_Epochs":
+    """Compile the network and go to where training begins, or goes on from the checkpoint."""
+    with hardware.scope():
+        augmented = _augmented(network, data.augmentation)
+        compile_network(network, schedule, len(data.train), hardware=hardware)
+        metrics = hardware.mean(network.evaluate(data.val, verbose=0, return_dict=True))
+        compile_network(augmented, schedule, len(data.train), hardware=hardware)
+    epochs = _Epochs(
+        *(network, data.train, schedule),
+        initial=metrics[schedule.monitor],
+        checkpoint=checkpoint,
+        hardware=hardware,
+    )
+    epochs.set_model(augmented)
+    epochs.resume()
+    return epochs
 
 
 def compile_network(

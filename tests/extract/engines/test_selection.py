@@ -77,7 +77,9 @@ def only_mnn(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def reference_here(keras: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute the reference in this process, which has imported TensorFlow already."""
-    monkeypatch.setattr(selection, "_reference", lambda weights, photos: keras.forward(photos))
+    monkeypatch.setattr(
+        selection, "_compute_reference", lambda weights, photos: keras.forward(photos)
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, BATCH_SIZE])
