@@ -77,7 +77,7 @@ def test_a_shortened_notebook_runs(tmp_path: Path, house: Path, vgg16_arrays: Ar
     NotebookClient(notebook, resources={"metadata": {"path": FOLDER}}).execute()
     assert pictures(notebook) == committed
     assert "pets: 13 files in 2 classes" in printed(notebook)
-    assert "nothing to do, 13 photos there" in printed(notebook)
+    assert "nothing to do, it has 13 photos" in printed(notebook)
     for model in ("logistic", "svm", "mlp", "baseline", "finetuned"):
         assert (tmp_path / "runs/pets" / model / "result.json").exists()
     assert (tmp_path / "reports/pets/index.html").exists()

@@ -230,7 +230,7 @@ def test_second_run_has_nothing_to_do_and_needs_no_keras(again: Run, vgg16_weigh
     arguments = [str(again.photos), "--out", str(again.out), "--weights", str(vgg16_weights)]
     done = command(["-c", program, *arguments])
     assert done.code == 0, done.err
-    assert f"{again.features}: nothing to do, 11 photos there" in done.out
+    assert f"{again.features}: nothing to do, it has 11 photos" in done.out
     assert done.out.splitlines()[-1] == "set()"
     assert "computed" not in done.out
     assert (again.features.read_bytes(), again.features.stat().st_mtime_ns) == before
