@@ -139,16 +139,16 @@ def fit(
     InputError
         If the loss is no longer a number, or memory does not suffice.
     """
-    schedule = phase.schedule
     try:
-        epochs = _first_or_next_epoch(network, data, schedule, checkpoint, hardware)
+        epochs = _epochs(network, data, phase.schedule, checkpoint=checkpoint, hardware=hardware)
         _run(epochs, data, phase, logs=logs)
     except Exception as error:
         if not keras_backend.is_out_of_memory(error):
             raise
+        size = phase.schedule.batch_size
         raise InputError(
-            f"{phase.name}: not enough memory for batches of {schedule.batch_size}; "
-            f"try --batch-size {max(1, schedule.batch_size // 2)}"
+            f"{phase.name}: not enough memory for batches of {size}; "
+            f"try --batch-size {max(1, size // 2)}"
         ) from error
     if not np.all(np.isfinite(epochs.history["loss"])):
         raise InputError(
@@ -156,30 +156,6 @@ def fit(
             "choose a smaller --learning-rate"
         )
     return {**epochs.history, "phase": [phase.name] * epochs.done}
-
-
-def _first_or_next_epoch(
-    network: keras.Model,
-    data: TrainingData,
-    schedule: Schedule,
-    checkpoint: Checkpoint | None,
-    hardware: Hardware,
-) -> "_Epochs":
-    """Compile the network and go to where training begins, or goes on from the checkpoint."""
-    with hardware.scope():
-        augmented = _augmented(network, data.augmentation)
-        compile_network(network, schedule, len(data.train), hardware=hardware)
-        metrics = hardware.mean(network.evaluate(data.val, verbose=0, return_dict=True))
-        compile_network(augmented, schedule, len(data.train), hardware=hardware)
-    epochs = _Epochs(
-        *(network, data.train, schedule),
-        initial=metrics[schedule.monitor],
-        checkpoint=checkpoint,
-        hardware=hardware,
-    )
-    epochs.set_model(augmented)
-    epochs.resume()
-    return epochs
 
 
 def compile_network(
@@ -210,6 +186,32 @@ def compile_network(
         jit_compile="auto" if hardware.worker_strategy is None else False,
     )
     network.optimizer.build(network.trainable_variables)
+
+
+def _epochs(
+    network: keras.Model,
+    data: TrainingData,
+    schedule: Schedule,
+    *,
+    checkpoint: Checkpoint | None,
+    hardware: Hardware,
+) -> _Epochs:
+    """Return the callback of a compiled model, in the state that the checkpoint has."""
+    steps = len(data.train)
+    with hardware.scope():
+        augmented = _augmented(network, data.augmentation)
+        compile_network(network, schedule, steps, hardware=hardware)
+        metrics = hardware.mean(network.evaluate(data.val, verbose=0, return_dict=True))
+        compile_network(augmented, schedule, steps, hardware=hardware)
+    epochs = _Epochs(
+        *(network, data.train, schedule),
+        initial=metrics[schedule.monitor],
+        checkpoint=checkpoint,
+        hardware=hardware,
+    )
+    epochs.set_model(augmented)
+    epochs.resume()
+    return epochs
 
 
 def _augmented(network: keras.Model, augmentation: keras.Model | None) -> keras.Model:

@@ -227,13 +227,3 @@ def test_paths_may_begin_with_the_home_folder(
     monkeypatch.setattr(sys, "argv", ["finetune", *words])
     main()
     assert capsys.readouterr().out.startswith(f"{made / 'runs/pets/finetuned'}: nothing to do")
-
-
-def test_every_command_has_help(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for words in ([], ["train"], ["compare"], ["export"]):
-        monkeypatch.setattr(sys, "argv", ["finetune", *words, "--help"])
-        with pytest.raises(SystemExit, match="0"):
-            main()
-        assert " ".join(["usage: python -m finetune", *words]) in capsys.readouterr().out
