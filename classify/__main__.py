@@ -33,7 +33,8 @@ def main() -> None:
     _add_train(commands)
     _add_predict(commands)
     _add_serve(commands)
-    options.run(parser, commands.choices, default="train")
+    chosen = options.parse(parser, commands.choices, default="train")
+    chosen.command(chosen)
 
 
 def _add_train(commands: Any) -> None:

@@ -27,7 +27,8 @@ def main() -> None:
     _add_info(commands.add_parser("info", help="show what is in a features file"))
     _add_verify(commands.add_parser("verify", help="check every shard and features file"))
     _add_gc(commands.add_parser("gc", help="remove from the cache what no features file needs"))
-    options.run(parser, commands.choices, default="features")
+    chosen = options.parse(parser, commands.choices, default="features")
+    chosen.command(chosen)
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:

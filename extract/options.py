@@ -23,8 +23,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(console.UNUSABLE, f"{line}\n")
 
 
-def run(parser: Parser, commands: Mapping[str, Any], *, default: str | None = None) -> None:
-    """Read the command line and call the command that it names with its options.
+def parse(
+    parser: Parser, commands: Mapping[str, Any], *, default: str | None = None
+) -> argparse.Namespace:
+    """Read the command line.
 
     Parameters
     ----------
@@ -40,8 +42,7 @@ def run(parser: Parser, commands: Mapping[str, Any], *, default: str | None = No
     words = sys.argv[1:]
     if default and words and words[0] not in {*commands, "-h", "--help"}:
         words = [default, *words]
-    options = parser.parse_args(words)
-    options.command(options)
+    return parser.parse_args(words)
 
 
 def path(text: str) -> Path:

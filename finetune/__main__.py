@@ -26,7 +26,8 @@ def main() -> None:
     _add_train(commands.add_parser("train", help="train the networks"))
     _add_compare(commands.add_parser("compare", help="compare all results of a data set"))
     _add_export(commands.add_parser("export", help="write a model as one file"))
-    options.run(parser, commands.choices)
+    chosen = options.parse(parser, commands.choices)
+    chosen.command(chosen)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

@@ -1,18 +1,15 @@
 """Have VGG16 see every image that is not in the cache yet, at every size."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
 
 from extract.compute import pipeline, ray_coordinator
 from extract.compute.job import Job
 from extract.compute.pipeline import Computed
 from extract.engines import selection
-from extract.engines.base import Engine
 from extract.store import shard_index, shards
 from extract.store.shard_index import ShardRow
 from extract.system import console
@@ -55,64 +52,53 @@ def compute(images: Images, paths: Sequence[str], jobs: Sequence[Job], *, on: st
     on : str or None
         See `extract.compute.ray_cluster.connected`; None computes in this process.
     """
-    while True:
-        for job in jobs:
-            _compute_size(images, paths, job, on)
-        # A photo that changed between two passes has a digest that the first pass never saw.
-        if not any(_pending(images, paths, job.size) for job in jobs):
-            return
-
-
-def _compute_size(images: Images, paths: Sequence[str], job: Job, on: str | None) -> None:
-    """Have the taps of every photo at one size in the cache."""
-    size = job.size
-    read_index = partial(
-        shard_index.read,
-        job.shard_folder,
-        job.recipe,
-        memory=job.local_folder / "elsewhere.txt",
-    )
-    name = "VGG16" if size == SIZE else f"VGG16 at {size} x {size}"
-    images.rows[size] = read_index()
-    reused = len(images.rows[size].keys() & set(images.digests.values()))
-    started = time.monotonic()
-    computed = Computed.nothing()
-    # A photo that changes while it is read has another digest than its copies: look again.
-    while pending := _pending(images, paths, size):
-        try:
-            with console.progress(name, len(pending), unit="photos") as advance:
-                if on is None:
-                    done = _compute_here(job, pending, advance)
-                else:
-                    done = ray_coordinator.compute(job, pending, on=on, advance=advance)
-        except console.Stopped:
-            kept = len(read_index()) - len(images.rows[size])
-            warn(f"{name}: {kept:,} of {count(len(pending), 'image')} computed and kept")
-            raise
-        computed.add(done)
+    for one in jobs:
+        images.rows[one.size] = _read_index(one)
+    # A photo that changes between two passes has a digest that the first one never saw.
+    while job := next((one for one in jobs if _pending(images, paths, one.size)), None):
+        pending = _pending(images, paths, job.size)
+        started = time.monotonic()
+        with _watched(job, images, len(pending)) as advance:
+            if on is not None:
+                done = ray_coordinator.compute(job, pending, on=on, advance=advance)
+            else:
+                choose = partial(selection.choose, job.engine, job.weights, folder=job.local_folder)
+                with shards.Writer(job.shard_folder, job.recipe) as writer:
+                    done = pipeline.compute(
+                        job.root,
+                        pending,
+                        build_engine=choose,
+                        writer=writer,
+                        advance=advance,
+                        size=job.size,
+                    )
+        reused = len(images.rows[job.size].keys() & set(images.digests.values()))
+        _report(job, done, time.monotonic() - started, reused)
         images.computed |= set(done.digests.values())
         images.unreadable |= _with_copies(done.unreadable, images.digests)
         images.digests |= done.digests
-        images.rows[size] = read_index()
-    if computed.digests:
-        _report(name, computed, time.monotonic() - started, reused)
+        images.rows[job.size] = _read_index(job)
 
 
-def _compute_here(job: Job, paths: Sequence[str], advance: Callable[[int], None]) -> Computed:
-    """Compute photos in this process."""
+def _read_index(job: Job) -> dict[str, ShardRow]:
+    memory = job.local_folder / "elsewhere.txt"
+    return shard_index.read(job.shard_folder, job.recipe, memory=memory)
 
-    def build_engine(photos: NDArray[np.uint8]) -> Engine:
-        return selection.choose(job.engine, job.weights, photos, folder=job.local_folder)
 
-    with shards.Writer(job.shard_folder, job.recipe) as writer:
-        return pipeline.compute(
-            job.root,
-            paths,
-            build_engine=build_engine,
-            writer=writer,
-            advance=advance,
-            size=job.size,
-        )
+@contextmanager
+def _watched(job: Job, images: Images, photos: int) -> Iterator[Callable[..., None]]:
+    """Show the progress of a pass; if it is stopped, say how many photos were computed."""
+    try:
+        with console.progress(_name(job), photos, unit="photos") as advance:
+            yield advance
+    except console.Stopped:
+        kept = len(_read_index(job)) - len(images.rows[job.size])
+        warn(f"{_name(job)}: {kept:,} of {count(photos, 'image')} computed and kept")
+        raise
+
+
+def _name(job: Job) -> str:
+    return "VGG16" if job.size == SIZE else f"VGG16 at {job.size} x {job.size}"
 
 
 def _pending(images: Images, paths: Sequence[str], size: int) -> list[str]:
@@ -132,9 +118,10 @@ def _with_copies(unreadable: dict[str, str], digests: dict[str, str]) -> dict[st
     return copies | unreadable
 
 
-def _report(name: str, computed: Computed, seconds: float, reused: int) -> None:
-    n = len(computed.digests)
-    speed = f"{seconds:.0f} s, {n / seconds:.1f} photos/s"
-    say(f"{name}: {count(n, 'image')} computed ({speed}), {reused:,} reused")
-    shares = ", ".join(f"{stage} {of / seconds:.1%}" for stage, of in computed.seconds.items())
-    say(f"  share of the time, many at once: {shares}")
+def _report(job: Job, done: Computed, seconds: float, reused: int) -> None:
+    n = len(done.digests)
+    if n:
+        speed = f"{seconds:.0f} s, {n / seconds:.1f} photos/s"
+        say(f"{_name(job)}: {count(n, 'image')} computed ({speed}), {reused:,} reused")
+        shares = ", ".join(f"{stage} {own / seconds:.1%}" for stage, own in done.seconds.items())
+        say(f"  share of the time, many at once: {shares}")

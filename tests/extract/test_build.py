@@ -183,14 +183,15 @@ def test_new_photos_are_computed_at_every_size(pets: Path, out: Path, path: Path
 
 CHANGED_BETWEEN = """
 from pathlib import Path
-from extract.compute import missing
-see, changed = missing._compute_size, Path({photo!r})
+from extract.compute import pipeline
+compute, changed = pipeline.compute, Path({photo!r})
 
-def see_and_change(*given):
-    see(*given)
+def compute_and_change(*given, **options):
+    done = compute(*given, **options)
     changed.write_bytes(changed.with_name('001.png').read_bytes()[:-8] + b'and more')
+    return done
 
-missing._compute_size = see_and_change
+pipeline.compute = compute_and_change
 """
 
 
