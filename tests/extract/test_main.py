@@ -452,7 +452,7 @@ def file_for_a_folder(folder: Path) -> tuple[str, list[str]]:
 
 
 def the_root(folder: Path) -> tuple[str, list[str]]:
-    return "/", ["cannot name"]
+    return "/", ["no name for a data set"]
 
 
 def empty_folder(folder: Path) -> tuple[str, list[str]]:
