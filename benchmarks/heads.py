@@ -5,7 +5,7 @@ and follows the path of each head's hyper-parameters; scikit-learn's `GridSearch
 that know nothing of this. Each of them has as many processes as there are processors, with one
 thread of linear algebra per process. With ``--plain`` GridSearchCV runs with its defaults: in one
 process that uses all threads. The two alternate, head by head, and the seconds include the last
-fit on train and val. The data sets, or features files, need to be there.
+fit on train and val. The features of the data sets must have been made before.
 """
 
 import argparse

@@ -42,7 +42,7 @@ class SearchPlan:
 
     @property
     def feature_sets(self) -> list[FeatureSet]:
-        """All that any head tries, without repetition."""
+        """Every feature set that is tried for some head, once."""
         every = (one for space in self.spaces.values() for one in space.feature_sets)
         return list(dict.fromkeys(every))
 
@@ -64,7 +64,7 @@ class Candidate(NamedTuple):
     log_loss : float
         Weighted mean of `losses`.
     temperature : float
-        That makes the log loss smallest.
+        The temperature with the smallest log loss.
     losses : ndarray of shape (m,), float64
         Log loss of each photo.
     """

@@ -32,10 +32,10 @@ parts contain the mean, and with both beside block 4 each head had a larger log 
 photos of chess. `tap_sets` adds sets of several photo sizes."""
 
 MLP_PHOTOS = 40_000
-"""The MLP sees about this many photos during training, each photo once per epoch ..."""
+"""About how many photos the MLP is trained on at most, each counted once per epoch."""
 
 MLP_EPOCHS = 20
-"""... but never trains for fewer epochs than this because of that limit."""
+"""Up to this many epochs are tried even if the MLP then sees more than `MLP_PHOTOS`."""
 
 MAX_OPERATIONS = 3 * 10**9
 """Operations of one step of the logistic head from which on fewer sets of taps are tried."""

@@ -142,7 +142,7 @@ def test_a_head_of_two_sizes_says_so_and_refuses_features_of_one(tmp_path: Path)
         np.testing.assert_allclose(found, predicted, atol=1e-5)
     with features_file.open(plain) as features:
         for use in (features.read, features.shape):
-            with pytest.raises(InputError, match="no tap block5_avg3x3_320 there") as refused:
+            with pytest.raises(InputError, match="it has no tap block5_avg3x3_320") as refused:
                 use(taps, "test")
             assert str(plain) in str(refused.value)
 
@@ -150,7 +150,7 @@ def test_a_head_of_two_sizes_says_so_and_refuses_features_of_one(tmp_path: Path)
 def test_missing_features_name_the_command_that_makes_them(tmp_path: Path) -> None:
     done = classify("chess", "--out", tmp_path)
     assert done.returncode == 2
-    assert "chess.h5: not there; run make features" in done.stderr
+    assert "chess.h5: no such file; run make features" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
