@@ -130,7 +130,7 @@ def _make(folder: Path) -> None:
         (hashes, "of_files"),
         (shard_index, "read"),
         (ray_coordinator, "compute"),
-        (plan, "plan"),
+        (plan, "plan_rows"),
         (features_writer.Draft, "write_taps"),
         (duplicates, "near"),
     ):

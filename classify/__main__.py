@@ -14,7 +14,7 @@ from typing import Any
 from classify import protocols, ray_backend, train
 from classify.heads import HEADS
 from classify.protocols import Measurement
-from classify.serving import HOST, PORT, formats, model, predict
+from classify.serving import HOST, PORT, answer_formats, model, predict
 from extract import options
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.store import features_file, shards
@@ -121,11 +121,11 @@ def _add_predict(commands: Any) -> None:
     )
     write = parser.add_mutually_exclusive_group()
     for flag, function, what in (
-        ("--json", formats.as_json, "print one JSON object"),
-        ("--csv", formats.as_csv, "print CSV"),
+        ("--json", answer_formats.as_json, "print one JSON object"),
+        ("--csv", answer_formats.as_csv, "print CSV"),
     ):
         write.add_argument(flag, dest="write", action="store_const", const=function, help=what)
-    parser.set_defaults(command=_predict, write=formats.as_text)
+    parser.set_defaults(command=_predict, write=answer_formats.as_text)
 
 
 def _predict(given: argparse.Namespace) -> None:

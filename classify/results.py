@@ -78,7 +78,7 @@ class Result:
         Every candidate with its score on held-out photos.
     seconds : dict of str to float
         By phase: ``features`` (the shared pass through VGG16; 0 if the model did not use it),
-        ``tune``, ``fit`` and ``predict``.
+        ``activations`` (networks only), ``tune``, ``fit`` and ``predict``.
     epochs : int or None
         Epochs of training; None for a model that is not trained in epochs.
     parameters : int

@@ -101,8 +101,10 @@ def build(data: str, options: Options) -> None:
         while pairs is None:
             missing.compute(images, [photo.path for photo in found.photos], jobs, on=options.on)
             hashes.correct(root, images.digests, index=_index(options))
-            plan.check(found, images, strict=options.strict, conflicts=options.allow_conflicts)
-            planned = plan.plan(found, images, seed=options.seed)
+            plan.check(
+                found, images, strict=options.strict, allow_conflicts=options.allow_conflicts
+            )
+            planned = plan.plan_rows(found, images, seed=options.seed)
             _report(planned)
             attributes = _attributes_of(planned, data, jobs, options)
             if attributes.items() <= published.items():

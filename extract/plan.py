@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     copies: int
 
 
-def plan(found: Scan, images: Images, *, seed: int) -> Plan:
+def plan_rows(found: Scan, images: Images, *, seed: int) -> Plan:
     """Give every usable photo its label and split; leave out copies that would leak.
 
     Raises
@@ -42,7 +42,7 @@ def plan(found: Scan, images: Images, *, seed: int) -> Plan:
     """
     photos = _readable(found, images)
     _, digests, given_splits = columns(photos, images)
-    leaks = splits.copies(digests, given_splits) if any(given_splits) else {}
+    leaks = splits.leaking_copies(digests, given_splits) if any(given_splits) else {}
     left_out = [
         (photos[row].path, f"copy of {photos[original].path}, which is kept out of training")
         for row, original in leaks.items()
@@ -61,8 +61,8 @@ def plan(found: Scan, images: Images, *, seed: int) -> Plan:
     return Plan(rows, found.class_names, skipped, rule, copies)
 
 
-def check(found: Scan, images: Images, *, strict: bool, conflicts: bool) -> None:
-    """Refuse unreadable photos if `strict`, and a photo in two classes unless `conflicts`.
+def check(found: Scan, images: Images, *, strict: bool, allow_conflicts: bool) -> None:
+    """Refuse unreadable photos if `strict`, and a photo in two classes unless `allow_conflicts`.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def check(found: Scan, images: Images, *, strict: bool, conflicts: bool) -> None
         path, reason = min(images.unreadable.items())
         photos = count(len(images.unreadable), "unreadable photo")
         raise InputError(f"{photos} and --strict, the first {path}: {reason}; mend or remove it")
-    if not conflicts:
+    if not allow_conflicts:
         _refuse_conflicts(found, images)
 
 

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from classify.serving.formats import Predicted
+from classify.serving.answer_formats import Predicted
 from classify.serving.model import UNSURE, Answer, Model, answers, load_model
 from extract.compute import pipeline
 from extract.photos import scan
@@ -36,7 +36,7 @@ def predict_photos(
     names : sequence of str
         Photos and folders; ``-`` is a photo on standard input.
     write : callable
-        Turns answers into text, see `classify.serving.formats`.
+        Turns answers into text, see `classify.serving.answer_formats`.
     unsure : float
         Probability below which the most probable class is not sure.
     **vgg16
@@ -90,11 +90,11 @@ def _listed(names: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
 def _predict(model: Model, paths: Sequence[str], predicted: Predicted, *, unsure: float) -> None:
     """Add an answer for each photo, or the reason why there is none."""
     files = [path for path in paths if path != "-"]
-    how: dict[str, Any] = {"size": model.size, "known": model.known}
-    piped = [pipeline.decoded("-", sys.stdin.buffer.read(), **how)] if "-" in paths else []
+    loading: dict[str, Any] = {"size": model.size, "known": model.known}
+    piped = [pipeline.decoded("-", sys.stdin.buffer.read(), **loading)] if "-" in paths else []
     with (
         console.progress("predict", len(files) + len(piped), unit="photos") as advance,
-        closing(pipeline.read_ahead(Path(), files, **how)) as read,
+        closing(pipeline.read_ahead(Path(), files, **loading)) as read,
     ):
         for answer in answers(model, chain(piped, read), unsure=unsure):
             path = locations.readable_name(answer.path)

@@ -41,7 +41,7 @@ def effective(given: Sequence[str]) -> list[str]:
     return list(given)
 
 
-def copies(digests: Sequence[str], given: Sequence[str]) -> dict[int, int]:
+def leaking_copies(digests: Sequence[str], given: Sequence[str]) -> dict[int, int]:
     """Find photos given for training (or val) that are copies of one given for val or test.
 
     Returns

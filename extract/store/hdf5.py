@@ -40,7 +40,7 @@ def open_whole(path: Location) -> h5py.File:
     return file
 
 
-def open_head(head: bytes, size: int, dataset: str) -> h5py.File:
+def open_prefix(prefix: bytes, size: int, dataset: str) -> h5py.File:
     """Open the first bytes of a file of `size` bytes, to read its attributes and one dataset.
 
     Everything after the first bytes is read as zeros, unless a checksum shows that it is missing.
@@ -52,7 +52,7 @@ def open_head(head: bytes, size: int, dataset: str) -> h5py.File:
     ValueError
         If the dataset lies in another file.
     """
-    file = h5py.File(io.BytesIO(head.ljust(size, b"\0")), "r")
+    file = h5py.File(io.BytesIO(prefix.ljust(size, b"\0")), "r")
     try:
         link = file.get(dataset, getlink=True)
         if _link_outside(dataset, link) or _data_outside(dataset, file[dataset]):

@@ -15,10 +15,10 @@ from extract.vgg16.recipe import recipe_digest
 if TYPE_CHECKING:
     from upath import UPath
 
-HEAD_BYTES = 65536
+PREFIX_BYTES = 65536
 """The first bytes of a shard, which hold everything but its taps; 256 digests take 16 KB."""
 
-HEADS_AT_ONCE = 256
+PREFIXES_AT_ONCE = 256
 
 
 class ShardRow(NamedTuple):
@@ -95,12 +95,12 @@ def _in_store(
     new: dict[str, Contents] = {}
     # An empty object has no first byte to ask for.
     unknown = sorted(name for name in listed.keys() - known.keys() if listed[name])
-    for start in range(0, len(unknown), HEADS_AT_ONCE):
-        names = unknown[start : start + HEADS_AT_ONCE]
-        for name, head in locations.read_heads(folder, names, HEAD_BYTES).items():
+    for start in range(0, len(unknown), PREFIXES_AT_ONCE):
+        names = unknown[start : start + PREFIXES_AT_ONCE]
+        for name, prefix in locations.read_prefixes(folder, names, PREFIX_BYTES).items():
             # Shards of an earlier version have their attributes at the end.
             with suppress(shards.Damaged):
-                new[name] = _of_head(name, head, listed[name], recipe) or _contents(
+                new[name] = _of_prefix(name, prefix, listed[name], recipe) or _contents(
                     folder / name, recipe
                 )
     if memory and new:
@@ -108,10 +108,10 @@ def _in_store(
     return {name: known.get(name) or new.get(name) for name in sorted(listed)}
 
 
-def _of_head(name: str, head: bytes, size: int, recipe: dict[str, Any]) -> Contents | None:
+def _of_prefix(name: str, prefix: bytes, size: int, recipe: dict[str, Any]) -> Contents | None:
     """Return what is in a shard, if its first bytes prove it."""
     # If anything is wrong with them, reading the whole shard will show it.
-    with suppress(Exception), finishing(), hdf5.open_head(head, size, "digest") as file:
+    with suppress(Exception), finishing(), hdf5.open_prefix(prefix, size, "digest") as file:
         digests = file["digest"].asstr("ascii")[:].tolist()
         meant = (SCHEMA, recipe_digest(recipe), name)
         if meant == (

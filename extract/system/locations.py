@@ -134,7 +134,7 @@ def read_bytes(place: Location, path: str = "") -> bytes:
     return data
 
 
-def read_heads(folder: "UPath", names: Sequence[str], size: int) -> dict[str, bytes]:
+def read_prefixes(folder: "UPath", names: Sequence[str], size: int) -> dict[str, bytes]:
     """Read the first `size` bytes of many objects in one request; missing objects are left out.
 
     Raises
@@ -143,12 +143,12 @@ def read_heads(folder: "UPath", names: Sequence[str], size: int) -> dict[str, by
         If the store cannot be reached, or refuses access.
     """
     keys = [_key(folder, name) for name in names]
-    heads = folder.fs.cat_ranges(keys, 0, size, on_error="return")
-    for head in heads:
-        if isinstance(head, Exception) and not _of_one_object(head):
-            raise _unusable(folder, head) from head
-    found = zip(names, heads, strict=True)
-    return {name: head for name, head in found if isinstance(head, bytes)}
+    prefixes = folder.fs.cat_ranges(keys, 0, size, on_error="return")
+    for prefix in prefixes:
+        if isinstance(prefix, Exception) and not _of_one_object(prefix):
+            raise _unusable(folder, prefix) from prefix
+    found = zip(names, prefixes, strict=True)
+    return {name: prefix for name, prefix in found if isinstance(prefix, bytes)}
 
 
 def write_bytes(file: Location, data: bytes) -> None:

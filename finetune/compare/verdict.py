@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from extract.system.console import count
-from finetune.compare.formats import alternatives, duration, interval, percent
+from finetune.compare.number_formats import alternatives, duration, interval, percent
 from finetune.compare.records import ModelRecord
 from finetune.compare.significance import LEVEL, PairedTest
 

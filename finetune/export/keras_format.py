@@ -11,7 +11,7 @@ from classify.results import Result
 from extract.vgg16 import keras_backend, keras_model
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.weights import Arrays
-from finetune.export.formats import Run, append_record
+from finetune.export.file_formats import ExportedFunction, append_record
 from finetune.export.head import head_input
 from finetune.export.resize import squares
 
@@ -61,7 +61,7 @@ def encode(network: keras.Model, result: Result) -> bytes:
         return append_record(path.read_bytes(), result)
 
 
-def load(content: bytes) -> Run:
+def load(content: bytes) -> ExportedFunction:
     """Return the function that an exported file computes."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "exported.keras")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from classify.results import Result
 from extract.vgg16.keras_backend import keras
-from finetune.export.formats import Probabilities, Run, append_record
+from finetune.export.file_formats import ExportedFunction, Probabilities, append_record
 
 RESIZE_DTYPE = "float32"
 """LiteRT cannot multiply matrices of float64."""
@@ -32,7 +32,7 @@ def encode(network: keras.Model, result: Result) -> bytes:
     return append_record(content, result)
 
 
-def load(content: bytes) -> Run:
+def load(content: bytes) -> ExportedFunction:
     """Return the function that an exported file computes."""
     import tensorflow as tf
 

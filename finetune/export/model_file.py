@@ -23,7 +23,7 @@ from extract.vgg16 import keras_backend, weights
 from extract.vgg16.recipe import SIZE
 from extract.vgg16.weights import Arrays
 from finetune.export import keras_format, litert_format, onnx_format
-from finetune.export.formats import FORMATS, Run
+from finetune.export.file_formats import FORMATS, ExportedFunction
 
 TOLERANCE = 1e-3
 """Largest difference from the original that a probability of an exported file may have."""
@@ -80,7 +80,9 @@ def write(
     return path, difference
 
 
-def compare(model: Model, exported: Run, root: Location, paths: Sequence[str]) -> float:
+def compare(
+    model: Model, exported: ExportedFunction, root: Location, paths: Sequence[str]
+) -> float:
     """Return the largest difference of a probability between a model and its exported file.
 
     The model gets squares, as always. The file gets each photo as decoded and resizes it itself.
@@ -94,7 +96,7 @@ def compare(model: Model, exported: Run, root: Location, paths: Sequence[str]) -
     return float(np.abs(np.concatenate(found) - wanted).max())
 
 
-def _export_network(run: Path, result: Result, to: str) -> tuple[bytes, Run]:
+def _export_network(run: Path, result: Result, to: str) -> tuple[bytes, ExportedFunction]:
     """Return the content of the file, and the function that it computes."""
     if to == "onnx":
         raise InputError(f"{run}: only heads are exported to ONNX; choose keras or litert")
@@ -102,7 +104,9 @@ def _export_network(run: Path, result: Result, to: str) -> tuple[bytes, Run]:
     return _export_keras(network, network.input_shape[1], result, to)
 
 
-def _export_head(run: Path, result: Result, to: str, arrays: Arrays) -> tuple[bytes, Run]:
+def _export_head(
+    run: Path, result: Result, to: str, arrays: Arrays
+) -> tuple[bytes, ExportedFunction]:
     """Return the content of the file, and the function that it computes."""
     head = dense.to_dense(load_head(run))
     if to == "onnx":
@@ -114,7 +118,7 @@ def _export_head(run: Path, result: Result, to: str, arrays: Arrays) -> tuple[by
 
 def _export_keras(
     classify: keras_format.Classify, size: int, result: Result, to: str
-) -> tuple[bytes, Run]:
+) -> tuple[bytes, ExportedFunction]:
     """Return the content of the file, and the function that it computes."""
     if to == "litert":
         network = keras_format.build(classify, size, dtype=litert_format.RESIZE_DTYPE)

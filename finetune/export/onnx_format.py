@@ -11,7 +11,7 @@ from classify.results import Result
 from extract.vgg16.onnx_graph import Graph, add_vgg16
 from extract.vgg16.recipe import SIZE
 from extract.vgg16.weights import Arrays
-from finetune.export.formats import Probabilities, Run, record
+from finetune.export.file_formats import ExportedFunction, Probabilities, record
 from finetune.export.head import head_input
 from finetune.export.onnx_operations import OnnxOperations, Tensor
 from finetune.export.resize import squares
@@ -50,7 +50,7 @@ def encode(model: onnx.ModelProto, result: Result) -> bytes:
     return content
 
 
-def load(content: bytes) -> Run:
+def load(content: bytes) -> ExportedFunction:
     """Return the function that an exported file computes."""
     import onnxruntime
 

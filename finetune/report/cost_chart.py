@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from extract.system.console import one_line
 from finetune.compare.comparison import Comparison
-from finetune.compare.formats import duration, percent
+from finetune.compare.number_formats import duration, percent
 from finetune.compare.records import ModelRecord
 from finetune.report.svg import (
     INK,

@@ -10,7 +10,7 @@ import rich.table
 from scipy.stats import rankdata
 
 from finetune.compare.comparison import Comparison
-from finetune.compare.formats import interval, percent
+from finetune.compare.number_formats import interval, percent
 from finetune.report import page
 from finetune.report.files import write_texts
 from finetune.report.json_record import SCHEMA, json_record

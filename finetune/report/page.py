@@ -21,7 +21,6 @@ from extract.store.features_file import Features
 from extract.system.console import count, one_line
 from finetune.compare import significance
 from finetune.compare.comparison import Comparison
-from finetune.compare.formats import decimal, duration, percent
 from finetune.compare.mistakes import (
     Mistake,
     class_recalls,
@@ -29,6 +28,7 @@ from finetune.compare.mistakes import (
     shared_mistakes,
     surest_mistakes,
 )
+from finetune.compare.number_formats import decimal, duration, percent
 from finetune.compare.records import ModelRecord
 from finetune.compare.suspects import Suspect
 from finetune.report import charts, tables

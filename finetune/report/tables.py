@@ -9,7 +9,7 @@ from extract.store.features_file import SPLITS
 from extract.system.console import count
 from extract.vgg16.recipe import SIZES, named
 from finetune.compare.comparison import Comparison
-from finetune.compare.formats import (
+from finetune.compare.number_formats import (
     decimal,
     duration,
     file_size,

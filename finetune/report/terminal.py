@@ -5,7 +5,7 @@ from rich.text import Text
 
 from extract.system.console import one_line
 from finetune.compare.comparison import Comparison
-from finetune.compare.formats import decimal, duration, interval, percent
+from finetune.compare.number_formats import decimal, duration, interval, percent
 
 
 def comparison_table(comparison: Comparison) -> Table:

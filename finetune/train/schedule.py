@@ -89,7 +89,7 @@ def by_rule(phase: str, photos: int) -> Schedule:
     return Schedule(learning_rate=1e-5, epochs=epochs, patience=2, warmup=1, weight_decay=1e-2)
 
 
-def plan(phase: str, photos: int, options: TrainingOptions) -> Phase:
+def choose_phase(phase: str, photos: int, options: TrainingOptions) -> Phase:
     """Return a phase with the schedule of the rule, but for what the user has set."""
     asked: dict[str, Any] = {
         "learning_rate": options.learning_rate,

@@ -77,7 +77,7 @@ def baseline(
     hardware : Hardware
     """
     keras.utils.set_random_seed(seed)
-    phase = schedule.plan("scratch", len(features.rows("train")), options)
+    phase = schedule.choose_phase("scratch", len(features.rows("train")), options)
     build = partial(networks.baseline, len(features.class_names), batch_norm=options.batch_norm)
     with hardware.scope():
         network, layers = build(precision=hardware.precision), augmentation(seed)
@@ -119,7 +119,7 @@ def finetuned(
     hardware : Hardware
     """
     keras.utils.set_random_seed(seed)
-    phase = schedule.plan(options.unfreeze, len(features.rows("train")), options)
+    phase = schedule.choose_phase(options.unfreeze, len(features.rows("train")), options)
     smoothing = phase.schedule.label_smoothing
     with hardware.scope():
         top, history, chosen = logistic_top.fit(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from classify import __main__ as command
-from classify.serving import formats, predict
+from classify.serving import answer_formats, predict
 from classify.serving.model import Answer
 from extract.store import shards
 from extract.system import console
@@ -90,7 +90,7 @@ def test_what_was_predicted_before_a_signal_is_printed(
         predict.predict_photos(
             house / "runs/pets/svm",
             [str(house / "pets")],
-            write=lambda found: formats.as_text(found, top=1),
+            write=lambda found: answer_formats.as_text(found, top=1),
             cache=cache,
             weights_file=vgg16_weights,
         )

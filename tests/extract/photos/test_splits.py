@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from extract.photos import splits
-from extract.photos.splits import assign, copies, members, split_rule
+from extract.photos.splits import assign, leaking_copies, members, split_rule
 from extract.system.console import InputError
 
 
@@ -196,16 +196,16 @@ def test_class_without_given_training_photos_is_named() -> None:
 def test_copies_of_photos_kept_out_of_training_are_found() -> None:
     photos = digests("x", "y", "x", "z", "y", "x", "z")
     given = ["train", "train", "val", "train", "val", "test", "train"]
-    assert copies(photos, given) == {0: 5, 2: 5, 1: 4}
+    assert leaking_copies(photos, given) == {0: 5, 2: 5, 1: 4}
 
 
 def test_copies_within_a_split_are_no_leak() -> None:
     given = ["train", "train", "test", "test"]
-    assert copies(digests("x", "x", "y", "y"), given) == {}
+    assert leaking_copies(digests("x", "x", "y", "y"), given) == {}
 
 
 def test_copies_in_a_val_that_is_the_test() -> None:
-    assert copies(digests("x", "x", "y"), ["train", "val", "train"]) == {0: 1}
+    assert leaking_copies(digests("x", "x", "y"), ["train", "val", "train"]) == {0: 1}
 
 
 def test_members_are_the_distinct_photos_that_are_to_be_shared() -> None:

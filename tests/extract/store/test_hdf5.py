@@ -109,7 +109,7 @@ def test_a_head_is_read_without_the_rest(tmp_path: Path) -> None:
         file["first"] = np.arange(10)
         file["second"] = np.arange(100_000)
     content = (tmp_path / "whole.h5").read_bytes()
-    with hdf5.open_head(content[:65536], len(content), "first") as file:
+    with hdf5.open_prefix(content[:65536], len(content), "first") as file:
         assert file.attrs["name"] == "whole"
         assert file["first"][:].tolist() == list(range(10))
 
@@ -130,4 +130,4 @@ def test_a_head_that_leads_elsewhere_is_refused(kind: str, tmp_path: Path) -> No
             file.create_virtual_dataset("digest", layout)
     content = (tmp_path / "proof.h5").read_bytes()
     with pytest.raises(ValueError, match="digest lies in another file"):
-        hdf5.open_head(content, len(content), "digest")
+        hdf5.open_prefix(content, len(content), "digest")

@@ -161,11 +161,11 @@ def test_heads_of_many_objects(s3: ObjectStore) -> None:
     s3.put("shards/a", bytes(range(100)))
     s3.put("shards/b", b"short")
     folder: Any = locations.location("s3://bucket/shards")
-    heads = locations.read_heads(folder, ["a", "b", "gone"], 10)
+    heads = locations.read_prefixes(folder, ["a", "b", "gone"], 10)
     assert heads == {"a": bytes(range(10)), "b": b"short"}
     s3.refused = lambda request: "ExpiredToken"
     with pytest.raises(InputError, match="no permission"):
-        locations.read_heads(folder, ["a"], 10)
+        locations.read_prefixes(folder, ["a"], 10)
 
 
 def test_an_object_is_written_in_one_request_and_moved(s3: ObjectStore) -> None:

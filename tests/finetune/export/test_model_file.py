@@ -26,7 +26,7 @@ from extract.system.console import InputError
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import TAPS
 from finetune.export import keras_format, litert_format, model_file, onnx_format
-from finetune.export.formats import RECORD, Run
+from finetune.export.file_formats import RECORD, Run
 from tests import synthetic
 from tests.conftest import CHECKOUT
 

@@ -10,7 +10,7 @@ from PIL import Image
 from extract.photos import decode
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.onnx_graph import Graph
-from finetune.export.formats import Run
+from finetune.export.file_formats import Run
 from finetune.export.onnx_operations import OnnxOperations, Tensor
 from finetune.export.resize import squares
 

@@ -90,7 +90,7 @@ def test_calibration_has_a_panel_for_each_model(tmp_path: Path, n: int) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1], [1, 2, 5, 1000]])
-def test_any_learning_curve_of_heads_is_drawn(sizes: list[int]) -> None:
+def test_any_learning_curve_of_prefixs_is_drawn(sizes: list[int]) -> None:
     curve: dict[int, Any] = {size: heads(size) for size in sizes}
     del curve[sizes[0]]["svm"]
     curve[sizes[-1]]["svm"] = heads(1)["svm"]

@@ -23,8 +23,8 @@ from sklearn.metrics import (
 
 from classify import results
 from finetune.compare.comparison import Comparison, compare
-from finetune.compare.formats import interval
 from finetune.compare.mistakes import SHOWN_PER_MODEL
+from finetune.compare.number_formats import interval
 from finetune.compare.significance import bootstrap_intervals
 from finetune.compare.suspects import LabelCheck, Suspect
 from finetune.report import page

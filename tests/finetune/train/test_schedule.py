@@ -3,7 +3,7 @@
 import pytest
 
 from finetune.train.request import BaselineOptions
-from finetune.train.schedule import by_rule, plan
+from finetune.train.schedule import by_rule, choose_phase
 
 
 @pytest.mark.parametrize("phase", ["scratch", "block5", "block4", "all"])
@@ -20,8 +20,8 @@ def test_schedules_grow_shorter_with_more_photos_and_stay_sensible(phase: str) -
 
 def test_the_user_decides_where_an_option_is_given_and_the_rule_elsewhere() -> None:
     rule = by_rule("scratch", 300)
-    assert plan("scratch", 300, BaselineOptions()) == ("scratch", rule)
+    assert choose_phase("scratch", 300, BaselineOptions()) == ("scratch", rule)
     options = BaselineOptions(epochs=3, label_smoothing=0.1, batch_size=8)
-    _, schedule = plan("scratch", 300, options)
+    _, schedule = choose_phase("scratch", 300, options)
     assert (schedule.epochs, schedule.label_smoothing, schedule.batch_size) == (3, 0.1, 8)
     assert (schedule.learning_rate, schedule.patience) == (rule.learning_rate, rule.patience)

@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from classify.serving.formats import Predicted, as_csv, as_json, as_text
+from classify.serving.answer_formats import Predicted, as_csv, as_json, as_text
 from classify.serving.model import Answer
 
 RESULT: Any = SimpleNamespace(model="svm", data="pets")

@@ -1,4 +1,11 @@
-from finetune.compare.formats import alternatives, decimal, duration, file_size, interval, p_value
+from finetune.compare.number_formats import (
+    alternatives,
+    decimal,
+    duration,
+    file_size,
+    interval,
+    p_value,
+)
 
 
 def test_durations() -> None:

@@ -18,7 +18,7 @@ RECORD = "onepass.json"
 """Name in a file's archive of the record, which lists the classes in their order."""
 
 Probabilities = NDArray[np.float32]
-Run = Callable[[NDArray[np.uint8]], Probabilities]
+ExportedFunction = Callable[[NDArray[np.uint8]], Probabilities]
 """A loaded file: photos, (n, height, width, 3) uint8 RGB, to probabilities, (n, classes)."""
 
 
