@@ -1,1 +1,1 @@
-"""Runnable comparisons; every figure in README comes from one of them."""
+"""Measurements: every figure in docs/benchmarks.md comes from one of these commands."""
