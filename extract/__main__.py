@@ -1,8 +1,8 @@
 """Photos to features.
 
 VGG16 looks at every distinct photo once. Its pooled activations are published in
-features/<data>.h5, and a photo that was ever seen is not computed again. The photos may lie behind
-a URL such as s3://bucket/photos, and so may the cache.
+features/<data>.h5. No photo is computed twice. The photos may lie behind a URL such as
+s3://bucket/photos, and so may the cache.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from extract.vgg16.recipe import SIZE, SIZES
 
 
 def main() -> None:
-    """Read the command line and do what it says."""
+    """Read the command line and run the command."""
     parser = options.Parser(
         prog="python -m extract",
         description=__doc__,

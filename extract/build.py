@@ -39,7 +39,7 @@ class Options:
     seed : int
         The seed of the split.
     weights : Path or None
-        A file of VGG16's weights, if not the published ones.
+        A file with VGG16's weights. None takes the published ones.
     background : bool
         Keep a class named BACKGROUND_Google.
     strict : bool
@@ -51,12 +51,14 @@ class Options:
     engine : str
         What runs VGG16, see `extract.engines.selection.choose`.
     sizes : sequence of int
-        Sides in pixels of the squares that VGG16 sees: some of `recipe.SIZES`, 224 among them.
+        Sides in pixels of the squares that VGG16 sees. They are in `recipe.SIZES`, and 224 is
+        among them.
     on : str or None
-        The cluster that computes, see `extract.compute.ray_cluster.connected`. None is this
-        process.
+        The cluster that computes, see `extract.compute.ray_cluster.connected`. With None this
+        process computes.
     cache : Path, UPath or None
-        The folder of every recipe's shards, if not below `out`. Others may use it at the same time.
+        The folder that holds every recipe's shards, which others may use at the same time. None
+        is the cache below `out`.
     """
 
     out: Path = Path()
@@ -73,7 +75,7 @@ class Options:
 
 
 def build(data: str, options: Options) -> None:
-    """Bring ``features/<data>.h5`` up to date with the photos, and say what is done.
+    """Bring ``features/<data>.h5`` up to date with the photos, and report each step.
 
     Parameters
     ----------
@@ -84,7 +86,7 @@ def build(data: str, options: Options) -> None:
     Raises
     ------
     InputError
-        If the photos cannot make a data set, or something that is needed cannot be found.
+        If the photos do not make a data set, or something that is needed cannot be found.
     """
     sizes = _ordered(options.sizes)
     path = features_file.file_of(data, options.out)
@@ -95,7 +97,8 @@ def build(data: str, options: Options) -> None:
         images = Images(_hash(root, found, options))
         # A class that is too small is refused here, before hours of computing.
         splits.members(found.class_names, *plan.columns(found.photos, images))
-        while True:
+        pairs = None
+        while pairs is None:
             missing.compute(images, [photo.path for photo in found.photos], jobs, on=options.on)
             hashes.correct(root, images.digests, index=_index(options))
             plan.check(found, images, strict=options.strict, conflicts=options.allow_conflicts)
@@ -105,14 +108,9 @@ def build(data: str, options: Options) -> None:
             if attributes.items() <= published.items():
                 say(f"{path}: nothing to do, it has {count(len(planned.rows), 'photo')}")
                 return
-            try:
-                pairs = _publish(path, planned, images, attributes)
-            except shards.Damaged as damaged:
-                shards.set_aside(damaged)
-                continue
-            _report_near(pairs, planned.rows)
-            say(f"{path}: written")
-            return
+            pairs = _publish(path, planned, images, attributes)
+        _report_near(pairs, planned.rows)
+        say(f"{path}: written")
 
 
 def _ordered(sizes: Sequence[int]) -> list[int]:
@@ -132,7 +130,7 @@ def _ordered(sizes: Sequence[int]) -> list[int]:
 
 
 def _attributes(path: Path) -> dict[str, Any]:
-    """Return the attributes of the published file; refuse a file that is no features file."""
+    """Return the attributes of the published file, if there is one; refuse any other file."""
     if not path.exists():
         return {}
     with features_file.open(path) as features:
@@ -149,28 +147,28 @@ def _list_photos(data: str, options: Options) -> tuple[Location, Scan]:
 
 
 def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
-    """Load the weights, make the folders ready to be written to, and return a job for each size."""
-    own = shards.cache_of(options.out)
-    vgg16 = weights.load(options.weights, cache=own)
+    """Load the weights, prepare the folders, and return a job for each size."""
+    own_cache = shards.cache_of(options.out)
+    vgg16 = weights.load(options.weights, cache=own_cache)
     say(f"weights: VGG16 {vgg16.digest[:12]} from {vgg16.origin}")
     jobs = []
     for size in sizes:
         the_recipe = recipe(vgg16.digest, size=size)
         local_folder = shards.folder_of(options.out, the_recipe)
         _make_ready(local_folder, options.cache)
-        shard_folder = (options.cache or own) / local_folder.name
+        shard_folder = (options.cache or own_cache) / local_folder.name
         jobs.append(Job(root, vgg16, the_recipe, shard_folder, local_folder, options.engine))
     return jobs
 
 
 def _make_ready(folder: Path, cache: Location | None) -> None:
-    """Make the folders; remove what a killed run left, but only where nobody else writes."""
+    """Create the folders, and remove what a killed run left where only this program writes."""
     _make_writable(folder, "--out")
     if isinstance(cache, Path):
         _make_writable(cache / folder.name, "--cache")
     # Unfinished shards, downloaded weights and features files.
-    for place in (folder, folder.parent, folder.parent.parent):
-        shards.sweep(place)
+    for parent in (folder, folder.parent, folder.parent.parent):
+        shards.sweep(parent)
 
 
 def _make_writable(folder: Path, option: str) -> None:
@@ -195,7 +193,7 @@ def _hash(root: Location, found: Scan, options: Options) -> dict[str, str]:
     )
     if found.stamps is None:
         return hash_files()
-    # A store answers more slowly than a disk, so the user sees how far it is.
+    # A store answers more slowly than a disk, so a progress bar is shown.
     with console.progress("digests", len(found.photos), unit="photos") as advance:
         return hash_files(advance=advance)
 
@@ -203,7 +201,7 @@ def _hash(root: Location, found: Scan, options: Options) -> dict[str, str]:
 def _attributes_of(
     planned: Plan, data: str, jobs: Sequence[Job], options: Options
 ) -> dict[str, Any]:
-    """Return the attributes by which a features file shows that it is up to date."""
+    """Return the attributes that tell whether a features file is up to date."""
     job = jobs[0]
     return {
         "data": readable_name(features_file.name_of(data)),
@@ -222,26 +220,36 @@ def _attributes_of(
 
 def _publish(
     path: Path, planned: Plan, images: Images, attributes: Mapping[str, Any]
-) -> list[NearPair]:
-    """Write the features file and return the near-duplicates that were found on the way."""
+) -> list[NearPair] | None:
+    """Write the features file and return its near-duplicates.
+
+    Returns
+    -------
+    list of NearPair or None
+        None if a shard proved damaged. It was set aside, and its images must be computed again.
+    """
     rows = planned.rows
     digests, split = [row.digest for row in rows], [row.split for row in rows]
-    made = {
+    provenance_attributes = {
         "created": provenance.now(),
         "versions": json.dumps(provenance.versions()),
         "images_computed": len(set(digests) & images.computed),
         "images_reused": len(set(digests) - images.computed),
     }
     contents = features_writer.Contents(
-        rows, planned.class_names, planned.skipped, {**attributes, **made}
+        rows, planned.class_names, planned.skipped, {**attributes, **provenance_attributes}
     )
-    with features_writer.writing(path, contents, images.rows) as draft:
-        with console.progress("publishing", len(rows), unit="rows") as advance:
-            draft.write_taps(advance)
-        compared = duplicates.rows_compared(split)
-        with console.progress("near-duplicates", compared, unit="rows") as advance:
-            pairs = duplicates.near(draft.read, digests, split, advance=advance)
-        draft.write_near(pairs)
+    try:
+        with features_writer.writing(path, contents, images.rows) as draft:
+            with console.progress("publishing", len(rows), unit="rows") as advance:
+                draft.write_taps(advance)
+            compared = duplicates.rows_compared(split)
+            with console.progress("near-duplicates", compared, unit="rows") as advance:
+                pairs = duplicates.near(draft.read, digests, split, advance=advance)
+            draft.write_near(pairs)
+    except shards.Damaged as damaged:
+        shards.set_aside(damaged)
+        return None
     return pairs
 
 
@@ -276,9 +284,9 @@ def _report_near(pairs: Sequence[NearPair], rows: Sequence[Row]) -> None:
         warn(f"near-duplicates in different splits: {number} to look at, the most alike first")
         _warn_each(
             [
-                f"{rows[one].path} ({rows[one].split}) and {rows[other].path} "
+                f"{rows[row].path} ({rows[row].split}) and {rows[other].path} "
                 f"({rows[other].split}): cosine {cosine:.3f}"
-                for one, other, cosine in pairs
+                for row, other, cosine in pairs
             ]
         )
 

@@ -47,7 +47,7 @@ def parse(
 
 def path(text: str) -> Path:
     """Read a path; ``~`` is the user's home."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))
 
 
 def data_set(text: str) -> str:

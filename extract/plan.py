@@ -1,4 +1,4 @@
-"""What a features file will say of the photos: the label and split of each, and what is skipped."""
+"""Plan a features file: the label and split of each photo, and which files are skipped."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,18 +11,18 @@ from extract.system.console import InputError, count
 
 
 class Plan(NamedTuple):
-    """The rows of a features file, and what is left out.
+    """The rows of a features file, and the files that it leaves out.
 
     Attributes
     ----------
     rows : list of Row
-        In sorted path order.
+        Sorted by path.
     class_names : list of str
     skipped : list of (path, reason)
     rule : str
         How the photos were split.
     copies : int
-        The number of photos that are copies of another in the file.
+        The number of photos that are copies of another photo in the file.
     """
 
     rows: list[Row]
@@ -38,18 +38,18 @@ def plan(found: Scan, images: Images, *, seed: int) -> Plan:
     Raises
     ------
     InputError
-        If a class is too small to be in all the splits it must be in.
+        If a class has too few photos to have one in each split.
     """
     photos = _readable(found, images)
-    _, digests, given = columns(photos, images)
-    leaks = splits.copies(digests, given) if any(given) else {}
+    _, digests, given_splits = columns(photos, images)
+    leaks = splits.copies(digests, given_splits) if any(given_splits) else {}
     left_out = [
         (photos[row].path, f"copy of {photos[original].path}, which is kept out of training")
         for row, original in leaks.items()
     ]
     photos = [photo for row, photo in enumerate(photos) if row not in leaks]
-    class_names, digests, given = columns(photos, images)
-    assigned = splits.assign(found.class_names, class_names, digests, given, seed=seed)
+    class_names, digests, given_splits = columns(photos, images)
+    assigned = splits.assign(found.class_names, class_names, digests, given_splits, seed=seed)
     labels = {name: label for label, name in enumerate(found.class_names)}
     rows = [
         Row(photo.path, digest, labels[photo.class_name], str(split))
@@ -57,7 +57,7 @@ def plan(found: Scan, images: Images, *, seed: int) -> Plan:
     ]
     skipped = sorted([*found.skipped, *images.unreadable.items(), *left_out])
     assert len(rows) + len(images.unreadable) + len(left_out) == len(found.photos)
-    rule, copies = splits.split_rule(set(given)), len(digests) - len(set(digests))
+    rule, copies = splits.split_rule(set(given_splits)), len(digests) - len(set(digests))
     return Plan(rows, found.class_names, skipped, rule, copies)
 
 
@@ -67,7 +67,7 @@ def check(found: Scan, images: Images, *, strict: bool, conflicts: bool) -> None
     Raises
     ------
     InputError
-        With the first such photo.
+        If there is such a photo; the message names the first.
     """
     if strict and images.unreadable:
         path, reason = min(images.unreadable.items())
@@ -78,7 +78,7 @@ def check(found: Scan, images: Images, *, strict: bool, conflicts: bool) -> None
 
 
 def columns(photos: Sequence[Photo], images: Images) -> tuple[list[str], list[str], list[str]]:
-    """Return class, digest and given split of the photos that are not known to be unreadable."""
+    """Return the class, digest and given split of every photo that can be read, as far as known."""
     usable = [p for p in photos if p.path in images.digests and p.path not in images.unreadable]
     return (
         [photo.class_name for photo in usable],

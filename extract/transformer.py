@@ -34,21 +34,21 @@ USER_CACHE = "onepass"
 class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Pooled activations of a frozen VGG16, with the rules and engines of ``make features``.
 
-    Nothing is learned: `fit` only checks its input. With a `cache`, a pipeline that is fitted many
+    The transformer learns nothing: `fit` only checks its input. With a `cache`, a pipeline that is fitted many
     times, as in a grid search, computes each photo once.
 
-    The estimator's tags say that it takes no rows of numbers, so `check_estimator` checks nothing.
-    A test puts such rows into pictures, and then all its checks pass.
+    The estimator's tags say that it takes no rows of numbers, so `check_estimator` skips its checks.
+    A test of this project turns rows of numbers into pictures, and all the checks pass.
 
     Parameters
     ----------
     taps : sequence of str
         Names in `extract.vgg16.recipe.TAPS`; their values are side by side in this order.
     cache : str, Path or None
-        The folder that keeps the taps of every file; ``features/cache`` shares it with the
-        commands. None computes them each time. The taps of arrays are never kept.
+        The folder that keeps the taps of every file. With ``features/cache``, the commands use the
+        same taps. With None, they are computed each time. The taps of arrays are never kept.
     weights : str, Path or None
-        A file of VGG16's weights, if not the published ones.
+        A file with VGG16's weights. None takes the published ones.
     engine : str
         What runs VGG16, see `extract.engines.selection.choose`.
 
@@ -88,7 +88,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray of shape (n, values), float32
-            Not negative and not normalised.
+            The values are not negative and not normalised.
 
         Raises
         ------
@@ -105,16 +105,16 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         with redirect_stdout(sys.stderr):
             vgg16 = _vgg16(cache, weights, self.engine)
             if isinstance(photos[0], str):
-                found = vgg16.of_files(photos, self.taps, keep=self.cache is not None)
+                taps = vgg16.of_files(photos, self.taps, keep=self.cache is not None)
             else:
                 squares = [decode.square(Image.fromarray(photo), size=SIZE) for photo in photos]
-                found = vgg16.compute(np.stack(squares))
-        return np.hstack([found[tap] for tap in self.taps])
+                taps = vgg16.compute(np.stack(squares))
+        return np.hstack([taps[tap] for tap in self.taps])
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the name of every column: its tap and its position in the tap."""
         self._check()
-        names = [f"{tap}_{place}" for tap in self.taps for place in range(TAPS[tap])]
+        names = [f"{tap}_{position}" for tap in self.taps for position in range(TAPS[tap])]
         return np.array(names, dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -149,12 +149,12 @@ def _photos(X: Any) -> list[str] | list[NDArray[np.uint8]]:
     Raises
     ------
     ValueError
-        If it is neither, mixed or empty.
+        If X holds anything else, mixes the two, or is empty.
     """
     if isinstance(X, str | Path):
         raise ValueError(f"X must be a sequence of photos, and is one path: {X}")
     if not isinstance(X, Sequence):
-        # Arrays, and the columns of pandas and polars, are no Sequence.
+        # Arrays and the columns of pandas and polars are not instances of Sequence.
         X = np.asarray(X)
         if X.ndim == 2 and X.shape[1] == 1:
             X = X[:, 0]
@@ -164,12 +164,12 @@ def _photos(X: Any) -> list[str] | list[NDArray[np.uint8]]:
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required: no photo")
     if all(isinstance(photo, str | Path) for photo in X):
         return [str(photo) for photo in X]
-    for place, photo in enumerate(X):
+    for number, photo in enumerate(X):
         is_array = isinstance(photo, np.ndarray) and photo.dtype == np.uint8
         if not is_array or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
             kind = f"{photo.dtype} of shape {photo.shape}" if hasattr(photo, "dtype") else ""
             raise ValueError(
                 "X must hold paths, or uint8 RGB arrays of shape (height, width, 3); number "
-                f"{place} is a {type(photo).__name__} {kind}".strip()
+                f"{number} is a {type(photo).__name__} {kind}".strip()
             )
     return list(X)

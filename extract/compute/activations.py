@@ -2,7 +2,7 @@
 
 Fine-tuning would otherwise run the frozen layers on the same photos in every epoch. Their
 activations are kept as shards beside those of the features. The variant is part of the recipe, so
-each variant has a folder of its own, and asking for one more computes nothing that is there.
+each variant has a folder of its own, and adding a variant computes only that variant.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ from extract.vgg16.weights import Weights
 DTYPE = "float16"
 LARGEST = float(np.finfo(DTYPE).max)
 SMALLEST_CROP = 0.8
-"""The least side of a variant's crop, as a share of the photo's side."""
+"""The smallest side of a variant's crop, as a share of the photo's side."""
 
 JITTER = 0.2
-"""How much the brightness and the contrast of a variant change at most, as a share."""
+"""The largest change of a variant's brightness and contrast, as a share."""
 
 
 def vary(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
@@ -42,7 +42,7 @@ def vary(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
 
     Variants from 2 on are cropped, scaled back to the photo's size, and get another brightness and
     contrast. All of this is drawn from the SHA-256 of the pixels and the number, so a variant is
-    always the same. Those with an odd number are mirrored too.
+    always the same. Variants with an odd number are mirrored too.
 
     Parameters
     ----------
@@ -60,11 +60,13 @@ def vary(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
 
 def variant_recipe(weights_digest: str, layer: str, variant: int) -> dict[str, Any]:
     """Describe how photos become the activations of a layer, which is a key of `recipe.MAPS`."""
-    how = ["plain", "mirrored"][variant % 2]
+    description = ["plain", "mirrored"][variant % 2]
     if variant >= 2:
-        how = f"{how}, number {variant}: side {SMALLEST_CROP} at least, jitter {JITTER}"
-    of_layer = {"taps": {layer: MAPS[layer]}, "dtype": DTYPE, "variant": how}
-    return recipe(weights_digest) | of_layer
+        description = (
+            f"{description}, number {variant}: side {SMALLEST_CROP} at least, jitter {JITTER}"
+        )
+    layer_recipe = {"taps": {layer: MAPS[layer]}, "dtype": DTYPE, "variant": description}
+    return recipe(weights_digest) | layer_recipe
 
 
 class Activations:
@@ -108,14 +110,14 @@ def make(
     variant: int,
     out: Path,
 ) -> Activations:
-    """Have the activations of the photos of some splits in the cache; compute what is missing.
+    """Return the activations of the photos in some splits; compute and cache those that are missing.
 
     Every shard that is needed is read whole and checked.
 
     Parameters
     ----------
     features : Features
-        Tells the photos and their digests.
+        The features file of the photos.
     splits : collection of str
     weights : Weights
     layer : str
@@ -128,20 +130,20 @@ def make(
     Raises
     ------
     InputError
-        If a photo cannot be read or is not the one whose features were extracted.
+        If a photo cannot be read, or has changed since its features were extracted.
     """
-    the_recipe = variant_recipe(weights.digest, layer, variant)
-    folder = shards.folder_of(out, the_recipe)
+    layer_recipe = variant_recipe(weights.digest, layer, variant)
+    folder = shards.folder_of(out, layer_recipe)
     paths = {features.digests[row]: features.paths[row] for row in features.rows(*splits)}
     with lock.held(shards.cache_of(out) / "lock"):
         shards.sweep(folder)
         while True:
-            rows = shard_index.read(folder, the_recipe)
+            rows = shard_index.read(folder, layer_recipe)
             pending = [path for digest, path in paths.items() if digest not in rows]
             if pending:
-                described = f"{layer}, {the_recipe['variant'].split(':')[0]}"
+                described = f"{layer}, {layer_recipe['variant'].split(':')[0]}"
                 build = partial(_engine, weights, layer, variant)
-                _compute(features, pending, shards.Writer(folder, the_recipe), build, described)
+                _compute(features, pending, shards.Writer(folder, layer_recipe), build, described)
                 continue
             needed = {digest: rows[digest] for digest in paths}
             try:
@@ -163,10 +165,10 @@ def _compute(
     root = locations.location(str(features.attributes["root"]))
     with console.progress(described, len(pending), unit="photos") as advance, writer:
         done = pipeline.compute(root, pending, build_engine=build, writer=writer, advance=advance)
-    known = dict(zip(features.paths, features.digests, strict=True))
+    expected = dict(zip(features.paths, features.digests, strict=True))
     problems = dict(done.unreadable)
     for path, digest in done.digests.items():
-        if digest != known[path]:
+        if digest != expected[path]:
             problems[path] = "has changed since its features were extracted"
     if problems:
         path, problem = next(iter(problems.items()))
@@ -176,15 +178,15 @@ def _compute(
 
 
 def _engine(weights: Weights, layer: str, variant: int, photos: NDArray[np.uint8]) -> Engine:
-    """Return the engine for a variant: ncnn, if its numbers agree with those of the reference."""
+    """Return the engine for a variant: ncnn if it agrees with the reference, else the reference."""
     # Importing Keras takes seconds, and nothing is computed if everything is in the cache.
     from extract.engines import keras_engine
 
     reference = keras_engine.build_map(layer, weights)
     fast = None if machine.has_gpu() else _ncnn(weights, layer)
     if fast is not None:
-        some = photos[: base.PHOTOS_COMPARED]
-        difference = base.relative_difference(fast.forward(some), reference.forward(some))
+        compared = photos[: base.PHOTOS_COMPARED]
+        difference = base.relative_difference(fast.forward(compared), reference.forward(compared))
         if not difference <= base.TOLERANCE:
             say(f"not used: {fast.name} differs from keras by {difference:.1g}")
             fast = None

@@ -1,4 +1,4 @@
-"""VGG16 with its cache: the taps of any photos, read if they were computed before.
+"""VGG16 with a cache: taps that were computed before are read, the others are computed.
 
 `extract.build` makes the features that models are trained on. This module serves models that are
 already trained, and scikit-learn pipelines.
@@ -26,17 +26,17 @@ from extract.vgg16.recipe import TAPS, recipe, recipe_digest
 
 
 class CachedVGG16:
-    """VGG16 at 224 pixels, and the taps that it computed before.
+    """VGG16 at 224 pixels, with the taps that it computed before.
 
     Parameters
     ----------
     cache : Path
-        The folder of the weights and of each recipe's shards. It is locked only to add photos to
-        it; reading never waits.
+        The folder of the weights and of each recipe's shards. It is locked only while photos are
+        added; reading never waits.
     weights_file : Path or None
-        VGG16's weights, if not the published ones.
+        A file with VGG16's weights. None takes the published ones.
     engine : str
-        See `extract.engines.selection.choose`. The engine is built when a photo first needs it.
+        See `extract.engines.selection.choose`. It is built for the first photo that needs it.
 
     Attributes
     ----------
@@ -58,9 +58,9 @@ class CachedVGG16:
         )
 
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
-        """Return every tap of photos of shape (n, 224, 224, 3), uint8 RGB, without the cache."""
+        """Compute every tap of photos of shape (n, 224, 224, 3), uint8 RGB; the cache is not used."""
         if self.engine is None:
-            # Engines are timed on a full batch, once on each machine; one photo would not do.
+            # Engines are timed on a full batch, once on each machine; one photo would be too few.
             batch = np.resize(photos[:BATCH_SIZE], (BATCH_SIZE, *photos.shape[1:]))
             self.engine = selection.choose(self.wanted, self.weights, batch, folder=self.folder)
         batches = [
@@ -70,12 +70,12 @@ class CachedVGG16:
         return {tap: np.concatenate([part[tap] for part in parts]) for tap in parts[0]}
 
     def taps(self, photos: Sequence[LoadedPhoto], taps: Iterable[str] = tuple(TAPS)) -> Taps:
-        """Return taps of photos that were loaded with ``known=self.known``.
+        """Return the taps of photos that were loaded with ``known=self.known``.
 
         Parameters
         ----------
         photos : sequence of LoadedPhoto, length n
-            All of them readable.
+            All of them must be readable.
         taps : iterable of str
 
         Returns
@@ -87,24 +87,24 @@ class CachedVGG16:
         InputError
             If a shard was damaged or removed after `known` was read.
         """
-        found = {tap: np.empty((len(photos), TAPS[tap]), np.float32) for tap in taps}
+        result = {tap: np.empty((len(photos), TAPS[tap]), np.float32) for tap in taps}
         new = [row for row, photo in enumerate(photos) if photo.photo is not None]
         if new:
             pixels = np.stack([photo.photo for photo in photos if photo.photo is not None])
             computed = self.compute(pixels)
-            for tap, values in found.items():
+            for tap, values in result.items():
                 values[new] = computed[tap]
             if self.writer and self.engine:
                 digests = [photos[row].digest for row in new]
                 self.writer.add(digests, computed, engine=self.engine.name)
-        known = {
+        cached = {
             row: self.known[photo.digest] for row, photo in enumerate(photos) if photo.photo is None
         }
-        _read_into(found, known)
-        return found
+        _read_into(result, cached)
+        return result
 
     def of_files(self, paths: Sequence[str], taps: Sequence[str], *, keep: bool) -> Taps:
-        """Return taps of files, a row each, in their order.
+        """Return the taps of files, one row for each file, in the order of the paths.
 
         Parameters
         ----------
@@ -122,7 +122,7 @@ class CachedVGG16:
         ValueError
             If a file gives no picture.
         """
-        found = {tap: np.empty((len(paths), TAPS[tap]), np.float32) for tap in taps}
+        result = {tap: np.empty((len(paths), TAPS[tap]), np.float32) for tap in taps}
         with (
             self._writing() if keep else nullcontext(),
             closing(pipeline.read_ahead(Path(), paths, known=self.known)) as files,
@@ -133,12 +133,12 @@ class CachedVGG16:
                     if file.reason:
                         raise ValueError(f"{file.path}: {file.reason}")
                 for tap, values in self.taps(batch, taps).items():
-                    found[tap][start : start + len(batch)] = values
-        return found
+                    result[tap][start : start + len(batch)] = values
+        return result
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Add the taps that the block computes to the cache."""
+        """Add the taps that are computed inside the block to the cache."""
         with lock.held(self.folder.parent / "lock"):
             # Other processes may have added and removed images since the index was read.
             self.known = shard_index.read(self.folder, self.recipe)
@@ -150,17 +150,17 @@ class CachedVGG16:
             self.known = shard_index.read(self.folder, self.recipe)
 
 
-def _read_into(found: Taps, known: dict[int, ShardRow]) -> None:
-    """Read the taps of known images into their rows of `found`, each shard once."""
-    for shard in {place.shard for place in known.values()}:
-        rows = [row for row, place in known.items() if place.shard == shard]
+def _read_into(result: Taps, cached: dict[int, ShardRow]) -> None:
+    """Read the taps of cached images into their rows of `result`; each shard is read once."""
+    for shard in {shard_row.shard for shard_row in cached.values()}:
+        rows = [row for row, shard_row in cached.items() if shard_row.shard == shard]
         try:
-            kept = shards.rows(shard, [known[row].row for row in rows], found)
+            from_shard = shards.rows(shard, [cached[row].row for row in rows], result)
         except shards.Damaged as damaged:
             message = f"{damaged}; set it aside with python -m extract verify and try again"
             raise InputError(message) from damaged
-        for tap, values in kept.items():
-            found[tap][rows] = values
+        for tap, values in from_shard.items():
+            result[tap][rows] = values
 
 
 def _ignore(damaged: shards.Damaged) -> None:

@@ -1,4 +1,4 @@
-"""What one pass of VGG16 over the photos of a folder needs, wherever it runs."""
+"""A job: everything that one pass of VGG16 over a folder of photos needs, on any machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,9 @@ class Job:
     recipe : dict
         See `extract.vgg16.recipe.recipe`.
     shard_folder : Path or UPath
-        The folder that gets the recipe's shards, which may be shared.
+        The folder that the recipe's shards are written to; other machines may share it.
     local_folder : Path
-        The folder of this machine for converted engines, their timings, and what is remembered of
+        This machine's folder for converted engines, their timings, and the list of the images in
         remote shards.
     engine : str
         See `extract.engines.selection.choose`.

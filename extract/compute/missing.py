@@ -1,4 +1,4 @@
-"""Have VGG16 see every image that is not in the cache yet, at every size."""
+"""Compute the taps of every image that is not in the cache yet, at every size."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from extract.vgg16.recipe import SIZE
 
 @dataclass
 class Images:
-    """What is known of the images of a data set so far.
+    """What is known so far about the images of a data set.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Images:
         Where the taps of each image are in the cache.
     unreadable : dict of path to reason
     computed : set of digest
-        The images that VGG16 saw in this run.
+        The images whose taps were computed in this run.
     """
 
     digests: dict[str, str]
@@ -39,23 +39,25 @@ class Images:
 
 
 def compute(images: Images, paths: Sequence[str], jobs: Sequence[Job], *, on: str | None) -> None:
-    """Have the taps of every photo at every size in the cache, and note where they are.
+    """Compute the missing taps of all photos at every size, and note where in the cache they are.
 
     Parameters
     ----------
     images : Images
-        Brought up to date.
+        It is updated in place.
     paths : sequence of str
-        Relative to the root.
+        Photos, relative to the root of the jobs.
     jobs : sequence of Job
         One for each size.
     on : str or None
         See `extract.compute.ray_cluster.connected`; None computes in this process.
     """
-    for one in jobs:
-        images.rows[one.size] = _read_index(one)
+    for candidate in jobs:
+        images.rows[candidate.size] = _read_index(candidate)
     # A photo that changes between two passes has a digest that the first one never saw.
-    while job := next((one for one in jobs if _pending(images, paths, one.size)), None):
+    while job := next(
+        (candidate for candidate in jobs if _pending(images, paths, candidate.size)), None
+    ):
         pending = _pending(images, paths, job.size)
         started = time.monotonic()
         with _watched(job, images, len(pending)) as advance:
@@ -92,8 +94,8 @@ def _watched(job: Job, images: Images, photos: int) -> Iterator[Callable[..., No
         with console.progress(_name(job), photos, unit="photos") as advance:
             yield advance
     except console.Stopped:
-        kept = len(_read_index(job)) - len(images.rows[job.size])
-        warn(f"{_name(job)}: {kept:,} of {count(photos, 'image')} computed and kept")
+        computed = len(_read_index(job)) - len(images.rows[job.size])
+        warn(f"{_name(job)}: {computed:,} of {count(photos, 'image')} computed and kept")
         raise
 
 
@@ -123,5 +125,8 @@ def _report(job: Job, done: Computed, seconds: float, reused: int) -> None:
     if n:
         speed = f"{seconds:.0f} s, {n / seconds:.1f} photos/s"
         say(f"{_name(job)}: {count(n, 'image')} computed ({speed}), {reused:,} reused")
-        shares = ", ".join(f"{stage} {own / seconds:.1%}" for stage, own in done.seconds.items())
+        shares = ", ".join(
+            f"{stage} {stage_seconds / seconds:.1%}"
+            for stage, stage_seconds in done.seconds.items()
+        )
         say(f"  share of the time, many at once: {shares}")

@@ -1,4 +1,4 @@
-"""Photos through the network: files are read, decoded and written while the network computes."""
+"""Send photos through the network; files are read, decoded and written while it computes."""
 
 import hashlib
 import math
@@ -23,7 +23,7 @@ from extract.system.machine import cores
 from extract.vgg16.recipe import SIZE
 
 BATCH_SIZE = 16
-"""Every engine was as fast with 8, 16 and 32 on two cores; more only takes memory."""
+"""Every engine was equally fast with 8, 16 and 32 on two cores; more only takes memory."""
 
 READ_AHEAD = 3 * BATCH_SIZE
 
@@ -35,7 +35,7 @@ Made = TypeVar("Made")
 
 
 class LoadedPhoto(NamedTuple):
-    """A file as it was read: the digest and the pixels are of the same bytes.
+    """A file that was read once: its digest and its pixels come from the same bytes.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class LoadedPhoto(NamedTuple):
     reason : str
         Why the file gives no photo. Empty if it gives one, or if its digest was known.
     seconds : tuple of two floats
-        What reading and hashing took, and what decoding took.
+        The time for reading and hashing, and the time for decoding.
     """
 
     path: str
@@ -57,15 +57,15 @@ class LoadedPhoto(NamedTuple):
 
 
 class Computed(NamedTuple):
-    """What became of the files.
+    """The outcome for each file.
 
     Attributes
     ----------
     digests : dict of path to digest
-        The digests of the very bytes that were computed.
+        The digests of the bytes that the network was given.
     unreadable : dict of path to reason
     seconds : dict of str to float
-        How long each of `STAGES` worked. All but the first run at the same time.
+        How long each of `STAGES` took. All but the first run at the same time.
     """
 
     digests: dict[str, str]
@@ -78,7 +78,7 @@ class Computed(NamedTuple):
         return cls({}, {}, dict.fromkeys(STAGES, 0.0))
 
     def add(self, other: Self) -> None:
-        """Add what became of other files."""
+        """Add the outcome for other files."""
         self.digests.update(other.digests)
         self.unreadable.update(other.unreadable)
         for stage, seconds in other.seconds.items():
@@ -137,7 +137,7 @@ def compute(
     """Run the network over files and hand the taps to the writer, batch by batch.
 
     Files are read and decoded in threads. The network has a thread of its own, with one batch
-    waiting for it. The calling thread puts batches together and writes.
+    waiting for it. The calling thread assembles batches and writes.
 
     Parameters
     ----------
@@ -145,12 +145,12 @@ def compute(
     paths : sequence of str
         Files to try, relative to `root`.
     build_engine : callable
-        Called with the first batch of photos, and not at all if there is none.
+        Called with the first batch of photos. It is not called if there are no photos.
     writer : Writer
     advance : callable
-        Told how many files are done.
+        Called with the number of files just finished.
     size : int
-        Side in pixels of the squares that the network is given.
+        Side in pixels of the squares that the network takes.
     batch_size : int
         Photos of 224 x 224 pixels in a batch; see `at_once`.
     """
@@ -199,7 +199,7 @@ def _forward(
 
 
 def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:
-    """Return how many photos of a size make a batch; large photos make small ones, to save memory.
+    """Return how many photos of a size make a batch; batches of large photos are small.
 
     A batch has about as many pixels as `batch_size` photos of 224 x 224, rounded up so that every
     core gets the same number of photos.

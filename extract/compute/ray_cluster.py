@@ -26,8 +26,8 @@ def connected(on: str) -> Iterator[Any]:
     Parameters
     ----------
     on : str
-        ``ray`` is the cluster that RAY_ADDRESS names. Without that variable it is the cluster this
-        machine belongs to. If there is none, Ray is started on this machine alone.
+        ``ray`` is the cluster that RAY_ADDRESS names. Without that variable it is the cluster that
+        this machine belongs to. If there is no such cluster, Ray starts on this machine alone.
         ``ray://HOST:PORT`` is the cluster at that address.
 
     Yields
@@ -72,7 +72,7 @@ def connected(on: str) -> Iterator[Any]:
 
 
 def _check_port(on: str, host: str, port: int) -> None:
-    """Refuse an address where nothing listens; Ray itself would wait for half a minute."""
+    """Refuse an address that nothing listens on; Ray itself would wait for half a minute."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:

@@ -25,18 +25,18 @@ from extract.system.console import InputError, count, finishing, say, warn
 from extract.system.locations import Location
 
 CORES_PER_WORKER = 8
-"""A machine without a GPU has one worker for every so many cores."""
+"""A machine without a GPU has one worker for this many cores."""
 
 TASKS_PER_WORKER = 4
-"""A worker gets at least so many tasks, so that none waits long for another at the end."""
+"""Each worker gets at least this many tasks, so that none waits long for another at the end."""
 
 MAX_LOSSES = 2
-"""After so many lost workers a task is halved; a task of one photo is skipped."""
+"""A task that lost this many workers is halved; a task of one photo is skipped."""
 
 MAX_LOSSES_IN_A_ROW = 2 * (MAX_LOSSES + math.ceil(math.log2(SHARD_IMAGES)))
-"""After so many lost workers without a finished task between them, a machine is left out.
+"""A machine that lost this many workers, and finished no task in between, is left out.
 
-It is twice the number that the search for one harmful photo costs.
+The search for one harmful photo costs half as many workers.
 """
 
 POLL_SECONDS = 0.5
@@ -48,7 +48,7 @@ Advance = Callable[[int, str], None]
 
 @dataclass
 class Task:
-    """Photos that one worker computes at a time, and how many workers were lost over them."""
+    """Photos that one worker computes in one request, and how many workers were lost over them."""
 
     paths: Sequence[str]
     losses: int = 0
@@ -63,7 +63,7 @@ class WorkerResources(NamedTuple):
 
 @dataclass
 class WorkerHandle:
-    """What the coordinator knows of a worker.
+    """What the coordinator knows about a worker.
 
     Attributes
     ----------
@@ -73,8 +73,8 @@ class WorkerHandle:
         Ray's name for the machine.
     actor : ray.actor.ActorHandle
     answer : ray.ObjectRef
-        The answer to the last request: first `Worker.find_problem`, then one `Worker.compute` after
-        the other.
+        The answer to the last request, which is first `Worker.find_problem` and from then on
+        `Worker.compute`.
     answer_to_count : ray.ObjectRef
         The answer to the last `Worker.count`.
     task : Task or None
@@ -82,7 +82,7 @@ class WorkerHandle:
     idle : bool
         Whether the worker can be given a task.
     counted : int
-        Photos that the progress bar knows of.
+        Photos that the progress bar has counted.
     finished : int
         Photos in finished tasks.
     seconds : float
@@ -105,7 +105,7 @@ class WorkerHandle:
 
 
 def compute(job: Job, paths: Sequence[str], *, on: str, advance: Advance) -> Computed:
-    """Compute photos on all machines of a cluster, which write the shards.
+    """Compute photos on all machines of a cluster; the machines write the shards.
 
     Machines may join or be lost while this runs.
 
@@ -150,7 +150,7 @@ def plan_workers(resources: Mapping[str, float]) -> list[WorkerResources]:
 
 
 def make_tasks(paths: Sequence[str], workers: int) -> list[Task]:
-    """Cut photos into tasks of at most a shard, small enough that every worker gets some."""
+    """Cut photos into tasks of at most one shard, small enough that every worker gets several."""
     size = min(SHARD_IMAGES, math.ceil(len(paths) / (TASKS_PER_WORKER * workers)))
     return [Task(paths[start : start + size]) for start in range(0, len(paths), size)]
 
@@ -163,7 +163,7 @@ def halve(task: Task) -> list[Task]:
 
 @contextmanager
 def _marker(folder: Location) -> Iterator[Path | None]:
-    """Keep a file in the shard folder, by which machines recognise it; a URL needs none."""
+    """Keep a file in the shard folder, so that machines can recognise it; a URL needs none."""
     if not isinstance(folder, Path):
         yield None
         return
@@ -203,7 +203,7 @@ class Coordinator:
         self.messages: set[str] = set()
 
     def compute(self, paths: Sequence[str], check: Callable[[], None]) -> Computed:
-        """Have all photos computed; `check` is called often and may raise Stopped."""
+        """Let the workers compute all photos; `check` is called often and may raise Stopped."""
         self._start_workers()
         self.tasks.extend(make_tasks(paths, len(self.workers)))
         notice_due: float = time.monotonic() + NOTICE_SECONDS
@@ -227,7 +227,7 @@ class Coordinator:
         return self.done
 
     def stop(self) -> None:
-        """Make all workers write what they hold, and wait for them for a limited time."""
+        """Tell all workers to write what they hold, and wait for them for a limited time."""
         busy = [worker for worker in self.workers.values() if worker.task]
         for worker in busy:
             worker.actor.stop.remote()
@@ -236,7 +236,7 @@ class Coordinator:
             self.ray.wait(answers, num_returns=len(answers), timeout=STOP_SECONDS)
 
     def _start_workers(self) -> None:
-        """Start workers on machines that lack them: new ones, and where a worker was lost."""
+        """Start the workers that new machines lack, and replace those that were lost."""
         for node in self.ray.nodes():
             node_id = node["NodeID"]
             if not node["Alive"] or node_id in self.left_out:
@@ -263,7 +263,7 @@ class Coordinator:
         return WorkerHandle(name, node_id, actor, answer, actor.count.remote())
 
     def _give_tasks(self) -> None:
-        """Give a task to every idle worker, as long as there are tasks."""
+        """Give every idle worker a task while there are any."""
         for worker in self.workers.values():
             if worker.idle and self.tasks:
                 worker.task, worker.idle = self.tasks.popleft(), False
@@ -303,9 +303,9 @@ class Coordinator:
         self._update_count(worker, worker.finished)
 
     def _handle_loss(self, worker: WorkerHandle, reason: str) -> None:
-        """Put the task of a lost worker back, unless its photos or its machine are at fault."""
+        """Put the task of a lost worker back, and leave its machine out if that is at fault."""
         warn(f"lost: {worker.name} ({re.split('[,:] ', reason.splitlines()[0])[0]})")
-        # The worker may only be out of reach, and would keep its cores.
+        # The worker may only be out of reach, and then it would keep its cores.
         self.ray.kill(worker.actor)
         self._update_count(worker, worker.finished)
         machine_is_alive = any(
@@ -327,7 +327,7 @@ class Coordinator:
             self._leave_out(worker, f"it lost {MAX_LOSSES_IN_A_ROW} workers in a row")
 
     def _put_back(self, task: Task) -> None:
-        """Have a task computed by another worker, halve it, or skip its only photo."""
+        """Leave a task to another worker, halve it, or skip its only photo."""
         if task.losses < MAX_LOSSES:
             warn(f"  another worker computes its {count(len(task.paths), 'photo')}")
             self.tasks.appendleft(task)

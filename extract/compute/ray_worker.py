@@ -1,4 +1,4 @@
-"""The part of a run on Ray that happens on each machine: read photos, compute, write shards."""
+"""A worker of a run on Ray: it reads photos, computes, and writes shards on its machine."""
 
 import os
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class Worker:
         Returns
         -------
         computed : Computed
-            Without content if the worker was told to stop; what it had computed is then written.
+            Empty if the worker was told to stop. What it had computed by then is written.
         messages : str
             Lines for the user: which engine was chosen, and why.
 
@@ -105,7 +105,7 @@ class Worker:
             raise Stopped(0)
 
     def _engine(self, photos: NDArray[np.uint8]) -> Engine:
-        """Return the engine, which is chosen for the first photos and kept from then on."""
+        """Return the engine; it is chosen for the first photos and kept."""
         if self.engine is None:
             job, folder = self.job, self.job.local_folder
             if not folder.is_dir():

@@ -188,7 +188,8 @@ def _last_inputs(top: keras.Model, *splits: Split) -> list[Split]:
 def _evaluate(top: keras.Model, split: Split, *, balanced: bool) -> dict[str, list[float]]:
     """Return each metric of a compiled top on a split, in a list of one entry."""
     metrics = top.evaluate(
-        *(split.inputs, one_hot(split.labels, top.output_shape[1])),
+        split.inputs,
+        one_hot(split.labels, top.output_shape[1]),
         sample_weight=_sample_weights(split, balanced=balanced),
         verbose=0,
         return_dict=True,

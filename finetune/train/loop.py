@@ -204,7 +204,9 @@ def _epochs(
         metrics = hardware.mean(network.evaluate(data.val, verbose=0, return_dict=True))
         compile_network(augmented, schedule, steps, hardware=hardware)
     epochs = _Epochs(
-        *(network, data.train, schedule),
+        network,
+        data.train,
+        schedule,
         initial=metrics[schedule.monitor],
         checkpoint=checkpoint,
         hardware=hardware,

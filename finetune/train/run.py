@@ -120,9 +120,7 @@ def _set_up(features: Features, request: Request, hardware: Hardware) -> Setup:
     if isinstance(options, BaselineOptions):
         return setup.baseline(features, options, seed=seed, hardware=hardware)
     vgg16 = _weights(features, request)
-    return setup.finetuned(
-        *(features, vgg16, options), out=request.out, seed=seed, hardware=hardware
-    )
+    return setup.finetuned(features, vgg16, options, out=request.out, seed=seed, hardware=hardware)
 
 
 def _weights(features: Features, request: Request) -> Weights:
@@ -141,7 +139,9 @@ def _fit(prepared: Setup, features: Features, request: Request, hardware: Hardwa
     folder, phase = request.folder(features), prepared.phase
     try:
         last = fit(
-            *(prepared.trained_part, prepared.data, phase),
+            prepared.trained_part,
+            prepared.data,
+            phase,
             checkpoint=_checkpoint(prepared, features, request, hardware),
             logs=folder / LOGS,
             hardware=hardware,

@@ -185,7 +185,9 @@ def cached_variants(
     """
     return [
         activations.make(
-            *(features, ("train",) if variant else ("train", "val"), vgg16),
+            features,
+            ("train",) if variant else ("train", "val"),
+            vgg16,
             layer=layer,
             variant=variant,
             out=out,

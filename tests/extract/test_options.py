@@ -83,6 +83,7 @@ def test_a_tilde_is_the_home_in_paths_and_not_in_urls(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert options.path("~/out") == tmp_path / "out"
+    assert options.path("~nobody-of-this-name/out") == Path("~nobody-of-this-name/out")
     assert options.data_set("~/photos") == f"{tmp_path}/photos"
     assert options.data_set("chess") == "chess"
     assert options.data_set("s3://bucket/~/photos") == "s3://bucket/~/photos"
