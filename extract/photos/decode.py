@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 warnings.filterwarnings("ignore", module="PIL")
 
 DRAFT = 3
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if it stays this many times larger than needed."""
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if this many times the result remains."""
 
 QUALITY = 60
 """The WebP quality of thumbnails, 0 to 100."""

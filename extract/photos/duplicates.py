@@ -9,19 +9,18 @@ from numpy.typing import NDArray
 NEAR = 0.96
 """Two photos whose ``block5_avg`` have at least this cosine are called near-duplicates.
 
-The threshold was chosen by looking at all pairs above 0.93 in two data sets. Among 2,500 photos of cats and
-dogs, one pair in different splits lies above it: 0.999, the same photo. The next pair, 0.935, shows
-two cats. Among 556 pictures of chess pieces, nine pairs lie above it, 0.960 to 0.983, and none is
-the same picture: they show pieces of one set in one scene, or a rook in another colour. Two
-drawings that were published twice lie below it: one at 0.959 with another watermark, and one at
+The threshold was chosen by looking at all pairs above 0.93 in two data sets. Among 2,500 photos of
+cats and dogs, one pair in different splits lies above it: 0.999, the same photo. The next pair,
+0.935, shows two cats. Among 556 pictures of chess pieces, nine pairs lie above it, 0.960 to 0.983,
+and none is the same picture: they show pieces of one set in one scene, or a rook in another colour.
+Two drawings that were published twice lie below it: one at 0.959 with another watermark, and one at
 0.940 cropped. So a person should look at the pairs before removing anything.
 
-The threshold was also tried on 80 of these photos, changed on purpose. It finds all that were
-saved again as JPEG of quality 75, mirrored, or cropped by 2.5% on each side. It finds 98% of those
-saved at quality 30, 93% of those at half the size, and 88% of those with a caption bar below. It
-finds 85% of those cropped by 5%, 24% of those cropped by 10%, and 84% of those brightened by a
-fifth. It finds 45% of those in grey or with large letters across, and 24% of thumbnails of 128
-pixels.
+The threshold was also tried on 80 of these photos, changed on purpose. It finds all that were saved
+again as JPEG of quality 75, mirrored, or cropped by 2.5% on each side. It finds 98% of those saved
+at quality 30, 93% of those at half the size, and 88% of those with a caption bar below. It finds
+85% of those cropped by 5%, 24% of those cropped by 10%, and 84% of those brightened by a fifth. It
+finds 45% of those in grey or with large letters across, and 24% of thumbnails of 128 pixels.
 """
 
 ROWS = 200_000
@@ -114,7 +113,7 @@ def rows_compared(splits: Sequence[str] | NDArray[np.str_]) -> int:
 def _sides(
     splits: Sequence[str] | NDArray[np.str_],
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Return the rows of each pair of splits, smaller split first; nothing if there are too many."""
+    """Return the rows of each pair of splits, smaller split first; [] if there are too many."""
     if len(splits) > ROWS:
         return []
     names = np.asarray(splits)

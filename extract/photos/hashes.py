@@ -114,7 +114,7 @@ def _stamps(root: Location, paths: Sequence[str]) -> dict[str, Stamp]:
 
 
 def _stamp(file: str | int) -> Stamp:
-    """Return size, times, inode and device of a path or open file; [] if it is not a regular file."""
+    """Return size, times, inode and device of a path or open file; [] if not a regular file."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):
@@ -194,7 +194,7 @@ class _Index:
 
     def _run(self, sql: str, rows: Sequence[Row]) -> list[Row]:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        # The default rollback journal is used, because WAL fails on network disks and read-only folders.
+        # The journal is not WAL, which fails on network disks and read-only folders.
         with closing(sqlite3.connect(self.file, timeout=30, isolation_level="IMMEDIATE")) as db, db:
             db.text_factory = bytes
             if db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):

@@ -177,7 +177,7 @@ class _Scanner:
                 yield path
 
     def files(self, folder: str, above: Set[str]) -> Iterator[tuple[str, Entry]]:
-        """Yield path and entry of every file below a folder; links are followed unless they loop."""
+        """Yield path and entry of every file below a folder; follow links unless they loop."""
         real = self.real(folder)
         if real in above:
             return

@@ -89,7 +89,7 @@ def _contents(path: Location, recipe: dict[str, Any]) -> Contents:
 def _in_store(
     folder: "UPath", recipe: dict[str, Any], memory: Path | None
 ) -> dict[str, Contents | None]:
-    """Return the contents of the shards in a store, by name; new shards are read in few requests."""
+    """Return the contents of the shards in a store by name; reading new ones takes few requests."""
     listed = shards.sizes(folder)
     known = _recalled(memory) if memory else {}
     new: dict[str, Contents] = {}

@@ -114,7 +114,7 @@ class Writer:
         self.recipe = recipe
         self.written = 0
         self.engine = ""
-        # Digests and taps are in one list, so a signal cannot come between adding one and the other.
+        # One list holds both, so a signal never finds the digests of a batch without its taps.
         self.batches: list[tuple[Sequence[str], Taps]] = []
         self.since = time.monotonic()
 
@@ -198,7 +198,7 @@ def create_tap(file: h5py.File, tap: str, shape: tuple[int, ...], dtype: str) ->
 
 
 def shapes(recipe: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every array a recipe stores per photo, in the order of shards."""
+    """Return name and shape of every array that a recipe stores per photo, in shard order."""
     kept = recipe["taps"]
     return {tap: tuple(np.atleast_1d(kept[tap])) for tap in (*TAPS, *MAPS) if tap in kept}
 
@@ -237,7 +237,7 @@ def digests_of(path: Location) -> list[str]:
 
 
 def join(folder: Location, paths: Sequence[Location], needed: Set[str]) -> list[Location]:
-    """Join shards: write their needed images as fewer new shards. Memory holds few of them at a time.
+    """Write the needed images of some shards as few new shards; memory holds only a few at a time.
 
     Returns
     -------
