@@ -78,7 +78,7 @@ def check(found: Scan, images: Images, *, strict: bool, allow_conflicts: bool) -
 
 
 def columns(photos: Sequence[Photo], images: Images) -> tuple[list[str], list[str], list[str]]:
-    """Return the class, digest and given split of every photo that can be read, as far as known."""
+    """Return class, digest and given split of the photos not yet found to be unreadable."""
     usable = [p for p in photos if p.path in images.digests and p.path not in images.unreadable]
     return (
         [photo.class_name for photo in usable],

@@ -34,10 +34,10 @@ USER_CACHE = "onepass"
 class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Pooled activations of a frozen VGG16, with the rules and engines of ``make features``.
 
-    The transformer learns nothing: `fit` only checks its input. With a `cache`, a pipeline that is fitted many
-    times, as in a grid search, computes each photo once.
+    The transformer learns nothing: `fit` only checks its input. With a `cache`, a pipeline that is
+    fitted many times, as in a grid search, computes each photo once.
 
-    The estimator's tags say that it takes no rows of numbers, so `check_estimator` skips its checks.
+    The estimator's tags say that it takes no rows of numbers, so `check_estimator` runs no checks.
     A test of this project turns rows of numbers into pictures, and all the checks pass.
 
     Parameters

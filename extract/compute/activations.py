@@ -60,12 +60,10 @@ def vary(photo: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
 
 def variant_recipe(weights_digest: str, layer: str, variant: int) -> dict[str, Any]:
     """Describe how photos become the activations of a layer, which is a key of `recipe.MAPS`."""
-    description = ["plain", "mirrored"][variant % 2]
+    change = ["plain", "mirrored"][variant % 2]
     if variant >= 2:
-        description = (
-            f"{description}, number {variant}: side {SMALLEST_CROP} at least, jitter {JITTER}"
-        )
-    layer_recipe = {"taps": {layer: MAPS[layer]}, "dtype": DTYPE, "variant": description}
+        change += f", number {variant}: side {SMALLEST_CROP} at least, jitter {JITTER}"
+    layer_recipe = {"taps": {layer: MAPS[layer]}, "dtype": DTYPE, "variant": change}
     return recipe(weights_digest) | layer_recipe
 
 
@@ -110,7 +108,7 @@ def make(
     variant: int,
     out: Path,
 ) -> Activations:
-    """Return the activations of the photos in some splits; compute and cache those that are missing.
+    """Return the activations of the photos in some splits; compute and cache the missing ones.
 
     Every shard that is needed is read whole and checked.
 

@@ -58,7 +58,7 @@ class CachedVGG16:
         )
 
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
-        """Compute every tap of photos of shape (n, 224, 224, 3), uint8 RGB; the cache is not used."""
+        """Compute every tap of photos of shape (n, 224, 224, 3), uint8 RGB, without the cache."""
         if self.engine is None:
             # Engines are timed on a full batch, once on each machine; one photo would be too few.
             batch = np.resize(photos[:BATCH_SIZE], (BATCH_SIZE, *photos.shape[1:]))

@@ -52,12 +52,11 @@ def compute(images: Images, paths: Sequence[str], jobs: Sequence[Job], *, on: st
     on : str or None
         See `extract.compute.ray_cluster.connected`; None computes in this process.
     """
-    for candidate in jobs:
-        images.rows[candidate.size] = _read_index(candidate)
+    for job in jobs:
+        images.rows[job.size] = _read_index(job)
     # A photo that changes between two passes has a digest that the first one never saw.
-    while job := next(
-        (candidate for candidate in jobs if _pending(images, paths, candidate.size)), None
-    ):
+    while unfinished := [job for job in jobs if _pending(images, paths, job.size)]:
+        job = unfinished[0]
         pending = _pending(images, paths, job.size)
         started = time.monotonic()
         with _watched(job, images, len(pending)) as advance:
@@ -125,8 +124,5 @@ def _report(job: Job, done: Computed, seconds: float, reused: int) -> None:
     if n:
         speed = f"{seconds:.0f} s, {n / seconds:.1f} photos/s"
         say(f"{_name(job)}: {count(n, 'image')} computed ({speed}), {reused:,} reused")
-        shares = ", ".join(
-            f"{stage} {stage_seconds / seconds:.1%}"
-            for stage, stage_seconds in done.seconds.items()
-        )
-        say(f"  share of the time, many at once: {shares}")
+        shares = [f"{stage} {t / seconds:.1%}" for stage, t in done.seconds.items()]
+        say(f"  share of the time, many at once: {', '.join(shares)}")

@@ -1,4 +1,4 @@
-"""Data sets: find the folder that a name, path or URL means; download and unpack it once."""
+"""Find the folder that a name, path or URL stands for; download and unpack built-in data sets."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ class Archive:
     ----------
     url : str
     sha256 : str or None
-        None if nobody publishes one. The digest of the first whole download is then recorded
+        The published digest. If it is None, the digest of the first whole download is recorded
         beside the data, and later downloads must match it.
     inner : str or None
         The archive inside this archive that holds the photos.
@@ -73,8 +73,8 @@ def locate(data: str, *, folder: Path = DATA_FOLDER) -> Location:
     Parameters
     ----------
     data : str
-        A built-in name, or the path or URL of a folder. A built-in data set is downloaded if there
-        is no ``folder/name``.
+        A built-in name, or the path or URL of a folder. A built-in data set is downloaded if
+        ``folder/name`` does not exist.
     folder : Path
         Where built-in data sets are kept.
 
@@ -108,7 +108,7 @@ def _unwrapped(root: Location) -> Location:
         if len(visible) != 1 or not locations.folders(root / visible[0]):
             return root
         inner = root / visible[0]
-        # A link to its own folder would be followed for ever; a store has no links.
+        # A link to its own folder would be followed forever; a store has no links.
         if isinstance(root, Path) and root.resolve().is_relative_to((root / visible[0]).resolve()):
             return root
         root = inner
@@ -129,25 +129,25 @@ def _fetch(name: str, root: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             outer = Path(temporary, "outer")
             _unpack(path, outer)
-            found = sorted(outer.rglob(archive.inner))
-            if not found:
+            inner = sorted(outer.rglob(archive.inner))
+            if not inner:
                 raise InputError(f"{path}: has no {archive.inner} inside; remove it and try again")
-            _unpack(found[0], root)
+            _unpack(inner[0], root)
     _record(root, path)
     path.unlink()
 
 
 def _download(name: str, archive: Archive, folder: Path, root: Path) -> Path:
-    """Download an archive whole or not at all; a broken download starts again."""
+    """Download an archive whole or not at all; a broken download starts from the beginning."""
     pooch.get_logger().setLevel("WARNING")
     filename = PurePosixPath(archive.url).name
-    known = archive.sha256 or _recorded(root)
+    sha256 = archive.sha256 or _recorded(root)
     say(f"fetching {archive.url}")
     try:
         return Path(
             pooch.retrieve(
                 archive.url,
-                known_hash=f"sha256:{known}" if known else None,
+                known_hash=f"sha256:{sha256}" if sha256 else None,
                 fname=filename,
                 path=folder,
                 downloader=pooch.HTTPDownloader(
@@ -189,14 +189,14 @@ def _unpack(archive: Path, target: Path, *, only: str = "") -> None:
         If the archive is damaged or a member would leave the target.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    opened = _unpack_zip if zipfile.is_zipfile(archive) else _unpack_tar
+    unpack = _unpack_zip if zipfile.is_zipfile(archive) else _unpack_tar
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack-") as temporary:
         folder = Path(temporary, "photos")
         folder.mkdir()
         try:
-            opened(archive, folder, lambda name: _inside(name, only))
-        # A damaged archive raises zlib.error, RuntimeError, NotImplementedError and more. A file
-        # where a folder must be is the archive's fault too; a full disk is not.
+            unpack(archive, folder, lambda name: _target_path(name, only))
+        # A damaged archive raises zlib.error, RuntimeError, NotImplementedError and more. If a file
+        # lies where a folder must be, the archive is at fault too; a full disk is not its fault.
         except Exception as error:
             conflict = isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError)
             if isinstance(error, OSError) and error.errno and not conflict:
@@ -209,36 +209,36 @@ def _unpack(archive: Path, target: Path, *, only: str = "") -> None:
         os.replace(folder, target)
 
 
-def _inside(name: str, only: str) -> PurePosixPath | None:
-    """Return where a member goes, or None if it is not below `only`; refuse one that escapes."""
+def _target_path(name: str, only: str) -> PurePosixPath | None:
+    """Return the path to unpack a member to, or None if it is not below `only`."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"member {name!r} leaves the folder")
     return path.relative_to(only) if path.is_relative_to(only) else None
 
 
-Placed = Callable[[str], PurePosixPath | None]
-"""Tells where a member of an archive goes, None if it is left out."""
+TargetPath = Callable[[str], PurePosixPath | None]
+"""A function from the name of a member to the path to unpack it to, None to leave it out."""
 
 
-def _unpack_zip(archive: Path, folder: Path, place: Placed) -> None:
+def _unpack_zip(archive: Path, folder: Path, target_path: TargetPath) -> None:
     with zipfile.ZipFile(archive) as file:
         for member in file.infolist():
-            inside = place(member.filename)
-            if inside is not None and not member.is_dir():
-                path = folder / inside
+            relative = target_path(member.filename)
+            if relative is not None and not member.is_dir():
+                path = folder / relative
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with file.open(member) as source, open(path, "wb") as sink:
                     shutil.copyfileobj(source, sink)
 
 
-def _unpack_tar(archive: Path, folder: Path, place: Placed) -> None:
+def _unpack_tar(archive: Path, folder: Path, target_path: TargetPath) -> None:
     with tarfile.open(archive) as file:
         for member in file:
-            inside = place(member.name)
-            # Links and devices are no photos.
-            if inside is not None and member.isfile():
-                path = folder / inside
+            relative = target_path(member.name)
+            # Links and devices are not photos.
+            if relative is not None and member.isfile():
+                path = folder / relative
                 path.parent.mkdir(parents=True, exist_ok=True)
                 source = file.extractfile(member)
                 if source is not None:

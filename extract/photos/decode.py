@@ -1,4 +1,4 @@
-"""Image files to pixels: decode a file, or say why it gives no picture."""
+"""Decode image files to pixels, or say why a file gives no picture."""
 
 import io
 import warnings
@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Pillow warns of odd palettes, EXIF blocks and sizes. An unusable photo has its reason instead.
+# Pillow warns about odd palettes, EXIF blocks and sizes. Here an unusable photo raises Unreadable.
 warnings.filterwarnings("ignore", module="PIL")
 
 DRAFT = 3
-"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that leaves this many times the result."""
+"""A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if this many times the result remains."""
 
 QUALITY = 60
-"""Of thumbnails: WebP's quality, 0 to 100."""
+"""The WebP quality of thumbnails, 0 to 100."""
 
 
 class Unreadable(Exception):
@@ -36,13 +36,14 @@ def decode_photo(data: bytes, *, size: int) -> NDArray[np.uint8]:
 
 
 def upright(data: bytes, *, size: int) -> Image.Image:
-    """Turn the bytes of an image file into an RGB image, in the shape that it has.
+    """Turn the bytes of an image file into an RGB image that keeps its proportions.
 
     The EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits,
     and an animation gives its first frame.
 
     A large JPEG is decoded at a fraction of its size, which its format makes cheap. For the 133
-    large ones of `chess`, this changed a photo by 0.75 of 255 levels on average at most.
+    large JPEGs of `chess`, this changed the pixels of a photo by at most 0.75 of 255 levels on
+    average.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def upright(data: bytes, *, size: int) -> Image.Image:
     Raises
     ------
     Unreadable
-        With the reason, if the bytes give no picture.
+        If the bytes give no picture; the message is the reason.
     """
     if not data:
         raise Unreadable("empty file")
@@ -77,19 +78,19 @@ def upright(data: bytes, *, size: int) -> Image.Image:
 def thumbnail(data: bytes, *, size: int) -> bytes:
     """Turn the bytes of an image file into a small WebP file, for a person to look at.
 
-    The picture is converted as by `upright` and keeps its proportions.
+    The picture is converted as `upright` does it, and keeps its proportions.
 
     Parameters
     ----------
     data : bytes
         The whole file, in any format that Pillow reads.
     size : int
-        The longer side of the result in pixels, at most.
+        The largest side of the result in pixels.
 
     Raises
     ------
     Unreadable
-        With the reason, if the bytes give no picture.
+        If the bytes give no picture; the message is the reason.
     """
     rgb = upright(data, size=size)
     rgb.thumbnail((size, size))

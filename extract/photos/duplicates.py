@@ -1,4 +1,4 @@
-"""Copies, near-duplicates, and the same photo under two labels: what would leak or mislead."""
+"""Find copies, near-duplicates, and photos under two labels, which would leak or mislead."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
@@ -9,34 +9,35 @@ from numpy.typing import NDArray
 NEAR = 0.96
 """Two photos whose ``block5_avg`` have at least this cosine are called near-duplicates.
 
-It was chosen by looking at all pairs above 0.93 in two data sets. Among 2,500 photos of cats and
-dogs, one pair in different splits lies above it: 0.999, the same photo. The next pair, 0.935, shows
-two cats. Among 556 pictures of chess pieces, nine pairs lie above it, 0.960 to 0.983, and none is
-the same picture: they show pieces of one set in one scene, or a rook in another colour. Two
-drawings that were published twice lie below it: 0.959 with another watermark, and 0.940 cropped. So
-a person should look at the pairs before removing anything.
+The threshold was chosen by looking at all pairs above 0.93 in two data sets. Among 2,500 photos of
+cats and dogs, one pair in different splits lies above it: 0.999, the same photo. The next pair,
+0.935, shows two cats. Among 556 pictures of chess pieces, nine pairs lie above it, 0.960 to 0.983,
+and none is the same picture: they show pieces of one set in one scene, or a rook in another colour.
+Two drawings that were published twice lie below it: one at 0.959 with another watermark, and one at
+0.940 cropped. So a person should look at the pairs before removing anything.
 
 The threshold was also tried on 80 of these photos, changed on purpose. It finds all that were saved
-again as JPEG of quality 75, mirrored, or cut by 2.5% on each side; 98% at quality 30; 93% at half
-the size; 88% above a caption bar; 85% cut by 5% and 24% cut by 10%; 84% brightened by a fifth; 45%
-in grey or with large letters across; 24% of thumbnails of 128 pixels.
+again as JPEG of quality 75, mirrored, or cropped by 2.5% on each side. It finds 98% of those saved
+at quality 30, 93% of those at half the size, and 88% of those with a caption bar below. It finds
+85% of those cropped by 5%, 24% of those cropped by 10%, and 84% of those brightened by a fifth. It
+finds 45% of those in grey or with large letters across, and 24% of thumbnails of 128 pixels.
 """
 
 ROWS = 200_000
-"""Among more photos near-duplicates are not looked for: it would take longer than all the rest."""
+"""Above this number of photos the search is skipped: it would take longer than all other steps."""
 
 NOT_LOOKED_FOR = f"near-duplicates: not looked for among more than {ROWS:,} photos"
 BLOCK = 1024
 """At most this many rows are compared at once, on either side."""
 
 NearPair = tuple[int, int, float]
-"""Two rows, the lower first, and their cosine."""
+"""Two row numbers, the lower first, and their cosine."""
 
 Read = Callable[[NDArray[np.intp]], NDArray[np.float32]]
 
 
 def copies(digests: Sequence[str]) -> list[list[int]]:
-    """Return the groups of two rows or more with the same digest.
+    """Return the groups of at least two rows with the same digest.
 
     Rows ascend within a group, and groups are in the order of their first rows.
     """
@@ -66,26 +67,26 @@ def near(
 
     Every row is compared with every row of the other splits, in blocks of `BLOCK`, so time grows
     with the product of their numbers. Memory holds a few blocks, their products and the pairs
-    found, whatever n is. Nothing is looked for among more than `ROWS` rows.
+    found, for any n. With more than `ROWS` rows the result is empty.
 
     Parameters
     ----------
     read : callable
-        Given row numbers, ascending and `BLOCK` at most, returns their vectors, of shape
-        (rows, d), float32. Rows are asked for more than once where a split exceeds a block.
+        A function from ascending row numbers, at most `BLOCK`, to their vectors of shape (rows, d),
+        float32. It is called more than once for the same rows if a split is larger than a block.
     digests : sequence of str, length n
-        Rows with the same digest are no pair.
+        Rows with the same digest are not a pair.
     splits : sequence or ndarray of str, length n
     threshold : float
         The least cosine of a pair, between 0 and 1. Rounding can put equal vectors below 1.
     advance : callable
-        Told how many rows were compared; they are `rows_compared` in all.
+        Called with the number of rows just compared; the total is `rows_compared`.
 
     Returns
     -------
     list of NearPair
-        The highest cosine, at most 1, comes first; equal ones are in the order of their rows. A
-        vector of zeros has cosine 0 with every other.
+        The pair with the highest cosine, at most 1, comes first; pairs with equal cosines are in
+        the order of their rows. A vector of zeros has cosine 0 with every other vector.
 
     Raises
     ------
@@ -112,7 +113,7 @@ def rows_compared(splits: Sequence[str] | NDArray[np.str_]) -> int:
 def _sides(
     splits: Sequence[str] | NDArray[np.str_],
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Return the rows of every two splits, the smaller split first; none if there are too many."""
+    """Return the rows of each pair of splits, smaller split first; [] if there are too many."""
     if len(splits) > ROWS:
         return []
     names = np.asarray(splits)

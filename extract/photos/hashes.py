@@ -1,8 +1,8 @@
-"""File hashes: the digest of every file, remembered by path, size, times and inode.
+"""Hash files: the digest of every file is remembered by path, size, times and inode.
 
 An object in a store has no inode; a hash of its ETag, size and time takes the place of these
-numbers. An ETag is never used as the digest: it is no SHA-256, and the same bytes uploaded in
-another way have another one.
+numbers. An ETag is never used as the digest: it is not a SHA-256, and the same bytes get another
+ETag if they are uploaded in another way.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from extract.system.console import warn
 from extract.system.locations import Location, Stamp
 
 FILES_AT_ONCE = 256
-"""Files hashed between two writes of the index; a kill costs at most these."""
+"""Files hashed between two writes of the index; a killed run loses at most these."""
 
 RACY_NS = 2_000_000_000
 """A second write within this time may keep the time stamp: FAT counts in steps of 2 s."""
 
-# No program can set ctime: it shows a rewrite after which the modification time was put back.
+# No program can set ctime, so it reveals a rewrite that put the modification time back.
 STAMP = "size, mtime_ns, ctime_ns, inode, device"
 MARK = int.from_bytes(b"1pd1", "big")  # SQLite's application_id of an index with this table
 CREATE = f"""BEGIN IMMEDIATE; PRAGMA application_id = {MARK}; CREATE TABLE IF NOT EXISTS files
@@ -51,8 +51,8 @@ def of_files(
     """Return the SHA-256 of every file that can be read, reading only what may have changed.
 
     Entries of the root for other files are dropped; those of other roots stay. The index is never a
-    reason to fail, only for a warning. One that is damaged or foreign is set aside and begun anew;
-    one that is locked, full or cannot be written is not used.
+    reason to fail, only for a warning. A damaged or foreign index is set aside, and a new one is
+    begun. An index that is locked, full or read-only is not used.
 
     Parameters
     ----------
@@ -60,15 +60,15 @@ def of_files(
     paths : sequence of str
         Relative to `root`.
     index : Path
-        An SQLite file, made if there is none. It is safe to kill its users, and several processes
-        may share it.
+        An SQLite file, which is created if it is missing. A process that uses it may be killed, and
+        several processes may share it.
     stamps : mapping of path to list of int, or None
-        What changes with each object of a store, see `extract.photos.scan.Scan`. None for files on
-        a disk, which are asked for theirs.
+        Numbers that change with each object of a store, see `extract.photos.scan.Scan`. None for
+        files on a disk, whose stamps are read from the file system.
     rehash : bool
         Read every file, whatever the index says.
     advance : callable
-        Told how many files are done.
+        Called with the number of files just finished.
 
     Returns
     -------
@@ -84,35 +84,37 @@ def of_files(
     entries = remembered.recall()
     if stamps is None:
         stamps = _stamps(root, paths)
-    known = {} if rehash else entries
-    found = {path: digest for path, (digest, *stamp) in known.items() if stamps.get(path) == stamp}
-    remembered.forget(entries.keys() - found.keys())
-    unknown = [path for path in paths if path in stamps and path not in found]
+    trusted = {} if rehash else entries
+    digests = {
+        path: digest for path, (digest, *stamp) in trusted.items() if stamps.get(path) == stamp
+    }
+    remembered.forget(entries.keys() - digests.keys())
+    unknown = [path for path in paths if path in stamps and path not in digests]
     advance(len(paths) - len(unknown))
     with ThreadPoolExecutor(locations.readers(root)) as pool:
         for start in range(0, len(unknown), FILES_AT_ONCE):
             batch = unknown[start : start + FILES_AT_ONCE]
             hashed = list(pool.map(lambda path: (path, *_hash(root, path, stamps[path])), batch))
-            found |= {path: digest for path, digest, _ in hashed if digest}
+            digests |= {path: digest for path, digest, _ in hashed if digest}
             remembered.remember(hashed)
             advance(len(batch))
-    return {path: found[path] for path in paths if path in found}
+    return {path: digests[path] for path in paths if path in digests}
 
 
 def correct(root: Location, digests: Mapping[str, str], *, index: Path) -> None:
-    """Forget the files whose bytes turned out to have another digest than the remembered one."""
+    """Forget the files whose bytes turned out not to have the remembered digest."""
     remembered = _Index(index, root)
-    known = {path: digest for path, (digest, *_) in remembered.recall().items()}
-    remembered.forget(p for p, digest in digests.items() if known.get(p, digest) != digest)
+    indexed = {path: digest for path, (digest, *_) in remembered.recall().items()}
+    remembered.forget(p for p, digest in digests.items() if indexed.get(p, digest) != digest)
 
 
 def _stamps(root: Location, paths: Sequence[str]) -> dict[str, Stamp]:
-    found = {path: _stamp(os.path.join(str(root), path)) for path in paths}
-    return {path: stamp for path, stamp in found.items() if stamp}
+    stamps = {path: _stamp(os.path.join(str(root), path)) for path in paths}
+    return {path: stamp for path, stamp in stamps.items() if stamp}
 
 
 def _stamp(file: str | int) -> Stamp:
-    """Return size, times, inode and device of a path or open file, [] if it is no regular file."""
+    """Return size, times, inode and device of a path or open file; [] if not a regular file."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):
@@ -152,7 +154,7 @@ def _hash_object(root: Location, path: str) -> str:
 
 
 class _Index:
-    """What is remembered of one root. After a first failure it warns and is not used any more."""
+    """The remembered digests of one root. After a first failure it warns and is no longer used."""
 
     def __init__(self, file: Path, root: Location) -> None:
         self.file = file
@@ -182,7 +184,7 @@ class _Index:
         try:
             return self._run(sql, rows)
         except sqlite3.OperationalError as error:
-            # A table or a column is wrong; the other errors of this kind are no damage.
+            # This code means a wrong table or column; other errors of this class are not damage.
             if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                 raise
             self._set_aside(error)
@@ -192,7 +194,7 @@ class _Index:
 
     def _run(self, sql: str, rows: Sequence[Row]) -> list[Row]:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        # The rollback journal, not WAL, which fails on network disks and read-only folders.
+        # The journal is not WAL, which fails on network disks and read-only folders.
         with closing(sqlite3.connect(self.file, timeout=30, isolation_level="IMMEDIATE")) as db, db:
             db.text_factory = bytes
             if db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):

@@ -1,4 +1,4 @@
-"""Scan a folder: which files may be photos, of which class and split, and what is skipped."""
+"""Scan a folder: list the files that may be photos, with class and split, and those skipped."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -23,10 +23,10 @@ class Photo:
     Attributes
     ----------
     path : str
-        Relative to the data set's root, ``/`` separated.
+        Relative to the data set's root, with ``/`` between its parts.
     class_name : str
     split : str
-        ``train``, ``val`` or ``test`` where the folder says so, else empty.
+        ``train``, ``val`` or ``test`` if the photo lies in such a folder, else empty.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Photo:
 
 @dataclass
 class Scan:
-    """What a folder holds: every file is a photo to try or is skipped with a reason.
+    """The content of a folder: every file is a photo to try or is skipped with a reason.
 
     Attributes
     ----------
@@ -45,8 +45,8 @@ class Scan:
     class_names : list of str, sorted
         The names of all class folders, with or without photos.
     stamps : dict of path to list of int, or None
-        What changes with an object in a store, see `extract.system.locations.Listing`. None for
-        files on a disk, which are asked for theirs.
+        Numbers that change with an object in a store, see `extract.system.locations.Listing`. None
+        for files on a disk.
     """
 
     photos: list[Photo] = field(default_factory=list)
@@ -73,27 +73,27 @@ def labelled_photos(root: Location, *, exclude: Sequence[str] = ()) -> Scan:
         If there are fewer than two classes.
     """
     scanner = _Scanner(root)
-    found = scanner.found
+    scan = scanner.found
     folders = scanner.visible_folders("")
-    given = {f: SPLIT_FOLDERS[f.lower()] for f in folders if f.lower() in SPLIT_FOLDERS}
-    if "train" in given.values() and len(set(given.values())) > 1:
+    split_of = {f: SPLIT_FOLDERS[f.lower()] for f in folders if f.lower() in SPLIT_FOLDERS}
+    if "train" in split_of.values() and len(set(split_of.values())) > 1:
         for name in folders:
-            if name in given:
-                scanner.add_classes(name, split=given[name], exclude=exclude)
+            if name in split_of:
+                scanner.add_classes(name, split=split_of[name], exclude=exclude)
             else:
                 path = f"{readable_name(name)}/"
-                found.skipped.append((path, "folder beside train, val and test"))
+                scan.skipped.append((path, "folder beside train, val and test"))
     else:
         scanner.add_classes("", folders, exclude=exclude)
-    found.photos.sort()
-    found.skipped.sort()
-    found.class_names = sorted(set(found.class_names))
-    if len(found.class_names) < 2:
+    scan.photos.sort()
+    scan.skipped.sort()
+    scan.class_names = sorted(set(scan.class_names))
+    if len(scan.class_names) < 2:
         raise InputError(
-            f"{root}: {count(len(found.class_names), 'class folder')} found, and two are needed; "
+            f"{root}: {count(len(scan.class_names), 'class folder')} found, and two are needed; "
             "put the photos of each class in a sub-folder of its own"
         )
-    return found
+    return scan
 
 
 def all_photos(folder: Location) -> Scan:
@@ -171,13 +171,13 @@ class _Scanner:
                 reason = "file or folder name is not UTF-8; rename it"
                 self.found.skipped.append((readable_name(path), reason))
             elif _is_special(entry):
-                # Reading from a named pipe would block for ever.
+                # Reading from a named pipe would block forever.
                 self.found.skipped.append((path, "not a regular file"))
             else:
                 yield path
 
     def files(self, folder: str, above: Set[str]) -> Iterator[tuple[str, Entry]]:
-        """Yield path and entry of every file below a folder; links are followed, loops are not."""
+        """Yield path and entry of every file below a folder; follow links unless they loop."""
         real = self.real(folder)
         if real in above:
             return
@@ -205,7 +205,7 @@ def _is_folder(entry: Entry) -> bool:
 
 
 def _is_special(entry: Entry) -> bool:
-    """Say whether it is a pipe or a device; a broken link, or one to itself, is none."""
+    """Say whether it is a pipe or a device; a broken link, or a link to itself, is neither."""
     try:
         return not entry.is_file() and isinstance(entry, os.DirEntry) and os.path.exists(entry)
     except OSError:

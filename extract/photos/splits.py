@@ -26,7 +26,7 @@ SHARES = {
 
 
 def split_rule(given: set[str]) -> str:
-    """Return the rule for a folder that names the splits `given`; empty names are no splits."""
+    """Return the rule for a folder that names the splits `given`; an empty name is not a split."""
     if given <= {""}:
         return BY_DIGEST
     if given >= {"train", "val", "test"}:
@@ -42,12 +42,12 @@ def effective(given: Sequence[str]) -> list[str]:
 
 
 def leaking_copies(digests: Sequence[str], given: Sequence[str]) -> dict[int, int]:
-    """Find photos given for training (or val) that are copies of one given for val or test.
+    """Find photos in the training (or val) folder that are copies of one in the val or test folder.
 
     Returns
     -------
     dict of int to int
-        Each row to leave out, with the row in a later split that it is a copy of.
+        The key is a row to leave out; the value is the row in a later split that it copies.
     """
     order = ("train", "val", "test")
     last: dict[str, int] = {}
@@ -77,21 +77,21 @@ def members(
     Raises
     ------
     InputError
-        If a class has too few of them.
+        If a class has too few distinct photos.
     """
-    found: dict[str, set[str]] = {name: set() for name in classes}
+    by_class: dict[str, set[str]] = {name: set() for name in classes}
     for name, digest, split in zip(class_names, digests, effective(given), strict=True):
         if split in ("train", ""):
-            found[name].add(digest)
+            by_class[name].add(digest)
     shares = SHARES[split_rule(set(given))]
-    for name, distinct in found.items():
+    for name, distinct in by_class.items():
         if len(distinct) <= len(shares):
             photos = count(len(distinct), "distinct usable photo")
             needed = ", ".join(["train", *sorted(shares, reverse=True)])
             raise InputError(
                 f"class '{name}' has {photos} to share between {needed}; add photos or remove it"
             )
-    return found
+    return by_class
 
 
 def assign(
@@ -115,7 +115,7 @@ def assign(
     digests : sequence of str, length n
         SHA-256 of each photo.
     given : sequence of str, length n
-        The split that its folder names; empty for all photos if folders name none.
+        The split that each photo's folder names; all are empty if the folders name no splits.
     seed : int
         Another seed gives another split.
 
@@ -127,7 +127,7 @@ def assign(
     Raises
     ------
     InputError
-        If a class is too small to be in all the splits it must be in.
+        If a class has too few photos to have one in each split.
     """
     shares = SHARES[split_rule(set(given))]
     by_class = members(classes, class_names, digests, given)

@@ -1,6 +1,6 @@
 """The published features file: its schema, and how to read it.
 
-With this module, which knows shapes before it loads anything::
+With this module, which gives shapes before anything is loaded::
 
     with store.open(Path("features/chess.h5")) as features:
         features.shape(["block5_avg"], "train")  # (335, 512)
@@ -60,7 +60,7 @@ def name_of(data: str) -> str:
     Raises
     ------
     InputError
-        If `data` is a path without a last part to take the name from.
+        If `data` is a path whose last part is not a name, such as ``..``.
     """
     name = Path(os.path.abspath(data)).name
     if not name:
@@ -69,7 +69,7 @@ def name_of(data: str) -> str:
 
 
 def file_of(data: str, out: Path) -> Path:
-    """Return the features file of `data`: `data` itself if it is an .h5 file, else below `out`."""
+    """Return the features file of `data`: an .h5 file is its own, any other is below `out`."""
     if data.endswith(".h5") and not Path(data).is_dir():
         return Path(data)
     return out / "features" / f"{name_of(data)}.h5"
@@ -102,7 +102,7 @@ class Features:
     splits : ndarray of shape (n,), str
     skipped : list of (path, reason)
     near : list of (row, row, cosine)
-        Near-duplicates in different splits, the most alike first.
+        Near-duplicates in different splits, most alike first.
     sizes : list of int
         The sides in pixels of the squares that VGG16 saw: 224 first, then ascending.
     taps : dict of str to int
@@ -111,7 +111,7 @@ class Features:
     recipes : dict of int to dict
         How the photos became taps of each size, see `extract.vgg16.recipe.recipe`.
     seconds : float
-        The time it took to compute these images at all sizes, in this run or earlier ones.
+        The time it took to compute these images at all sizes, in the last run or earlier ones.
     attributes : dict
         Every root attribute.
     """
@@ -190,12 +190,12 @@ class Features:
         InputError
             If there is no such tap, or a checksum shows that the file is damaged.
         """
-        found = np.empty(self.shape(taps, *splits), np.float32)
+        matrix = np.empty(self.shape(taps, *splits), np.float32)
         done = 0
         for rows, values in self.batches(taps, *splits):
-            found[done : done + len(rows)] = values
+            matrix[done : done + len(rows)] = values
             done += len(rows)
-        return found
+        return matrix
 
     def batches(
         self, taps: Collection[str], *splits: str
@@ -214,9 +214,9 @@ class Features:
             If there is no such tap, or a checksum shows that the file is damaged.
         """
         self._check(taps)
-        wanted = self.rows(*splits)
+        selected = self.rows(*splits)
         for start in range(0, len(self.paths), ROWS_AT_ONCE):
-            rows = wanted[(wanted >= start) & (wanted < start + ROWS_AT_ONCE)]
+            rows = selected[(selected >= start) & (selected < start + ROWS_AT_ONCE)]
             if len(rows):
                 block = slice(start, start + ROWS_AT_ONCE)
                 yield rows, np.hstack([self._block(tap, block)[rows - start] for tap in taps])
@@ -263,7 +263,7 @@ def _open(path: Path) -> Features:
             schema = file.attrs.get("schema", "none")
             raise ValueError(f"its schema is {schema}, and this version reads {SCHEMA}")
         return Features(file)
-    # HDF5 raises many things on a damaged or foreign file.
+    # HDF5 raises exceptions of many types on a damaged or foreign file.
     except Exception as error:
         file.close()
         raise InputError(f"{path}: not a features file ({error}); {MOVE_AWAY}") from error

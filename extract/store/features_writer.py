@@ -24,16 +24,16 @@ from extract.vgg16.recipe import DTYPE, TAPS, named
 
 @dataclass(frozen=True)
 class Contents:
-    """What a features file says of its photos, beside the taps and near-duplicates.
+    """The content of a features file, except the taps and near-duplicates.
 
     Attributes
     ----------
     rows : sequence of Row, length n
-        In sorted path order.
+        Sorted by path.
     class_names : sequence of str
     skipped : sequence of (path, reason)
     attributes : mapping
-        The root attributes, beside the schema and the seconds of each size.
+        The root attributes, except the schema and the seconds of each size.
     """
 
     rows: Sequence[Row]
@@ -49,10 +49,10 @@ class Draft:
     ----------
     file : h5py.File
     sink : _Sink
-        The file below it.
+        The file that `file` writes to.
     contents : Contents
     sources : mapping of size to mapping of digest to ShardRow
-        Where the taps of the photos at each size are; it must name every row's digest.
+        Where the taps of the photos are, at each size. It must contain every row's digest.
     check : callable
         Raises Stopped if a signal asked the program to stop.
     """
@@ -70,7 +70,7 @@ class Draft:
         self.check = check
 
     def write_columns(self) -> None:
-        """Write everything that is known of the photos but their taps."""
+        """Write everything about the photos except their taps."""
         rows, skipped = self.contents.rows, self.contents.skipped
         columns = {
             "path": np.array([row.path for row in rows], dtype=TEXT),
@@ -92,7 +92,7 @@ class Draft:
         Parameters
         ----------
         advance : callable
-            Told how many rows were written.
+            Called with the number of rows just written.
 
         Raises
         ------
@@ -104,15 +104,15 @@ class Draft:
             for tap, width in TAPS.items():
                 shards.create_tap(self.file, named(tap, size), (len(rows), width), DTYPE)
         for start in range(0, len(rows), ROWS_AT_ONCE):
-            some = rows[start : start + ROWS_AT_ONCE]
-            block = slice(start, start + len(some))
+            batch = rows[start : start + ROWS_AT_ONCE]
+            block = slice(start, start + len(batch))
             for size, source in self.sources.items():
                 self.check()
-                taps = gather([source[row.digest] for row in some])
+                taps = gather([source[row.digest] for row in batch])
                 for tap, values in taps.items():
                     self.file[f"taps/{named(tap, size)}"][block] = values
                 self.sink.check()
-            advance(len(some))
+            advance(len(batch))
 
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Read ``block5_avg`` of ascending rows, of shape (rows, 512)."""
@@ -139,9 +139,9 @@ class Draft:
 def writing(
     path: Path, contents: Contents, sources: Mapping[int, Mapping[str, ShardRow]]
 ) -> Iterator[Draft]:
-    """Give the block a draft whose taps and near-duplicates it writes; then publish the draft.
+    """Give the block a draft to write taps and near-duplicates to; then publish the draft.
 
-    The file appears under its name when the block ends well.
+    The file appears under its name only when the block ends without an exception.
 
     Parameters
     ----------
@@ -185,10 +185,10 @@ def gather(rows: Sequence[ShardRow]) -> dict[str, NDArray[np.float32]]:
 
 
 class _Sink(io.FileIO):
-    """A file for HDF5 to write to that keeps a full disk to itself.
+    """A file for HDF5 to write to that hides a full disk from HDF5.
 
     HDF5 crashes the process when a write fails and the file is closed after it. So `error` keeps
-    the first failure, to be raised by whoever opened the file, and later writes do nothing.
+    the first failure, later writes do nothing, and `check` raises the failure.
     """
 
     error: OSError | None = None
@@ -213,6 +213,6 @@ class _Sink(io.FileIO):
             return 0
 
     def check(self) -> None:
-        """Raise what made a write fail."""
+        """Raise the error that made a write fail."""
         if self.error is not None:
             raise OSError(self.error.errno, self.error.strerror, os.fsdecode(self.name))

@@ -1,8 +1,8 @@
 """Open HDF5 files that a stranger may have made; refuse those that refer to other files.
 
 HDF5 can refer to data in other files through links, external storage and virtual datasets, and
-follows them silently. Whoever sends such a file could make a private file of the reader appear as
-its content.
+follows them silently. Someone who sends such a file could make a private file of the reader appear
+as its content.
 """
 
 import io
@@ -48,7 +48,7 @@ def open_prefix(prefix: bytes, size: int, dataset: str) -> h5py.File:
     Raises
     ------
     OSError, KeyError
-        If more of the file is needed, or it is not HDF5.
+        If the first bytes are too few, or the file is not HDF5.
     ValueError
         If the dataset lies in another file.
     """

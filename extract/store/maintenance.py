@@ -1,4 +1,4 @@
-"""Maintenance of the store: show what it holds, verify it, remove what nobody needs."""
+"""Maintain the store: show its content, verify it, and remove what no features file needs."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,10 @@ def info(path: Path) -> None:
         say(f"{features.data}: {count(len(features.paths), 'photo')} at {attributes['root']}")
         per_split = {split: features.labels[features.rows(split)] for split in features_file.SPLITS}
         for label, name in enumerate(features.class_names):
-            sizes = ", ".join(f"{s} {int((of == label).sum()):,}" for s, of in per_split.items())
+            sizes = ", ".join(
+                f"{s} {int((split_labels == label).sum()):,}"
+                for s, split_labels in per_split.items()
+            )
             say(f"class {name}: {sizes}")
         sizes = ", ".join(f"{split} {len(labels):,}" for split, labels in per_split.items())
         say(f"split: {sizes}; {attributes['split_rule']}; seed {attributes['seed']}")
@@ -50,8 +53,8 @@ def info(path: Path) -> None:
             say(duplicates.NOT_LOOKED_FOR)
         else:
             say(f"near-duplicates in different splits: {len(features.near):,}")
-        for one, other, cosine in features.near:
-            say(f"  {features.paths[one]} and {features.paths[other]}: cosine {cosine:.3f}")
+        for row, other, cosine in features.near:
+            say(f"  {features.paths[row]} and {features.paths[other]}: cosine {cosine:.3f}")
         say(f"skipped: {len(features.skipped):,}")
         for skipped, reason in features.skipped:
             say(f"  {skipped}: {reason}")
@@ -69,7 +72,7 @@ def verify(out: Path, shared: Location | None = None) -> None:
     Raises
     ------
     InputError
-        If anything is damaged; everything is checked first.
+        If anything is damaged. It is raised after everything was checked.
     """
     cache = _cache(out)
     if isinstance(shared, Path) and not shared.is_dir():
@@ -79,10 +82,10 @@ def verify(out: Path, shared: Location | None = None) -> None:
         folders: list[Location] = [*_recipes(cache)]
         if shared is not None:
             folders += [shared / name for name in sorted(locations.folders(shared))]
-        found = [path for folder in folders for path in shards.files(folder)]
+        paths = [path for folder in folders for path in shards.files(folder)]
         images = 0
-        with console.progress("shards", len(found), unit="shards") as advance:
-            for path in found:
+        with console.progress("shards", len(paths), unit="shards") as advance:
+            for path in paths:
                 try:
                     images += len(shards.read(path).digests)
                 except Damaged as damaged:
@@ -92,7 +95,7 @@ def verify(out: Path, shared: Location | None = None) -> None:
         published = _published(out)
         for path in published:
             problems += _problems(path)
-    checked = f"{count(len(found), 'shard')} with {count(images, 'image')}"
+    checked = f"{count(len(paths), 'shard')} with {count(images, 'image')}"
     say(f"checked: {checked}, {count(len(published), 'features file')}")
     for problem in problems:
         say(f"damaged: {problem}")
@@ -103,7 +106,7 @@ def verify(out: Path, shared: Location | None = None) -> None:
 def collect(out: Path) -> None:
     """Remove from the cache the images that no features file below `out` names; join small shards.
 
-    New shards are complete before old ones are removed, so a kill at any moment loses nothing.
+    New shards are complete before old ones are removed, so a killed run loses nothing.
 
     Raises
     ------
@@ -144,7 +147,7 @@ def _collect(folder: Path, needed: set[str]) -> None:
     if joined:
         unused += small
     for path in unused:
-        # A killed run may already have written a joined shard of the same name.
+        # A killed run may have written a joined shard of the same name already.
         if path not in joined:
             path.unlink()
     after = {path: path.stat().st_size for path in shards.files(folder)}
@@ -196,7 +199,7 @@ def _problems(path: Path) -> list[str]:
                 return [f"{path}: its skipped files are not those that were written"]
     except InputError as error:
         return [str(error)]
-    # HDF5 raises many things on a damaged file.
+    # HDF5 raises exceptions of many types on a damaged file.
     except Exception as error:
         return [f"{path}: damaged ({error}); {features_file.MOVE_AWAY}"]
     return []

@@ -1,4 +1,4 @@
-"""The shard index: which image is in which shard of a recipe, read without the taps."""
+"""The shard index: it finds the shard and row of each image of a recipe without reading taps."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -43,7 +43,7 @@ def read(
     on_damage: Callable[[shards.Damaged], None] = shards.set_aside,
     memory: Path | None = None,
 ) -> dict[str, ShardRow]:
-    """Find every image in the shards of a recipe, reading their digests and not their taps.
+    """Find every image in the shards of a recipe; only digests are read, not taps.
 
     A damaged shard is handed to `on_damage` and left out.
 
@@ -54,8 +54,8 @@ def read(
     recipe : dict
     on_damage : callable
     memory : Path or None
-        A file for this recipe alone. It remembers what the shards in a store hold, so that a known
-        shard is not read again.
+        A file for this recipe alone. It remembers which images the shards in a store hold, so that
+        no shard is read twice. None reads them all.
 
     Returns
     -------
@@ -89,18 +89,18 @@ def _contents(path: Location, recipe: dict[str, Any]) -> Contents:
 def _in_store(
     folder: "UPath", recipe: dict[str, Any], memory: Path | None
 ) -> dict[str, Contents | None]:
-    """Return what is in the shards of a store, by name; a new shard takes one request."""
+    """Return the contents of the shards in a store by name; reading new ones takes few requests."""
     listed = shards.sizes(folder)
     known = _recalled(memory) if memory else {}
     new: dict[str, Contents] = {}
-    # An empty object has no first byte to ask for.
+    # An empty object is left out, because a store refuses a request for its first bytes.
     unknown = sorted(name for name in listed.keys() - known.keys() if listed[name])
     for start in range(0, len(unknown), PREFIXES_AT_ONCE):
         names = unknown[start : start + PREFIXES_AT_ONCE]
         for name, prefix in locations.read_prefixes(folder, names, PREFIX_BYTES).items():
             # Shards of an earlier version have their attributes at the end.
             with suppress(shards.Damaged):
-                new[name] = _of_prefix(name, prefix, listed[name], recipe) or _contents(
+                new[name] = _contents_of_prefix(name, prefix, listed[name], recipe) or _contents(
                     folder / name, recipe
                 )
     if memory and new:
@@ -108,13 +108,15 @@ def _in_store(
     return {name: known.get(name) or new.get(name) for name in sorted(listed)}
 
 
-def _of_prefix(name: str, prefix: bytes, size: int, recipe: dict[str, Any]) -> Contents | None:
-    """Return what is in a shard, if its first bytes prove it."""
-    # If anything is wrong with them, reading the whole shard will show it.
+def _contents_of_prefix(
+    name: str, prefix: bytes, size: int, recipe: dict[str, Any]
+) -> Contents | None:
+    """Return the contents of a shard, or None if its first bytes do not prove them."""
+    # Whatever is wrong with the first bytes, reading the whole shard will show it.
     with suppress(Exception), finishing(), hdf5.open_prefix(prefix, size, "digest") as file:
         digests = file["digest"].asstr("ascii")[:].tolist()
-        meant = (SCHEMA, recipe_digest(recipe), name)
-        if meant == (
+        expected = (SCHEMA, recipe_digest(recipe), name)
+        if expected == (
             file.attrs["schema"],
             shards.text_attribute(file, "recipe_digest"),
             shards.name_of(digests),
@@ -124,7 +126,7 @@ def _of_prefix(name: str, prefix: bytes, size: int, recipe: dict[str, Any]) -> C
 
 
 def _recalled(memory: Path) -> dict[str, Contents]:
-    """Return what is remembered of shards, by name; lines that do not fit the name are ignored."""
+    """Return the remembered contents of shards, by name; lines that do not fit are ignored."""
     known = {}
     with suppress(FileNotFoundError), open(memory, encoding="ascii", errors="replace") as lines:
         for line in lines:

@@ -58,7 +58,7 @@ class Shard(NamedTuple):
     ----------
     digests : list of str, length n
     taps : dict of tap name to ndarray of shape (n, ...)
-        With the shape and type that the recipe names.
+        They have the shapes and the dtype that the recipe names.
     engine : str
     seconds : float
         The time it took to compute these images.
@@ -93,9 +93,9 @@ def sizes(folder: "UPath") -> dict[str, int]:
 
 
 class Writer:
-    """Collect taps and write a shard at least every 256 images or 60 seconds.
+    """Collect taps, and write a shard after 256 images or 60 seconds, whichever comes first.
 
-    Leaving the ``with`` block writes what is still held, also after an exception.
+    At the end of the ``with`` block the rest is written, also after an exception.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class Writer:
         self.recipe = recipe
         self.written = 0
         self.engine = ""
-        # One list of pairs: a signal never finds the digests of a batch without its taps.
+        # One list holds both, so a signal never finds the digests of a batch without its taps.
         self.batches: list[tuple[Sequence[str], Taps]] = []
         self.since = time.monotonic()
 
@@ -157,10 +157,10 @@ class Writer:
 
 def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
     """Write a shard, named by the images in it, and return its path."""
-    # The file is built in memory, so a full disk fails one plain write and nothing inside HDF5.
+    # The file is built in memory, so on a full disk one plain write fails, and nothing in HDF5.
     image = io.BytesIO()
-    # From format v110 on, HDF5 has checksums in its whole structure; without them one flipped bit
-    # can crash the process. Texts of variable length have none, so texts are stored as bytes.
+    # From format v110 on, all structures of HDF5 have checksums; without them one flipped bit can
+    # crash the process. Texts of variable length have no checksum, so texts are stored as bytes.
     with finishing(), h5py.File(image, "w", libver=("v110", "v110")) as file:
         # The taps come last, so the first bytes of a remote shard show which images it holds.
         file.attrs["schema"] = SCHEMA
@@ -198,7 +198,7 @@ def create_tap(file: h5py.File, tap: str, shape: tuple[int, ...], dtype: str) ->
 
 
 def shapes(recipe: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of everything a recipe keeps per photo, in the order of shards."""
+    """Return name and shape of every array that a recipe stores per photo, in shard order."""
     kept = recipe["taps"]
     return {tap: tuple(np.atleast_1d(kept[tap])) for tap in (*TAPS, *MAPS) if tap in kept}
 
@@ -209,7 +209,7 @@ def read(path: Location) -> Shard:
     Raises
     ------
     Damaged
-        If it was cut short or changed, or is no shard.
+        If it was cut short or changed, or is not a shard.
     """
     with opened(path) as file:
         recipe = _recipe(file)
@@ -230,14 +230,14 @@ def digests_of(path: Location) -> list[str]:
     Raises
     ------
     Damaged
-        If it is no shard.
+        If it is not a shard.
     """
     with opened(path) as file:
         return read_digests(file, _recipe(file))
 
 
 def join(folder: Location, paths: Sequence[Location], needed: Set[str]) -> list[Location]:
-    """Write the needed images of some shards as few new shards; memory holds one at a time.
+    """Write the needed images of some shards as few new shards; memory holds only a few at a time.
 
     Returns
     -------
@@ -274,19 +274,19 @@ def set_aside(damaged: Damaged) -> None:
 
 
 def rows(shard: Location, wanted: Sequence[int], taps: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Read some rows of a shard by the name of the tap; a checksum guards each row.
+    """Read some rows of a shard, by the name of the tap; checksums guard them.
 
     Raises
     ------
     Damaged
-        If they cannot be read.
+        If the rows cannot be read.
     """
     with opened(shard) as file:
         return {tap: np.stack([file[f"taps/{tap}"][row] for row in wanted]) for tap in taps}
 
 
 def sweep(folder: Path) -> None:
-    """Remove unfinished files of a killed run; only the holder of the store's lock may."""
+    """Remove unfinished files of a killed run. The caller must hold the lock of the store."""
     for path in folder.glob(".*.tmp"):
         path.unlink()
 
@@ -318,7 +318,7 @@ def opened(path: Location) -> Iterator[h5py.File]:
             yield file
     except InputError:
         raise
-    # HDF5 raises many things on a damaged or foreign file.
+    # HDF5 raises exceptions of many types on a damaged or foreign file.
     except Exception as error:
         raise Damaged(path, error) from error
 
