@@ -1,1 +1,1 @@
-"""Runnable comparisons; every figure in README comes from one of them."""
+"""Benchmarks that anyone can run; every figure in the README comes from one of them."""
