@@ -1,8 +1,8 @@
 """How fast photos become features: ``make bench DATA=cats_vs_dogs``.
 
-Measures VGG16's forward pass by each engine and by the libraries that a user would pick instead,
-and all of ``make features`` into an empty store, one after the other in several rounds. ONNX
-Runtime, OpenVINO and PyTorch are measured if they are installed.
+This measures VGG16's forward pass in each engine and in the libraries that a user might choose
+instead, and a whole ``make features`` into an empty store. It measures them one after the other, in
+several rounds. ONNX Runtime, OpenVINO and PyTorch are measured if they are installed.
 """
 
 import argparse
@@ -54,11 +54,11 @@ TAP = "block5_avg"
 """The tap whose values are compared."""
 
 Forward = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Photos to `TAP`, (n, 512)."""
+"""A function from photos to the values of `TAP`, (n, 512)."""
 
 
 def main() -> None:
-    """Measure, print the figures, and write them as JSON if asked to."""
+    """Measure, print the figures, and write them as JSON if ``--json`` is given."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.extract", description=__doc__)
     parser.add_argument("data", help="a data set with photos")
     parser.add_argument("--photos", type=int, default=512, help="number of photos of a whole run")
@@ -69,17 +69,17 @@ def main() -> None:
     paths = [
         photo.path for photo in scan.labelled_photos(root, exclude=(datasets.BACKGROUND,)).photos
     ]
-    some = [paths[i] for i in np.linspace(0, len(paths) - 1, options.photos).astype(int)]
-    read = [item.photo for item in pipeline.read_ahead(root, some[: 2 * BATCH_SIZE])]
+    sample = [paths[i] for i in np.linspace(0, len(paths) - 1, options.photos).astype(int)]
+    read = [item.photo for item in pipeline.read_ahead(root, sample[: 2 * BATCH_SIZE])]
     photos = np.stack([photo for photo in read if photo is not None][:BATCH_SIZE])
     figures = {
         "data": options.data,
         "machine": machine.processor(),
         "python": platform.python_version(),
         "batch": len(photos),
-        "photos": len(some),
+        "photos": len(sample),
         "gflop_a_photo": gflop_a_photo(),
-        **measure(root, some, photos, rounds=options.rounds),
+        **measure(root, sample, photos, rounds=options.rounds),
     }
     _print(figures)
     if options.json:
@@ -212,7 +212,7 @@ def _torch_tap(x: Any, tap: Tap) -> Any:
 
 
 def _empty_store(root: Path, paths: list[str], folder: Path) -> Path:
-    """Copy the photos, run once what is done only once on a machine, and return the store."""
+    """Copy the photos, do the work that each machine does only once, and return the store."""
     for number, path in enumerate(paths):
         target = folder / "photos" / f"class {number % 2}"
         target.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ def _empty_store(root: Path, paths: list[str], folder: Path) -> Path:
 
 
 def _whole_run(photos: Path, out: Path, n: int) -> float:
-    """Return photos/s: the seconds on an empty store, less those on a full one."""
+    """Return photos/s, from the seconds on an empty store minus those on a full one."""
     for path in out.glob("features/**/*.h5"):
         if path.name != "vgg16.h5":
             path.unlink()

@@ -1,7 +1,7 @@
 """Measure fine-tuning from cached activations and from photos.
 
 Run ``make DATA=cats_vs_dogs features``, then ``python -m benchmarks.finetune cats_vs_dogs``. Steps
-of both kinds are measured in turn, on the same photos. Reading the inputs is included.
+of both kinds alternate, on the same photos. The figures include reading the inputs.
 """
 
 import argparse
@@ -31,7 +31,7 @@ END_TO_END = "end to end"
 
 
 def main() -> None:
-    """Measure, print, and write JSON if asked."""
+    """Measure, print, and write JSON if ``--json`` is given."""
     parser = options.Parser(prog="python -m benchmarks.finetune", description=__doc__)
     options.add_data(parser, "a data set that has features")
     options.add_out(parser, "features/")

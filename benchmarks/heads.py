@@ -1,11 +1,11 @@
 """Compare our search of heads with GridSearchCV: ``python -m benchmarks.heads chess``.
 
-Both try the same candidates on the same folds. Ours finds the row space of each feature set once
-and follows the path of each head's hyper-parameters; scikit-learn's `GridSearchCV` fits pipelines
-that know nothing of this. Each of them has as many processes as there are processors, with one
-thread of linear algebra per process. With ``--plain`` GridSearchCV runs with its defaults: in one
-process that uses all threads. The two alternate, head by head, and the seconds include the last
-fit on train and val. The features of the data sets must have been made before.
+Both try the same candidates on the same folds. Our search computes the row space of each feature
+set once and follows the path of each head's hyper-parameters. scikit-learn's `GridSearchCV` fits a
+pipeline for each candidate and shares no work between them. Each search has as many processes as
+there are processors, with one thread of linear algebra per process. With ``--plain`` GridSearchCV
+runs with its defaults: in one process that uses all threads. The two alternate, head by head, and
+the seconds include the last fit on train and val. Run ``make features`` for the data sets first.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from extract.store import features_file
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A data set: what is searched on it, and its test split."""
+    """A data set: the data for the search, and its test split."""
 
     data: TrainingData
     plan: SearchPlan
@@ -47,7 +47,7 @@ class Case:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.heads", description=__doc__)
     parser.add_argument("data", nargs="+", help="data sets that have features, or features files")
     shared.add_out(parser, "features/")
@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="run GridSearchCV with its defaults")
     parser.add_argument("--ours", action="store_true", help="measure our search alone")
     parser.add_argument(
-        "--feature-sets", type=int, help="how many GridSearchCV is given, from the smallest"
+        "--feature-sets",
+        type=int,
+        help="how many feature sets GridSearchCV gets, from the smallest",
     )
     options = parser.parse_args()
     # Start joblib's processes before anything is measured.
@@ -93,7 +95,9 @@ def _compare(head: str, case: Case, options: argparse.Namespace) -> dict[str, An
     few = SearchSpace(space.feature_sets[: options.feature_sets], space.grid)
     return {
         "head": head,
-        "candidates": [len(one.feature_sets) * len(one.grid) for one in (space, few)],
+        "candidates": [
+            len(searched.feature_sets) * len(searched.grid) for searched in (space, few)
+        ],
         "ours": _ours(case, {head: space}),
         "grid": _grid(head, few, case, plain=options.plain),
     }

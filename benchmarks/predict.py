@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.predict chess``, after ``make DATA=chess features heads``. It measures three
 things: a whole command for one photo, one photo after another in a running process, and many
-photos at once. The photos are those of the test split; their features are computed again although
-they are in the cache.
+photos at once. The photos are those of the test split. Their features are computed again, although
+the cache has them.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ROUNDS = 5
 
 
 def main() -> None:
-    """Measure, print, and write JSON where asked."""
+    """Measure, print, and write JSON if ``--json`` is given."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.predict", description=__doc__)
     parser.add_argument("data", help="a data set that has features and results")
     shared.add_out(parser, "features/ and runs/")
@@ -73,12 +73,12 @@ def measure(run: Path, root: Path, paths: Sequence[str], *, out: Path) -> dict[s
     model = model._replace(known=())
     # The engine is built when the first photos arrive.
     _answer(model, root, paths[:BATCH_SIZE])
-    found: dict[str, list[float]] = {"start": [], "warm": [], "many": []}
+    measured: dict[str, list[float]] = {"start": [], "warm": [], "many": []}
     for number in range(ROUNDS):
-        found["start"].append(_from_start(run, root / paths[number], out))
-        found["warm"].append(_answer(model, root, [paths[number]]))
-        found["many"].append(len(paths) / _answer(model, root, paths))
-    return found
+        measured["start"].append(_from_start(run, root / paths[number], out))
+        measured["warm"].append(_answer(model, root, [paths[number]]))
+        measured["many"].append(len(paths) / _answer(model, root, paths))
+    return measured
 
 
 def _answer(model: Model, root: Path, paths: Sequence[str]) -> float:

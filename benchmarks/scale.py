@@ -1,10 +1,11 @@
-"""What a cluster costs, and what a million photos cost: ``.venv/bin/python -m benchmarks.scale``.
+"""Measure a cluster's overhead, and a million photos: ``.venv/bin/python -m benchmarks.scale``.
 
-``overhead DATA`` extracts a data set alternately as it is and with ``--on ray``, each time into an
-empty folder, in processes of their own, on this machine.
+``overhead DATA`` extracts a data set alternately without and with ``--on ray``, each time into an
+empty folder, in a process of its own, on this machine.
 
-``rows N ...`` puts N tiny photos through the real path on Ray, with a stand-in for VGG16 and narrow
-taps, and tells for each step seconds and this process's memory. Needs about 10 KB of disk a photo.
+``rows N ...`` puts N tiny photos through the real code on Ray, with a stand-in for VGG16 and narrow
+taps. For each step it prints the seconds and this process's memory. It needs about 10 KB of disk
+per photo.
 """
 
 import argparse
@@ -38,7 +39,7 @@ NARROW = {tap: 512 if tap == "block5_avg" else 8 for tap in TAPS}
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     overhead = commands.add_parser("overhead")
@@ -47,7 +48,7 @@ def main() -> None:
     rows = commands.add_parser("rows")
     rows.add_argument("rows", type=int, nargs="*", default=ROWS)
     options = parser.parse_args()
-    # One of its own, whatever cluster this machine is in.
+    # Start a cluster of its own, even if this machine belongs to one.
     os.environ["RAY_ADDRESS"] = "local"
     if options.command == "overhead":
         _overhead(options.data, options.runs)
@@ -61,9 +62,9 @@ def _overhead(data: str, runs: int) -> None:
     for run in range(runs):
         for name in ("here", "on ray") if run % 2 == 0 else ("on ray", "here"):
             with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
-                _keep_what_is_known(Path(temporary))
+                _copy_weights_and_engines(Path(temporary))
                 started = time.perf_counter()
-                told = subprocess.run(
+                output = subprocess.run(
                     [sys.executable, "-m", "extract", data, "--out", temporary]
                     + (["--on", "ray"] if name == "on ray" else []),
                     check=True,
@@ -71,13 +72,13 @@ def _overhead(data: str, runs: int) -> None:
                     text=True,
                 ).stdout
                 seconds[name].append(time.perf_counter() - started)
-                print(f"{name}: {seconds[name][-1]:.1f} s; {_line(told, 'computed')}", flush=True)
-    here, there = (statistics.median(of) for of in seconds.values())
-    print(f"median: here {here:.1f} s, on ray {there:.1f} s, {there / here - 1:+.1%}")
+                print(f"{name}: {seconds[name][-1]:.1f} s; {_line(output, 'computed')}", flush=True)
+    local, on_ray = (statistics.median(values) for values in seconds.values())
+    print(f"median: here {local:.1f} s, on ray {on_ray:.1f} s, {on_ray / local - 1:+.1%}")
 
 
-def _keep_what_is_known(out: Path) -> None:
-    """Give a store the weights and the engines of the checkout's, but no shard."""
+def _copy_weights_and_engines(out: Path) -> None:
+    """Give a store the weights and the engines of the checkout's store, but no shards."""
     cache = shards.cache_of(Path())
     for path in cache.rglob("*"):
         if path.suffix in (".json", ".mnn", ".param", ".bin") or path.name == "vgg16.h5":
@@ -86,16 +87,16 @@ def _keep_what_is_known(out: Path) -> None:
             shutil.copy(path, target)
 
 
-def _line(told: str, word: str) -> str:
-    return next(line for line in told.splitlines() if word in line)
+def _line(output: str, word: str) -> str:
+    return next(line for line in output.splitlines() if word in line)
 
 
 class StandIn(Worker):
-    """A worker that does all but run the network."""
+    """A worker that does everything except run the network."""
 
     def _engine(self, photos: NDArray[np.uint8]) -> Engine:
         TAPS.update(NARROW)
-        # Of another seed for each piece, or its photos would be near-duplicates of all others'.
+        # Each piece has another seed, or its photos would be near-duplicates of all others.
         random = np.random.default_rng()
         return Engine("stand-in", lambda photos: random_taps(len(photos), random))
 
@@ -118,7 +119,7 @@ def _rows(n: int) -> None:
 
 
 def _make(folder: Path) -> None:
-    """Run the real path, telling what each step of it takes."""
+    """Run the real code, and print what each step takes."""
     TAPS.update(NARROW)
     build.weights.load = lambda source, *, cache: STAND_IN  # type: ignore[attr-defined]
     build.say = build.warn = ray_coordinator.say = lambda message: None  # type: ignore[assignment]
@@ -134,22 +135,22 @@ def _make(folder: Path) -> None:
         (features_writer.Draft, "write_taps"),
         (duplicates, "near"),
     ):
-        setattr(module, name, _told(module.__name__, getattr(module, name)))
+        setattr(module, name, _timed(module.__name__, getattr(module, name)))
     build.build(str(folder / "photos"), build.Options(out=folder, on="ray"))
 
 
-def _told(owner: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a function tell how long it took and what memory the process holds after it."""
+def _timed(owner: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function print how long it took and the memory of the process after it."""
 
     def timed(*arguments: Any, **options: Any) -> Any:
         started = time.perf_counter()
-        found = function(*arguments, **options)
+        value = function(*arguments, **options)
         seconds = time.perf_counter() - started
         resident = int(re.findall(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[0])
         print(
             f"    {owner}.{function.__name__}: {seconds:.1f} s, {resident // 1024} MB", flush=True
         )
-        return found
+        return value
 
     return timed
 

@@ -1,7 +1,7 @@
-"""What the feature store costs: ``.venv/bin/python -m benchmarks.store``.
+"""Measure the feature store: ``.venv/bin/python -m benchmarks.store``.
 
-VGG16 is replaced by random taps, everything else is the real path. Each figure is taken in a
-process of its own. Needs about 5 GB below the folder for temporary files.
+Random taps replace VGG16; all other code is the real one. Each figure is measured in a process of
+its own. The benchmark needs about 5 GB in the folder for temporary files.
 """
 
 import argparse
@@ -34,10 +34,12 @@ STAND_IN = Weights([], "0" * 64, "stand-in")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.store", description=__doc__)
-    parser.add_argument("--photos", type=int, default=PHOTOS, help="of the unchanged run")
-    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="of the memory figures")
+    parser.add_argument("--photos", type=int, default=PHOTOS, help="photos of the unchanged run")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=ROWS, help="rows for the memory figures"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         folder = Path(temporary)
@@ -61,7 +63,7 @@ def main() -> None:
 
 
 def alone(function: Callable[..., None], *arguments: object) -> tuple[float, int]:
-    """Run a function in a fresh process: its seconds without start-up, and peak memory in MB."""
+    """Run a function in a new process; return its seconds after start-up and peak memory in MB."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_measured, (function, arguments))
 
@@ -70,7 +72,7 @@ def _measured(function: Callable[..., None], arguments: tuple[object, ...]) -> t
     started = time.perf_counter()
     function(*arguments)
     seconds = time.perf_counter() - started
-    # ru_maxrss would begin with the peak of the process that started this one.
+    # ru_maxrss would start at the peak of the parent process.
     (peak,) = re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     return seconds, int(peak) // 1024
 
@@ -89,12 +91,12 @@ def write_photos(root: Path, photos: int) -> None:
         (root / f"class {label}").mkdir(parents=True)
     for number in range(photos):
         (root / f"class {number % CLASSES}/{number:06d}.png").write_bytes(_png(number))
-    # A file that has just been written is read again until its time stamp is of the past.
+    # The index does not remember a file until its time stamp is a few seconds old.
     time.sleep(3)
 
 
 def random_taps(n: int, random: np.random.Generator) -> dict[str, np.ndarray]:
-    """Return taps of n photos that do not exist."""
+    """Return random taps for n photos."""
     return {tap: random.gamma(0.5, 1.0, (n, width)).astype("f4") for tap, width in TAPS.items()}
 
 
@@ -118,8 +120,8 @@ def _write_shards(folder: Path, n: int) -> None:
     random = np.random.default_rng(0)
     digests = [row.digest for row in _rows(n)]
     for start in range(0, n, shards.SHARD_IMAGES):
-        some = digests[start : start + shards.SHARD_IMAGES]
-        shard = Shard(some, random_taps(len(some), random), "stand-in", 1.0)
+        batch = digests[start : start + shards.SHARD_IMAGES]
+        shard = Shard(batch, random_taps(len(batch), random), "stand-in", 1.0)
         shards.write(folder / "cache", shard, recipe("0" * 64))
 
 

@@ -1,1 +1,1 @@
-"""Features to heads to results. Nothing here imports Keras or TensorFlow."""
+"""From features to heads to results. Nothing here imports Keras or TensorFlow."""

@@ -23,7 +23,7 @@ from extract.system.console import say
 
 
 def main() -> None:
-    """Read the command line and do what it says."""
+    """Read the command line and run the command."""
     parser = options.Parser(
         prog="python -m classify",
         description="Train classifiers (heads) on the features of a data set, and use them. "

@@ -3,9 +3,9 @@
 A classifier's scores are divided by one number, the temperature, before the softmax. It is fitted
 on photos that the classifier was not trained on.
 
-scikit-learn's own temperature scaling (``CalibratedClassifierCV(method="temperature")``) would not
-do here: it fits hard labels, so a classifier without a mistake becomes certain; it does not accept
-classes without a score; and it gives no loss per photo, by which heads are chosen.
+scikit-learn's own temperature scaling (``CalibratedClassifierCV(method="temperature")``) does not
+fit here: it uses hard labels, so a classifier without a mistake becomes certain; it does not accept
+classes without a score; and it gives no loss per photo, which the choice of heads needs.
 """
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Calibration(NamedTuple):
     Attributes
     ----------
     temperature : float
-        What scores are divided by, between 0.001 and 1,000. It is 1 if there was nothing to fit.
+        The divisor of the scores, between 0.001 and 1,000. It is 1 if there was nothing to fit.
     losses : ndarray of shape (m,), float64
         The log loss of each photo at this temperature, in nats.
     """
@@ -64,14 +64,14 @@ def fit_temperature(
     lowest = np.min(finite, initial=0.0, where=np.isfinite(finite))
     finite = np.where(np.isfinite(finite), finite, lowest)
     smoothing = 1 / (len(labels) + 2)
-    own = (1 - smoothing) * finite[rows, labels] + smoothing * finite.mean(axis=1)
+    smoothed = (1 - smoothing) * finite[rows, labels] + smoothing * finite.mean(axis=1)
     if not known.any():
-        return Calibration(1.0, logsumexp(finite, axis=1) - own)
+        return Calibration(1.0, logsumexp(finite, axis=1) - smoothed)
     weight = known if sample_weight is None else known * sample_weight
 
     def losses(log_temperature: float) -> NDArray[np.float64]:
         factor = np.exp(-log_temperature)
-        loss: NDArray[np.float64] = logsumexp(finite * factor, axis=1) - own * factor
+        loss: NDArray[np.float64] = logsumexp(finite * factor, axis=1) - smoothed * factor
         return loss
 
     best = minimize_scalar(

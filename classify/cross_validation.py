@@ -1,4 +1,4 @@
-"""Cross-validation: which photos are held out while heads are chosen, and scores for them."""
+"""Cross-validation: choose the photos that are held out, and compute scores for them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from classify.heads import HEADS
 FOLDS = 5
 FEW_ROWS = 1000
 PROCESSES = -1
-"""-1 is as many as there are processors. Results do not depend on it."""
+"""-1 means as many as there are processors. Results do not depend on it."""
 
 Fold = tuple[Rows, Rows]
 """The rows that are fitted and the rows that are held out."""
@@ -31,12 +31,12 @@ def folds(
     *,
     seed: int,
 ) -> list[Fold]:
-    """Decide which rows are held out while heads are chosen, by the size of the data.
+    """Decide which rows are held out while heads are chosen; it depends on the size of the data.
 
     With 1,000 rows or more, a single fold is enough: the val split is held out, or a fifth of the
     rows if there is none. With fewer rows a single photo could decide, so every row is held out
-    once, in five folds, or in as many as the smallest class has rows. The exception is a class
-    with fewer than five rows where there is a val split: then that is held out. Copies of a photo
+    once, in five folds, or in as many as the smallest class has rows. The exception is data with a
+    val split and a class of fewer than five rows: then the val split is held out. Copies of a photo
     are always in the same fold.
 
     Parameters
@@ -104,7 +104,7 @@ def out_of_fold(
     *,
     seed: int,
 ) -> Matrix:
-    """Return the probabilities of each photo by a head that was fitted on others, in five folds.
+    """Return the probabilities that a head gives each photo when it is fitted on the others.
 
     Parameters
     ----------
@@ -120,8 +120,8 @@ def out_of_fold(
     Returns
     -------
     ndarray of shape (n, k), float32
-        Calibrated on these photos. A class that occurs in one fold only has probability 0 for the
-        photos of that fold.
+        The probabilities are calibrated on these photos. A class that occurs in only one fold has
+        probability 0 for the photos of that fold.
     """
     labels = data.labels
     dealt = _dealt(labels, digests)
@@ -154,7 +154,7 @@ def _held_out_scores(
     """Fit a head on one part of a fold and return its scores of the other, shape (m, k)."""
     labels = data.labels[fold[0]]
     prepare = heads.preparation(data.taps, root=hyperparameters["root"])
-    values = tuple(hyperparameters[one] for one in HEADS[name].hyperparameters)
+    values = tuple(hyperparameters[key] for key in HEADS[name].hyperparameters)
     with threadpool_limits(1):
         Z, unseen = prepared(prepare, data.X, fold)
         weight = np.ones(len(labels))

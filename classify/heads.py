@@ -1,4 +1,4 @@
-"""The heads: what prepares the rows, and the three classifiers that are fitted on them.
+"""The heads: the preparation of the rows, and the three classifiers that are fitted on them.
 
 All classifiers are fitted on rows of the same scale (mean squared norm 1, see `unit_scale`), so
 that a hyper-parameter means the same for every data set and every set of taps.
@@ -31,10 +31,10 @@ TRUSTED = (
     "classify.heads.LeastSquaresSVC",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
 )
-"""Types in a saved head that skops does not trust by itself; loading them runs no foreign code."""
+"""Types in a saved head that skops does not trust by default; loading them runs no foreign code."""
 
 MLP_NORM = np.float32(20)
-"""Root mean square norm of the rows that the MLP is given. On the val split of Caltech-101 its log
+"""Root mean square norm of the rows that the MLP gets. On the val split of Caltech-101 its log
 loss was 0.19 with 10 or 20, and 0.28 with 85, which gives every column a variance of 1."""
 
 
@@ -93,7 +93,7 @@ def _least_squares(
     *,
     precision: type,
 ) -> Iterator[tuple[Matrix, Matrix]]:
-    """Yield the coefficients and the intercept for each alpha; the rows are summed up only once.
+    """Yield the coefficients and the intercept for each alpha; the Gram matrix is computed once.
 
     Parameters
     ----------
@@ -134,11 +134,11 @@ class Head(NamedTuple):
     Attributes
     ----------
     hyperparameters : tuple of str
-        The names of those that regularise it; every `Values` has them in this order.
+        The names of its regularising hyper-parameters; every `Values` has them in this order.
     path : callable
         Given rows, labels, sample weights, held-out rows, a list of values and a seed, yields the
-        scores of the held-out rows for one of the values after the other, each of shape (m,
-        classes among the labels). Values that follow each other share work.
+        scores of the held-out rows for each of the values in turn, of shape (m, classes among the
+        labels). Successive values share work.
     fit : callable
         Given rows, which it may change, labels, sample weights, values and a seed, returns the
         fitted classifier.
@@ -150,7 +150,7 @@ class Head(NamedTuple):
 
 
 def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
-    """Return scores whose softmax are the probabilities of a classifier, shape (n, k)."""
+    """Return scores whose softmax is the probabilities of a classifier, shape (n, k)."""
     if isinstance(classifier, MLPClassifier):
         logarithms: Matrix = np.log(np.clip(classifier.predict_proba(X), 1e-30, None))
         return logarithms
@@ -165,7 +165,7 @@ def _two_columns(scores: Matrix) -> Matrix:
 
 
 def _logistic(C: float, *, warm_start: bool) -> LogisticRegression:
-    # The tolerance is one on the gradient, which is small because the rows are.
+    # The tolerance applies to the gradient, which is small because the rows are.
     return LogisticRegression(C=C, max_iter=1000, tol=1e-5, warm_start=warm_start)
 
 
@@ -245,7 +245,7 @@ def _mlp_path(
 def _mlp_fit(
     X: Matrix, labels: Labels, sample_weight: SampleWeight, values: Values, seed: int
 ) -> ClassifierMixin:
-    # In place, as memory may not hold a second matrix.
+    # Scale in place, because memory may not hold a second matrix.
     X *= MLP_NORM
     classifier = next(_mlp_trained(X, labels, sample_weight, [values], seed))
     classifier.coefs_[0] *= MLP_NORM
@@ -270,7 +270,7 @@ def preparation(taps: Mapping[str, int], *, root: bool) -> Pipeline:
     taps : mapping of str to int
         Name and width of the taps that lie side by side in the rows.
     root : bool
-        Whether to take square roots.
+        Whether to take square roots first.
     """
     slices = columns(taps)
     steps = [FunctionTransformer(np.sqrt), Normalizer()] if root else [Normalizer()]
@@ -302,7 +302,7 @@ def tap_columns(head: Pipeline) -> dict[str, slice]:
 
 
 def map_back(classifier: ClassifierMixin, basis: Matrix | None, *, scale: float) -> None:
-    """Make a classifier that was fitted on ``scale * X @ basis`` one for X.
+    """Turn a classifier that was fitted on ``scale * X @ basis`` into one for X.
 
     Parameters
     ----------

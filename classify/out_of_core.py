@@ -25,11 +25,11 @@ IN_MEMORY = 2**28
 
 SEARCH_ROWS = 20_000
 BLOCK = 8192
-"""Rows that are worked on at a time."""
+"""Rows that are processed at a time."""
 
 
 def matrix(shape: tuple[int, int]) -> Matrix:
-    """Allocate a matrix, in memory or in an unnamed file that goes away with it."""
+    """Allocate a matrix, in memory or in an unnamed file that is deleted with it."""
     if shape[0] * shape[1] <= IN_MEMORY:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile() as file:
@@ -53,18 +53,18 @@ def columns(X: Matrix, slices: Sequence[slice]) -> Matrix:
     ends = [0, *(part.stop for part in slices)]
     if ends[-1] == X.shape[1] and [part.start for part in slices] == ends[:-1]:
         return X
-    chosen = matrix((len(X), sum(part.stop - part.start for part in slices)))
+    selected = matrix((len(X), sum(part.stop - part.start for part in slices)))
     for start in range(0, len(X), BLOCK):
         block = slice(start, start + BLOCK)
-        np.concatenate([X[block, part] for part in slices], axis=1, out=chosen[block])
-    return chosen
+        np.concatenate([X[block, part] for part in slices], axis=1, out=selected[block])
+    return selected
 
 
 def fit_prepared(prepare: Pipeline, X: Matrix) -> Matrix:
     """Fit the preparation of a head to rows and return the prepared rows, block by block."""
     per_tap, centre = prepare[0], prepare[1]
     blocks = [slice(start, start + BLOCK) for start in range(0, len(X), BLOCK)]
-    # The steps for each tap learn nothing from the rows, so that any rows will do.
+    # The steps for each tap learn nothing from the rows, so any rows will do.
     per_tap.fit(X[blocks[0]])
     for block in blocks:
         centre.partial_fit(per_tap.transform(X[block]))
@@ -75,7 +75,7 @@ def fit_prepared(prepare: Pipeline, X: Matrix) -> Matrix:
 
 
 def sample(labels: Labels, *, rows: int, seed: int) -> Rows:
-    """Draw about `rows` rows: each class in proportion, with at least two rows if it has them.
+    """Draw about `rows` rows from the classes in proportion, at least two of each if it has them.
 
     Returns
     -------
@@ -86,6 +86,6 @@ def sample(labels: Labels, *, rows: int, seed: int) -> Rows:
     random = np.random.default_rng(seed)
     drawn = []
     for label in np.unique(labels):
-        own = random.permutation(np.flatnonzero(labels == label))
-        drawn.append(own[: max(2, round(len(own) * rows / len(labels)))])
+        class_rows = random.permutation(np.flatnonzero(labels == label))
+        drawn.append(class_rows[: max(2, round(len(class_rows) * rows / len(labels)))])
     return np.sort(np.concatenate(drawn))

@@ -31,14 +31,14 @@ SIZES = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured, and how often.
+    """What to measure, and how often.
 
     Attributes
     ----------
     heads : sequence of str
         Keys of `classify.heads.HEADS`.
     repeats : int
-        How many random splits, of each size in a learning curve.
+        The number of random splits; in a learning curve, of each size.
     seed : int
         Repeat i draws with ``seed + i``.
     balanced : bool
@@ -62,9 +62,9 @@ def draw(
     digests : sequence of str, length n
         Of rows with equal digests, only the first can be drawn.
     train : int
-        Training rows of each class; a class must have more rows than this.
+        The number of training rows of each class; a class must have more rows than this.
     test : int
-        Test rows of each class, or fewer if it has no more.
+        The number of test rows of each class, or fewer if it has no more.
     seed : int
 
     Returns
@@ -213,7 +213,7 @@ def summary(values: Sequence[float]) -> Summary:
 def summaries(measured: Mapping[str, Sequence[Metrics]]) -> dict[str, dict[str, Summary]]:
     """Summarise every metric of every head."""
     return {
-        name: {metric: summary([one[metric] for one in repeats]) for metric in repeats[0]}
+        name: {metric: summary([metrics[metric] for metrics in repeats]) for metric in repeats[0]}
         for name, repeats in measured.items()
     }
 
@@ -224,20 +224,24 @@ def report_per_class(
     """Measure heads with `per_class`, print a row per head, and leave a record in ``runs/``."""
     with console.progress("repeats", measurement.repeats, unit="repeats") as advance:
         repeats = per_class(features, measurement, train=train, test=test, advance=advance)
-    found = summaries(repeats)
+    summary_of = summaries(repeats)
     say(
         f"{features.data}: {count(train, 'photo')} per class to train, at most {test} to test, "
         f"{count(measurement.repeats, 'random split')}; mean and standard deviation"
     )
     rows = [["Head", "Mean class recall", "Accuracy", "Log loss", "Calibration error"]]
     for name in measurement.heads:
-        of = found[name]
-        spreads = [_spread(of[metric], "sd") for metric in ("mean_class_recall", "accuracy")]
-        means = [f"{of[metric]['mean']:.3f}" for metric in ("log_loss", "calibration_error")]
+        head_summary = summary_of[name]
+        spreads = [
+            _spread(head_summary[metric], "sd") for metric in ("mean_class_recall", "accuracy")
+        ]
+        means = [
+            f"{head_summary[metric]['mean']:.3f}" for metric in ("log_loss", "calibration_error")
+        ]
         rows.append([name, *spreads, *means])
     _print_table(rows)
-    asked = {"train": train, "test": test}
-    record = _record(features, measurement, asked) | {"summary": found, "repeats": repeats}
+    counts = {"train": train, "test": test}
+    record = _record(features, measurement, counts) | {"summary": summary_of, "repeats": repeats}
     _write(record, results.runs_of(features.data, out) / f"protocol-per-class-{train}-{test}.json")
 
 
@@ -247,23 +251,23 @@ def report_learning_curve(features: Features, measurement: Measurement, *, out: 
     Raises
     ------
     InputError
-        If the splits are too small to train or to test on.
+        If the splits are too small for training or testing.
     """
     check(features)
     draws = len(curve_sizes(features)) * measurement.repeats
     with console.progress("learning curve", draws, unit="draws") as advance:
         repeats = learning_curve(features, measurement, advance=advance)
-    found = {size: summaries(measured) for size, measured in repeats.items()}
+    summary_of = {size: summaries(measured) for size, measured in repeats.items()}
     say(
         f"{features.data}: accuracy on its {count(len(features.rows('test')), 'test photo')}, "
         f"mean of {count(measurement.repeats, 'draw')} with the 95% interval"
     )
     rows = [["Photos per class", *measurement.heads]]
-    for size, of in found.items():
-        cells = [_spread(of[name]["accuracy"], "half_width") for name in measurement.heads]
+    for size, by_head in summary_of.items():
+        cells = [_spread(by_head[name]["accuracy"], "half_width") for name in measurement.heads]
         rows.append([f"{size:,}", *cells])
     _print_table(rows)
-    record = _record(features, measurement, {}) | {"summary": found, "repeats": repeats}
+    record = _record(features, measurement, {}) | {"summary": summary_of, "repeats": repeats}
     _write(record, results.runs_of(features.data, out) / "learning-curve.json")
 
 
@@ -289,14 +293,14 @@ def _print_table(rows: Sequence[Sequence[Any]]) -> None:
 
 
 def _record(
-    features: Features, measurement: Measurement, asked: Mapping[str, int]
+    features: Features, measurement: Measurement, counts: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return what a measurement was made from."""
+    """Return the origin of a measurement: its features and options."""
     return {
         "data": features.data,
         "data_digest": features.data_digest,
         "recipe_digest": features.recipe_digest,
-        "options": {**asked, "seed": measurement.seed, "balanced": measurement.balanced},
+        "options": {**counts, "seed": measurement.seed, "balanced": measurement.balanced},
         "versions": versions(),
         "created": now(),
     }

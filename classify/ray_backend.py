@@ -1,8 +1,8 @@
 """A joblib backend on Ray, with which heads are trained on all machines of a cluster.
 
-Ray has a backend of its own for joblib (``ray.util.joblib``). That one copies every argument for
-each task, starts a new pool of processes for each search, returns nothing before all answers are
-there, and does not replace a process that was lost.
+Ray has its own backend for joblib (``ray.util.joblib``). That backend copies every argument for
+each task, starts a new pool of processes for each search, returns nothing before all answers have
+arrived, and does not replace a lost process.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from extract.compute import ray_cluster
 
 SHARED_FROM = 2**20
-"""Bytes from which on an array is put into shared memory; joblib has the same limit."""
+"""An array with at least this many bytes is put into shared memory; joblib has the same limit."""
 
 
 @contextmanager
 def parallel_on(on: str | None) -> Iterator[None]:
-    """Choose where joblib runs what the block gives it.
+    """Choose where joblib runs the calls that are made inside the block.
 
     Parameters
     ----------
     on : str or None
-        See `extract.compute.ray_cluster.connected`; None is this machine without Ray.
+        See `extract.compute.ray_cluster.connected`; None means this machine without Ray.
 
     Raises
     ------
@@ -93,10 +93,12 @@ class RayBackend(ParallelBackendBase):  # type: ignore[misc]
         self.shared.clear()
 
     def _share(self, value: Any) -> Any:
-        """Put a large array into shared memory, also one that is a field of a dataclass."""
+        """Put a large array into shared memory, even if it is a field of a dataclass."""
         if is_dataclass(value) and not isinstance(value, type):
             named = {field.name: getattr(value, field.name) for field in fields(value)}
-            return replace(value, **{name: self._share(own) for name, own in named.items()})
+            return replace(
+                value, **{name: self._share(field_value) for name, field_value in named.items()}
+            )
         if not isinstance(value, np.ndarray) or value.nbytes < SHARED_FROM:
             return value
         if id(value) not in self.shared:

@@ -1,4 +1,4 @@
-"""The result: what every model, head or network, leaves in ``runs/<data>/<model>/``.
+"""The result of a model, head or network: its files in ``runs/<data>/<model>/``.
 
 ``result.json`` records how the model was made and how well it does. ``predictions.h5`` has its
 predictions for the test photos; all metrics are computed from these, and only here. The model
@@ -67,13 +67,13 @@ class Result:
     data : str
         Name of the data set.
     data_digest : str
-        Digest of the paths, photos, labels and splits. Two results may be compared only if theirs
-        are equal.
+        Digest of the paths, photos, labels and splits. Two results may be compared only if these
+        digests are equal.
     recipe_digest : str
         Digest of the recipes of the features, one recipe for each of `sizes`.
     class_names : list of str, length k
     hyperparameters : dict
-        What was chosen.
+        The chosen hyper-parameters and taps.
     tried : list of dict
         Every candidate with its score on held-out photos.
     seconds : dict of str to float
@@ -82,7 +82,7 @@ class Result:
     epochs : int or None
         Epochs of training; None for a model that is not trained in epochs.
     parameters : int
-        How many numbers were learned from these photos.
+        The number of parameters that were learned from these photos.
     seed : int
     metrics : dict of str to float
         See `metrics`.
@@ -90,10 +90,10 @@ class Result:
     created : str
         ISO 8601, UTC.
     machine : str
-        What the seconds depend on; empty in older records, which did not have it.
+        The machine that the seconds were measured on; empty in older records.
     sizes : list of int
         Sides in pixels of the photos whose features `recipe_digest` describes, in the order of the
-        features file. Older records do not have it; there it is inferred from names of taps.
+        features file. Older records do not have it, so it is inferred from the names of their taps.
     """
 
     model: str
@@ -146,8 +146,8 @@ def metrics(predictions: Predictions) -> dict[str, float]:
 
 def losses(predictions: Predictions) -> NDArray[np.float64]:
     """Return the log loss of each photo, in nats, shape (n,)."""
-    own = _clipped(predictions)[np.arange(len(predictions.labels)), predictions.labels]
-    return -np.log(own)
+    of_labels = _clipped(predictions)[np.arange(len(predictions.labels)), predictions.labels]
+    return -np.log(of_labels)
 
 
 def _clipped(predictions: Predictions) -> NDArray[np.float64]:
@@ -216,9 +216,9 @@ def save(
     Parameters
     ----------
     folder : Path
-        Made if it is not there.
+        It is created if it is missing.
     write_model : callable
-        Given `folder`, writes the model's own files into it.
+        A function that writes the model's own files into `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "result.json"

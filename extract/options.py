@@ -11,14 +11,14 @@ from extract.engines.selection import ENGINES
 from extract.system import console, locations
 
 LARGEST_SEED = 2**32 - 1
-"""NumPy's generators take no larger one."""
+"""The largest seed that NumPy's generators accept."""
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that answers a wrong command line with one line and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where to read on, and exit."""
+        """Say what is wrong and where to find help, then exit."""
         line = console.one_line(f"error: {message}; see {self.prog} --help")
         self.exit(console.UNUSABLE, f"{line}\n")
 
@@ -33,11 +33,11 @@ def parse(
     parser : Parser
         Each of its sub-parsers sets the default ``command``, a function of the parsed options.
     commands : mapping of str to sub-parser
-        The sub-parsers by name, ``choices`` of what `add_subparsers` returned.
+        The sub-parsers by name: ``choices`` of the object that `add_subparsers` returned.
     default : str or None
-        The command that is meant where the first word names none: ``python -m extract chess`` is
-        short for ``python -m extract features chess``. A data set that is called like a command
-        is written ``./verify``.
+        The command to run if the first word does not name one: ``python -m extract chess`` is
+        short for ``python -m extract features chess``. A data set with the name of a command is
+        written ``./verify``.
     """
     words = sys.argv[1:]
     if default and words and words[0] not in {*commands, "-h", "--help"}:
@@ -109,14 +109,14 @@ def add_data(parser: argparse.ArgumentParser, description: str, **more: Any) -> 
 
 
 def add_out(parser: argparse.ArgumentParser, holds: str) -> None:
-    """Give a command the option that says where the folder `holds` is."""
+    """Give a command the option for the folder that has `holds`, such as ``features/``."""
     parser.add_argument(
         "--out", metavar="FOLDER", type=path, default=Path(), help=f"the folder that has {holds}"
     )
 
 
 def add_seed(parser: argparse.ArgumentParser, what: str) -> None:
-    """Give a command the seed of what is drawn at random."""
+    """Give a command the option for the seed of `what`, which is drawn at random."""
     parser.add_argument(
         "--seed",
         type=at_least(0, LARGEST_SEED),
@@ -131,7 +131,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="FILE",
         type=path,
-        help="VGG16's weights, Keras's file or ONNX, if not the published ones",
+        help="a file with VGG16's weights, Keras's or ONNX (default: the published ones)",
     )
 
 
@@ -160,7 +160,7 @@ def add_cache(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_balanced(parser: argparse.ArgumentParser) -> None:
-    """Give a command the option that weighs classes alike."""
+    """Give a command the option that gives all classes the same weight."""
     parser.add_argument(
         "--balanced",
         action="store_true",

@@ -65,8 +65,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         type=at_least(0),
         default=FinetunedOptions.variants,
         help="finetuned: how many variants of each photo have their activations cached: the photo, "
-        "its mirror image, then crops in other light. 0 caches none and augments the photos anew "
-        "in each epoch, which is slower (default %(default)s)",
+        "its mirror image, then crops in other light. 0 caches none and augments the photos in "
+        "each epoch, which is slower (default %(default)s)",
     )
     parser.add_argument("--again", action="store_true", help="train even if nothing has changed")
     parser.set_defaults(command=_train)
@@ -129,10 +129,12 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _train(chosen: argparse.Namespace) -> None:
     with features_file.open(features_file.file_of(chosen.data, chosen.out)) as features:
         for model in chosen.models:
-            asked = OPTIONS[model].pick(vars(chosen))
-            request = Request(asked, chosen.seed, chosen.out, weights_file=chosen.weights)
+            training_options = OPTIONS[model].pick(vars(chosen))
+            request = Request(
+                training_options, chosen.seed, chosen.out, weights_file=chosen.weights
+            )
             if not chosen.again and request.is_done(features):
-                say(f"{request.folder(features)}: nothing to do (--again trains it anew)")
+                say(f"{request.folder(features)}: nothing to do (--again trains it again)")
                 continue
             # Importing Keras takes seconds, and there may be nothing to do.
             from finetune.train import run

@@ -1,1 +1,1 @@
-"""A batch of pixels to taps: the interface, the engines, the choice between them."""
+"""Engines, which turn a batch of pixels into taps, and the choice between them."""

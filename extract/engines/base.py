@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCE = 1e-3
-"""Largest relative L2 difference from the reference that an engine may have in any tap."""
+"""The largest relative L2 difference from the reference that an engine may have in any tap."""
 
 PHOTOS_COMPARED = 8
 
@@ -22,7 +22,8 @@ class Engine(NamedTuple):
     name : str
         Recorded in each shard that the engine computes.
     forward : callable
-        (n, size, size, 3) uint8 RGB to a dict of tap name to (n, values) float32.
+        A function from photos, (n, size, size, 3) uint8 RGB, to a dict of tap name to (n, values)
+        float32.
     """
 
     name: str

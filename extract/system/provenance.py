@@ -1,4 +1,4 @@
-"""When a file was made, and with which versions."""
+"""Provenance: the time when a file was made, and the versions of the libraries."""
 
 import platform
 from datetime import UTC, datetime
@@ -9,16 +9,16 @@ PACKAGES = ("h5py", "keras", "mnn", "numpy", "pillow", "scikit-learn", "skops", 
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries behind a result; import none of them."""
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for package in PACKAGES:
         # TensorFlow without GPU support has another name.
         for name in (package, f"{package}-cpu"):
             try:
-                found[package] = version(name)
+                result[package] = version(name)
                 break
             except PackageNotFoundError:
                 continue
-    return found
+    return result
 
 
 def now() -> str:

@@ -1,1 +1,1 @@
-"""Everything that defines the numbers: recipe, weights, architecture, and what is built from it."""
+"""VGG16: the recipe, the weights, the architecture, and the models that are built from them."""

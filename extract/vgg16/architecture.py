@@ -83,12 +83,12 @@ TAP_LAYERS = (
 """The taps, deepest first."""
 
 IMAGENET_MEANS_BGR = (103.939, 116.779, 123.68)
-"""The means that are subtracted from blue, green and red, 0..255."""
+"""The means that are subtracted from blue, green and red, on the scale 0..255."""
 
 FILTERS_FIRST = (3, 2, 0, 1)
 """Transposes a kernel from Keras's axes, which are used here, to those of ONNX and ncnn.
 
-Keras has (height, width, inputs, filters), ONNX and ncnn have (filters, inputs, height, width).
+Keras's axes are (height, width, inputs, filters); theirs are (filters, inputs, height, width).
 """
 
 FILTERS_LAST = (2, 3, 1, 0)
@@ -135,7 +135,7 @@ def windows(size: int) -> tuple[int, int]:
     """Return side and stride of the nine windows of ``block5_avg3x3`` for photos of a size.
 
     The windows cover all of ``block5_pool``, whose side is a 32nd of the photo's. They are 3 wide
-    at a stride of 2 on 7 x 7 positions, and 4 wide at a stride of 3 on 10 x 10.
+    with a stride of 2 on 7 x 7 positions, and 4 wide with a stride of 3 on 10 x 10 positions.
     """
     side = size // 32
     stride = max(1, (side - 1) // 3)

@@ -25,7 +25,7 @@ CODE_CLASSES = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "function")
 """Classes in a saved network that stand for code from outside Keras."""
 
 OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")
-"""Exceptions of TensorFlow and PyTorch by name, as neither need be installed."""
+"""Exceptions of TensorFlow and PyTorch, by name because neither may be installed."""
 
 
 def inference_function(network: keras.Model) -> Callable[[NDArray[np.uint8]], Any]:
@@ -71,15 +71,15 @@ def load(path: Path) -> keras.Model:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error of any backend, or of NumPy, means that memory ran out."""
+    """Say whether an error of any backend, or of NumPy, means that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ in OUT_OF_MEMORY:
         return True
-    # JAX has no exception type for it; only the message tells.
+    # JAX has no exception type for it; only the message says so.
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _find_code(path: Path) -> str:
-    """Return the first class or function named in a saved network that might run code, or ''."""
+    """Return the first class or function in a saved network that might run code, or ''."""
     with zipfile.ZipFile(path) as file:
         waiting = [json.loads(file.read("config.json"))]
     while waiting:

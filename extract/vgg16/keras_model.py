@@ -1,6 +1,6 @@
 """VGG16 in Keras: preprocessing, convolutions, taps.
 
-Preprocessing belongs to the weights and is the network's first layer: photos go in as RGB 0..255.
+Preprocessing belongs to the weights, so it is the network's first layer: it takes RGB 0..255.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def convolutions(
     Returns
     -------
     keras.Model
-        (n, size, size, 3) RGB 0..255 to (n, size / 32, size / 32, 512).
+        A model from (n, size, size, 3) RGB 0..255 to (n, size / 32, size / 32, 512).
     """
     photos = keras.Input((size, size, 3), name="rgb")
     # A Lambda layer could do the same, but a file that holds one cannot be loaded in safe mode.

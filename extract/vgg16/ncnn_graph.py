@@ -1,4 +1,4 @@
-"""VGG16 with its preprocessing and taps as ncnn reads it: a text of layers, and their weights."""
+"""VGG16 with its preprocessing and taps in ncnn's format: a text of layers, and their weights."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ def text(size: int = SIZE) -> str:
         x = layer.name
         taps = [tap for tap in TAP_LAYERS if tap.source == layer.name]
         if taps:
-            # In ncnn an output has one reader. Split gives each tap and the next layer a copy.
+            # In ncnn one layer can read an output. Split gives each tap and the next layer a copy.
             copies = [f"{x}_for_{reader}" for reader in [*(tap.name for tap in taps), "next"]]
             lines.append(f"Split {x}_split 1 {len(copies)} {x} {' '.join(copies)}")
             for tap, copy in zip(taps, copies, strict=False):

@@ -56,16 +56,16 @@ class Graph:
         Parameters
         ----------
         sides : (height, width)
-            Numbers, or names where photos of any size go in.
+            Numbers, or names if the model takes photos of any size.
         outputs : mapping of str to int
             Name and number of columns of each output, (n, columns) float32.
         """
         photos = helper.make_tensor_value_info("rgb", TensorProto.UINT8, ["n", *sides, 3])
-        found = [
+        output_infos = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width])
             for name, width in outputs.items()
         ]
-        graph = helper.make_graph(self.nodes, "vgg16", [photos], found, self.constants)
+        graph = helper.make_graph(self.nodes, "vgg16", [photos], output_infos, self.constants)
         opsets = [helper.make_opsetid("", OPSET)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
@@ -83,7 +83,8 @@ def vgg16(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> onnx.Mo
     Returns
     -------
     onnx.ModelProto
-        Input ``rgb``, (n, size, size, 3) uint8 RGB; one output a tap, (n, values) float32.
+        The input is ``rgb``, (n, size, size, 3) uint8 RGB. Each tap is an output, (n, values)
+        float32.
     """
     graph = Graph()
     numbers = graph.add("Cast", ["rgb"], "numbers", to=TensorProto.FLOAT)
@@ -100,7 +101,7 @@ def add_vgg16(
     taps: Iterable[str],
     size: int = SIZE,
 ) -> None:
-    """Add what leads from ``pixels``, (n, 3, size, size) RGB 0..255, to taps by their names."""
+    """Add the nodes from ``pixels``, (n, 3, size, size) RGB 0..255, to taps by their names."""
     flip, minus_means = preprocessing()
     graph.constant("flip", flip.transpose(FILTERS_FIRST))
     graph.constant("minus_means", minus_means)

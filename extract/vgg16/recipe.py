@@ -8,7 +8,7 @@ from typing import Any
 from extract.vgg16.architecture import TAP_LAYERS, output_shapes
 
 SIZE = 224
-"""Side in pixels of the square that VGG16 sees of every photo."""
+"""Side in pixels of the square that every photo becomes before VGG16 sees it."""
 
 SIZES = (SIZE, *(size for size in range(96, 641, 32) if size != SIZE))
 """Every side that VGG16 may see. `SIZE` comes first; every features file has it."""
@@ -24,7 +24,7 @@ PIXELS = (
     "EXIF-rotated; transparency over white; JPEG in draft mode down to 3 times the size; squashed "
     "with Pillow's bilinear filter"
 )
-"""How a file becomes pixels; part of the digest, so its wording may only change with the pixels."""
+"""How a file becomes pixels. It is part of the digest: change the wording only with the pixels."""
 
 
 def recipe(weights_digest: str, *, size: int = SIZE) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def recipe_digest(recipe: dict[str, Any]) -> str:
 
 
 def joint_digest(recipes: Iterable[dict[str, Any]]) -> str:
-    """Return one digest for features that several recipes made; for a single one, its own."""
+    """Return one digest for several recipes; for a single recipe, return its own digest."""
     digests = [recipe_digest(recipe) for recipe in recipes]
     if len(digests) == 1:
         return digests[0]

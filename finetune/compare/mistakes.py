@@ -21,7 +21,7 @@ class Mistake(NamedTuple):
         Row of the photo among the features.
     label, predicted : int
     probability : float
-        Of the predicted class.
+        The probability of the predicted class.
     """
 
     row: int

@@ -34,7 +34,7 @@ class ModelRecord:
     result : Result
         Its metrics agree with `predictions`.
     predictions : Predictions
-        For the n test photos, in the order of the features.
+        Predictions for the n test photos, in the order of the features.
     accuracy_interval : tuple of two floats in 0..1
         See `significance.wilson_interval`.
     total_seconds : float
@@ -111,7 +111,9 @@ def read_records(
             records.append(_read_record(folder, features))
         except InputError as error:
             refused.append(f"{folder.name}: {error}")
-    records.sort(key=lambda one: (-one.accuracy, one.result.metrics["log_loss"], one.name))
+    records.sort(
+        key=lambda record: (-record.accuracy, record.result.metrics["log_loss"], record.name)
+    )
     return records, refused
 
 

@@ -1,4 +1,4 @@
-"""What ``python -m classify`` measured over random splits of the same photos."""
+"""Read what ``python -m classify`` measured over random splits of the same photos."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from extract.store.features_file import Features
 
 MetricSummaries = Mapping[str, Mapping[str, float]]
-"""For one head: metric to ``mean``, ``sd`` and ``half_width``, see `classify.protocols.summary`."""
+"""The summary of each metric of one head, see `classify.protocols.summary`."""
 
 LEARNING_CURVE = "learning-curve.json"
 
@@ -20,9 +20,9 @@ class RepeatedSplits:
     Attributes
     ----------
     learning_curve : dict of int to dict of head to MetricSummaries
-        By training photos per class; from ``--learning-curve``.
+        The measurements of ``--learning-curve``, by training photos per class.
     protocols : dict of str to dict of head to MetricSummaries
-        By a description of the splits; from ``--protocol``.
+        The measurements of ``--protocol``, by a description of the splits.
     """
 
     learning_curve: dict[int, dict[str, MetricSummaries]] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class RepeatedSplits:
 
 
 def read_repeated_splits(runs: Path, features: Features) -> tuple[RepeatedSplits, list[str]]:
-    """Read the files that are there.
+    """Read the files in ``runs/<data>/``, if there are any.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def read_repeated_splits(runs: Path, features: Features) -> tuple[RepeatedSplits
     refused : list of str
         One sentence for each file left out.
     """
-    found, refused = RepeatedSplits(), []
+    repeated_splits, refused = RepeatedSplits(), []
     for path in sorted([*runs.glob(LEARNING_CURVE), *runs.glob("protocol-*.json")]):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -46,14 +46,14 @@ def read_repeated_splits(runs: Path, features: Features) -> tuple[RepeatedSplits
                 refused.append(f"{path.name}: made from other photos or splits; measure it again")
             elif path.name == LEARNING_CURVE:
                 curve = {int(size): by_head for size, by_head in record["summary"].items()}
-                found.learning_curve.update(curve)
+                repeated_splits.learning_curve.update(curve)
             else:
                 options, n = record["options"], len(next(iter(record["repeats"].values())))
                 title = (
                     f"{options['train']} photos a class to train, at most {options['test']} to "
                     f"test, {n} random splits"
                 )
-                found.protocols[title] = record["summary"]
+                repeated_splits.protocols[title] = record["summary"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             refused.append(f"{path.name}: not a valid record ({error}); measure it again")
-    return found, refused
+    return repeated_splits, refused

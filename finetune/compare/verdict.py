@@ -12,7 +12,7 @@ from finetune.compare.significance import LEVEL, PairedTest
 TEST = "McNemar's exact test with Holm's correction"
 
 MAX_COST_RATIO = 2
-"""A model may cost up to this many times the cheapest if their difference may be chance."""
+"""A model may take this many times as long as the cheapest if their difference may be chance."""
 
 
 def verdict(models: Sequence[ModelRecord], tests: Sequence[PairedTest]) -> str:
@@ -26,7 +26,7 @@ def verdict(models: Sequence[ModelRecord], tests: Sequence[PairedTest]) -> str:
     models : sequence of ModelRecord
         Best first, see `records.read_records`.
     tests : sequence of PairedTest
-        Of every two models.
+        One test for every two models.
     """
     best = models[0]
     guess = float(np.bincount(best.predictions.labels).max() / len(best.correct))

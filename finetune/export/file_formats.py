@@ -19,7 +19,7 @@ RECORD = "onepass.json"
 
 Probabilities = NDArray[np.float32]
 ExportedFunction = Callable[[NDArray[np.uint8]], Probabilities]
-"""A loaded file: photos, (n, height, width, 3) uint8 RGB, to probabilities, (n, classes)."""
+"""A loaded file, as a function from photos, (n, height, width, 3) uint8 RGB, to probabilities."""
 
 
 def record(result: Result) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from finetune.export.head import head_input
 from finetune.export.resize import squares
 
 Classify = Callable[[keras.KerasTensor], keras.KerasTensor]
-"""Squares, (n, size, size, 3) float32 RGB 0..255, to probabilities, (n, classes)."""
+"""A function from squares, (n, size, size, 3) float32 RGB 0..255, to probabilities."""
 
 
 def build(classify: Classify, size: int, *, dtype: str) -> keras.Model:
-    """Build a network from photos of any size to probabilities.
+    """Build a network that takes photos of any size and returns probabilities.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ def vgg16_and_head(photos: keras.KerasTensor, head: DenseHead, arrays: Arrays) -
     """Return the probabilities that VGG16 and a head give, for `build`."""
     base = keras_model.convolutions(arrays)
     taps = keras_model.taps(base)
-    found = keras.Model(base.input, [taps[tap] for tap in head.taps], name="vgg16")(photos)
-    x = head_input(found if isinstance(found, list) else [found], keras.ops, root=head.root)
+    outputs = keras.Model(base.input, [taps[tap] for tap in head.taps], name="vgg16")(photos)
+    x = head_input(outputs if isinstance(outputs, list) else [outputs], keras.ops, root=head.root)
     for number, (kernel, bias) in enumerate(head.layers, start=1):
         activation = "softmax" if number == len(head.layers) else "relu"
         layer = keras.layers.Dense(len(bias), activation=activation, name=f"dense{number}")

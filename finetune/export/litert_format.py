@@ -40,14 +40,17 @@ def load(content: bytes) -> ExportedFunction:
         # TensorFlow warns that a later version moves the interpreter to another package.
         warnings.simplefilter("ignore")
         interpreter = tf.lite.Interpreter(model_content=content)
-    given, found = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    input_info, output_info = (
+        interpreter.get_input_details()[0],
+        interpreter.get_output_details()[0],
+    )
 
     def run(photos: NDArray[np.uint8]) -> Probabilities:
-        interpreter.resize_tensor_input(given["index"], photos.shape)
+        interpreter.resize_tensor_input(input_info["index"], photos.shape)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], photos)
+        interpreter.set_tensor(input_info["index"], photos)
         interpreter.invoke()
-        probabilities: Probabilities = interpreter.get_tensor(found["index"])
+        probabilities: Probabilities = interpreter.get_tensor(output_info["index"])
         return probabilities
 
     return run

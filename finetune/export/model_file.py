@@ -45,7 +45,7 @@ def write(
     out : Path
         Folder that contains ``features/``.
     weights_file : Path or None
-        VGG16's weights, if not the usual ones.
+        A file with VGG16's weights. None takes the usual ones.
     photos : Path or None
         Folder of photos to compare on; by default the test photos of the data set.
 
@@ -85,15 +85,15 @@ def compare(
 ) -> float:
     """Return the largest difference of a probability between a model and its exported file.
 
-    The model gets squares, as always. The file gets each photo as decoded and resizes it itself.
+    The model gets squares, as always. The file gets each photo at its decoded size and resizes it.
     """
     items = [pipeline.read(root, path, size=model.size, known=model.known) for path in paths]
-    wanted = model.probabilities(items)
+    expected = model.probabilities(items)
     found = []
     for path in paths:
         photo = decode.upright(locations.read_bytes(root, path), size=model.size)
         found.append(exported(np.asarray(photo)[None]))
-    return float(np.abs(np.concatenate(found) - wanted).max())
+    return float(np.abs(np.concatenate(found) - expected).max())
 
 
 def _export_network(run: Path, result: Result, to: str) -> tuple[bytes, ExportedFunction]:
@@ -140,7 +140,7 @@ def _photos_to_compare(
     else:
         root, paths = photos, [photo.path for photo in scan.all_photos(photos).photos]
     step = max(1, len(paths) // PHOTOS_COMPARED)
-    some = [path for path in paths[::step] if not pipeline.read(root, path).reason]
-    if not some:
+    readable = [path for path in paths[::step] if not pipeline.read(root, path).reason]
+    if not readable:
         raise InputError(f"{root}: no photo to compare on; name another folder with --photos")
-    return root, some[:PHOTOS_COMPARED]
+    return root, readable[:PHOTOS_COMPARED]

@@ -72,7 +72,7 @@ def curve_chart(model: ModelRecord, *, name: str) -> Chart | None:
     Parameters
     ----------
     name : str
-        Of the chart, unique on the page.
+        The name of the chart, unique on the page.
     """
     recorded = [panel for panel in CURVE_PANELS if panel.recorded(model.history)]
     if not recorded:
@@ -100,11 +100,13 @@ def _draw_scores(models: Sequence[ModelRecord], width: int) -> Figure:
     height = 26 * len(models) + 46
     picture = figure(width, 2 * height if narrow else height)
     accuracy, loss = panels(picture, 2, narrow=narrow)
-    for place, model in enumerate(models):
+    for position, model in enumerate(models):
         colour, marker = MARKS.get(model.result.stage, OTHER_MARK)
-        accuracy.plot(model.accuracy_interval, [place] * 2, color=colour, alpha=0.35, linewidth=3)
-        accuracy.plot(model.accuracy, place, marker, color=colour, markersize=7)
-        loss.plot(model.result.metrics["log_loss"], place, marker, color=colour, markersize=7)
+        accuracy.plot(
+            model.accuracy_interval, [position] * 2, color=colour, alpha=0.35, linewidth=3
+        )
+        accuracy.plot(model.accuracy, position, marker, color=colour, markersize=7)
+        loss.plot(model.result.metrics["log_loss"], position, marker, color=colour, markersize=7)
     accuracy.set_title("Accuracy with 95% interval")
     accuracy.xaxis.set_major_formatter(percent_tick)
     loss.set_title("Log loss in nats (lower is better)")
@@ -181,11 +183,17 @@ def _draw_calibration(models: Sequence[ModelRecord], width: int) -> Figure:
 def _draw_bins(axes: Axes, model: ModelRecord) -> None:
     colour, marker = MARKS.get(model.result.stage, OTHER_MARK)
     photos, confidence, accuracy = results.reliability(model.confidence, model.correct)
-    some = photos > 0
-    area = 12 + 130 * photos[some] / photos.sum()
+    occupied = photos > 0
+    area = 12 + 130 * photos[occupied] / photos.sum()
     axes.plot([0, 1], [0, 1], color=INK, alpha=0.3, linewidth=0.8)
     axes.scatter(
-        confidence[some], accuracy[some], area, colour, marker=marker, alpha=0.75, linewidths=0
+        confidence[occupied],
+        accuracy[occupied],
+        area,
+        colour,
+        marker=marker,
+        alpha=0.75,
+        linewidths=0,
     )
     axes.set_title(_shortened(model.name))
 

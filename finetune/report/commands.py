@@ -18,13 +18,13 @@ def commands(comparison: Comparison) -> list[str]:
     seed = features.attributes.get("seed", 0)
     further = [str(n) for n in SIZES[1:] if named("seconds", n) in features.attributes]
     sizes = f" --sizes {SIZE} {' '.join(further)}" if further else ""
-    found = [f"python -m extract {data} --seed {seed}{sizes}"]
+    lines = [f"python -m extract {data} --seed {seed}{sizes}"]
     for model in sorted(comparison.models, key=lambda model: (model.result.stage, model.name)):
         if model.result.stage == "head":
-            found.append(f"python -m classify {data} --heads {_options(model)}")
+            lines.append(f"python -m classify {data} --heads {_options(model)}")
         else:
-            found.append(f"python -m finetune train {data} --models {_options(model)}")
-    return [*found, f"python -m finetune compare {data}"]
+            lines.append(f"python -m finetune train {data} --models {_options(model)}")
+    return [*lines, f"python -m finetune compare {data}"]
 
 
 def _options(model: ModelRecord) -> str:
@@ -39,4 +39,4 @@ def _options(model: ModelRecord) -> str:
 
 
 def _words(value: object) -> Sequence[str]:
-    return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
+    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]

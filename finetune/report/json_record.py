@@ -17,7 +17,7 @@ RESULT_FIELDS = (
     *("stage", "metrics", "seconds", "epochs", "parameters", "seed", "hyperparameters"),
     *("created", "versions", "machine"),
 )
-"""What is copied from each `Result`."""
+"""The fields that are copied from each `Result`."""
 
 
 def json_record(comparison: Comparison) -> dict[str, Any]:
@@ -97,12 +97,12 @@ def _mistakes(mistakes: Sequence[Mistake], comparison: Comparison) -> list[dict[
     features = comparison.features
     return [
         {
-            "path": features.paths[one.row],
-            "label": features.class_names[one.label],
-            "said": features.class_names[one.predicted],
-            "probability": one.probability,
+            "path": features.paths[mistake.row],
+            "label": features.class_names[mistake.label],
+            "said": features.class_names[mistake.predicted],
+            "probability": mistake.probability,
         }
-        for one in mistakes
+        for mistake in mistakes
     ]
 
 
@@ -115,13 +115,13 @@ def _suspects(comparison: Comparison) -> dict[str, Any] | None:
         "photos": check.photos,
         "found": [
             {
-                "path": features.paths[one.row],
-                "label": features.class_names[one.label],
-                "said": features.class_names[one.predicted],
-                "label_probability": one.label_probability,
-                "said_probability": one.probability,
+                "path": features.paths[suspect.row],
+                "label": features.class_names[suspect.label],
+                "said": features.class_names[suspect.predicted],
+                "label_probability": suspect.label_probability,
+                "said_probability": suspect.probability,
             }
-            for one in check.suspects
+            for suspect in check.suspects
         ],
     }
 

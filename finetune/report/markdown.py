@@ -49,15 +49,15 @@ def _lists(comparison: Comparison) -> dict[str, list[str]]:
             for first, second, cosine in near
         ],
         "Test photos for which all models predict the same wrong class": [
-            f"{features.paths[one.row]}: labelled {names[one.label]}, "
-            f"predicted {names[one.predicted]}"
-            for one in shared
+            f"{features.paths[photo.row]}: labelled {names[photo.label]}, "
+            f"predicted {names[photo.predicted]}"
+            for photo in shared
         ],
         "Labels of train and val to check": [
-            f"{features.paths[one.row]}: labelled {names[one.label]} "
-            f"({one.label_probability:.0%}), predicted {names[one.predicted]} "
-            f"({one.probability:.0%})"
-            for one in suspects
+            f"{features.paths[photo.row]}: labelled {names[photo.label]} "
+            f"({photo.label_probability:.0%}), predicted {names[photo.predicted]} "
+            f"({photo.probability:.0%})"
+            for photo in suspects
         ],
     }
 

@@ -29,7 +29,7 @@ def write_overview(comparisons: Sequence[Comparison], reports: Path) -> list[Pat
     list of Path
         The files, the page first.
     """
-    folder = reports / "+".join(one.features.data for one in comparisons)
+    folder = reports / "+".join(comparison.features.data for comparison in comparisons)
     texts = {
         "index.html": page.render(
             "overview.html.j2",
@@ -51,7 +51,9 @@ def mean_ranks(comparisons: Sequence[Comparison]) -> dict[str, float]:
     mean of their ranks (Demšar, "Statistical comparisons of classifiers over multiple data sets",
     Journal of Machine Learning Research 7, 2006).
     """
-    scores = [{model.name: model.accuracy for model in one.models} for one in comparisons]
+    scores = [
+        {model.name: model.accuracy for model in comparison.models} for comparison in comparisons
+    ]
     shared = sorted(set.intersection(*(set(by_model) for by_model in scores)))
     if not shared:
         return {}
@@ -63,14 +65,19 @@ def mean_ranks(comparisons: Sequence[Comparison]) -> dict[str, float]:
 def accuracies(comparisons: Sequence[Comparison]) -> Table:
     """Return a row for each data set, with the accuracy of each model and its 95% interval."""
     ranked = list(mean_ranks(comparisons))
-    others = {model.name for one in comparisons for model in one.models}.difference(ranked)
+    others = {model.name for comparison in comparisons for model in comparison.models}.difference(
+        ranked
+    )
     table = {
-        "Data set": [Cell(one.features.data) for one in comparisons],
-        "Test photos": [whole(len(one.models[0].correct)) for one in comparisons],
-        "Classes": [whole(len(one.features.class_names)) for one in comparisons],
+        "Data set": [Cell(comparison.features.data) for comparison in comparisons],
+        "Test photos": [whole(len(comparison.models[0].correct)) for comparison in comparisons],
+        "Classes": [whole(len(comparison.features.class_names)) for comparison in comparisons],
     }
     for name in [*ranked, *sorted(others)]:
-        models = [{model.name: model for model in one.models}.get(name) for one in comparisons]
+        models = [
+            {model.name: model for model in comparison.models}.get(name)
+            for comparison in comparisons
+        ]
         table[name] = [
             Cell(percent(model.accuracy), model.accuracy, interval(model.accuracy_interval))
             if model
@@ -106,7 +113,10 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     parts = [format_table(accuracies(comparisons))]
     if mean_ranks(comparisons):
         parts.append(format_table(ranks(comparisons)))
-    parts += [f"- {escape(one.features.data)}: {escape(one.verdict)}" for one in comparisons]
+    parts += [
+        f"- {escape(comparison.features.data)}: {escape(comparison.verdict)}"
+        for comparison in comparisons
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,6 +124,6 @@ def record(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """Return the content of ``compare.json``, see ``docs/compare-schema.md``."""
     return {
         "schema": SCHEMA,
-        "data_sets": [json_record(one) for one in comparisons],
+        "data_sets": [json_record(comparison) for comparison in comparisons],
         "mean_ranks": mean_ranks(comparisons),
     }

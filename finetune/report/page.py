@@ -245,8 +245,8 @@ def _bins(models: Sequence[ModelRecord]) -> Table:
     }
 
 
-def _curves(model: ModelRecord, place: int) -> dict[str, Any]:
-    chart = charts.curve_chart(model, name=f"curves-{place}")
+def _curves(model: ModelRecord, position: int) -> dict[str, Any]:
+    chart = charts.curve_chart(model, name=f"curves-{position}")
     columns = {name: model.history[name] for name in HISTORY_COLUMNS if model.history.get(name)}
     epochs = max((len(values) for values in columns.values()), default=0)
     table = {"epoch": [Cell(str(epoch + 1)) for epoch in range(epochs)]} | {

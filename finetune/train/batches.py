@@ -35,7 +35,7 @@ class BatchPart:
         Number of copies of the network, each on a device or machine of its own. A batch is divided
         among them evenly; a row that is repeated to make that possible has a sample weight of 0.
     replica : int or None
-        The replica, counted from 0, that this process feeds. It feeds all of them if None.
+        The replica, counted from 0, that this process feeds. With None it feeds all replicas.
     """
 
     replicas: int = 1
@@ -57,8 +57,8 @@ class BatchPart:
         missing = -len(rows) % self.replicas
         scaled = np.append(sample_weights * (1 + missing / len(rows)), np.zeros(missing))
         padded = np.append(rows, np.repeat(rows[:1], missing))
-        own = slice(None) if self.replica is None else slice(self.replica, None, self.replicas)
-        return padded[own], scaled[own].astype(np.float32)
+        part = slice(None) if self.replica is None else slice(self.replica, None, self.replicas)
+        return padded[part], scaled[part].astype(np.float32)
 
 
 WHOLE_BATCH = BatchPart()
@@ -88,8 +88,8 @@ DEFAULT_BATCHING = Batching()
 class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """The rows of a split in batches. An epoch has every row once; its last batch may be smaller.
 
-    Whatever is drawn at random depends only on the seed and the epoch. A training that is resumed
-    is therefore given the same batches.
+    All random draws depend only on the seed and the epoch. A resumed training therefore gets the
+    same batches.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
         labels : ndarray of shape (m, k), float32
             One-hot.
         sample_weights : ndarray of shape (m,), float32
-            Only if classes are balanced or batches divided; otherwise there are two arrays.
+            Returned only if classes are balanced or batches divided.
         """
         size, part = self.batching.batch_size, self.batching.part
         rows = self.order[number * size : (number + 1) * size]
@@ -150,7 +150,7 @@ class ActivationBatches(_SplitBatches):
     Parameters
     ----------
     features : Features
-        Says which photos, with which labels and digests.
+        Its photos, labels and digests are used, not its taps.
     split : str
     variants : sequence of Activations
         Variants of the photos, all of one layer. One of them is drawn for each photo and epoch.
@@ -190,7 +190,7 @@ class PhotoBatches(_SplitBatches):
     Parameters
     ----------
     features : Features
-        Says which photos, with which labels and digests.
+        Its photos, labels and digests are used, not its taps.
     split : str
     size : int
         Side of the photos in pixels.
@@ -236,13 +236,13 @@ class PhotoBatches(_SplitBatches):
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a network is trained on and validated with.
+    """The data that a network is trained on and validated with.
 
     Attributes
     ----------
     train, val : keras.utils.PyDataset
         Inputs, one-hot labels and, if any differ, sample weights. The method ``begin(epoch)`` of
-        `train` draws what is new in an epoch.
+        `train` makes the random draws of an epoch.
     augmentation : keras.Model or None
         Layers that vary the inputs of `train` at random.
     """

@@ -1,6 +1,6 @@
-"""One file from which a training that was killed goes on as if it had never stopped.
+"""A checkpoint: a file from which a killed training goes on as if it had never stopped.
 
-Keras's own BackupAndRestore forgets the best weights so far and the epoch that they are from.
+Keras's own BackupAndRestore forgets the best weights so far and the epoch that they come from.
 """
 
 import io
@@ -21,7 +21,7 @@ Arrays = list[NDArray[Any]]
 
 
 class State(NamedTuple):
-    """A training after some epochs.
+    """The state of a training after some epochs.
 
     Attributes
     ----------
@@ -46,8 +46,8 @@ class Checkpoint:
     ----------
     path : Path
     depends_on : dict
-        All that the training depends on, in types that JSON has. The state of a training that
-        depended on anything else is not used.
+        Everything that the training depends on, in types that JSON has. The state is used only if
+        the stored training depended on the same.
     """
 
     path: Path
@@ -65,14 +65,14 @@ class Checkpoint:
         atomic.write_bytes(self.path, image.getvalue())
 
     def read(self) -> State | None:
-        """Return the state of this training, or None if the file has none that can be used."""
+        """Return the state of this training, or None if the file has no usable state."""
         try:
             with finishing(), hdf5.open_whole(self.path) as file:
                 depended_on, history = json.loads(file["about"][()].tobytes())
                 if depended_on != json.loads(json.dumps(self.depends_on)):
                     return None
                 return State(history, _arrays(file["variables"]), _arrays(file["best"]))
-        # HDF5 raises many types of errors on a damaged file, which only costs time here.
+        # HDF5 raises exceptions of many types on a damaged file, which here only costs time.
         except Exception:
             return None
 

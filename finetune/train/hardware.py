@@ -3,8 +3,8 @@
 Keras itself distributes training over the devices of one machine
 (``tf.distribute.MirroredStrategy``). Its ``fit`` does not work with
 ``MultiWorkerMirroredStrategy`` (keras-team/keras issue 20585). Each worker therefore trains its own
-copy of the network on its part of every batch, and only the gradients are averaged, by that
-strategy. The copies begin equal, take equal steps and stay equal.
+copy of the network on its part of every batch, and that strategy averages only the gradients. The
+copies begin equal, take equal steps and stay equal.
 """
 
 import json
@@ -22,7 +22,7 @@ from finetune.train.batches import WHOLE_BATCH, BatchPart
 
 @dataclass(frozen=True)
 class Hardware:
-    """The hardware that trains a network. The defaults are one processor.
+    """The hardware that trains a network. The defaults describe a single device.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Hardware:
     device_strategy : tf.distribute.Strategy or None
         Distributes training over several devices of this machine.
     worker_strategy : tf.distribute.Strategy or None
-        Averages over the workers of several machines.
+        Averages gradients and metrics over the workers of several machines.
     """
 
     precision: str = "float32"
@@ -78,8 +78,7 @@ class Hardware:
         ----------
         network : keras.Model
         build : callable
-            Makes a network of the same layers that is portable. It is called only if `network` is
-            not portable itself.
+            Builds a portable network of the same layers. It is called only if `network` is not.
         """
         if self.device_strategy is None and self.precision == "float32":
             return network
@@ -93,7 +92,7 @@ ONE_PROCESSOR = Hardware()
 
 @cache
 def detect() -> Hardware:
-    """Find out which hardware there is. TensorFlow must not have computed anything before.
+    """Detect the hardware. TensorFlow must not have computed anything before.
 
     The environment variable ``TF_CONFIG`` names several machines, in TensorFlow's format.
 
@@ -120,7 +119,7 @@ def detect() -> Hardware:
 
 
 def several_devices(devices: Sequence[str], precision: str = "float32") -> Hardware:
-    """Return several devices of this machine, among which every batch is divided.
+    """Return the hardware of several devices of this machine; every batch is divided among them.
 
     Parameters
     ----------

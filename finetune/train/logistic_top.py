@@ -21,11 +21,11 @@ from finetune.train.batches import balanced_sample_weights, one_hot
 from finetune.train.networks import TOP_TAP
 
 C_VALUES = (1e-3, 1e-2, 1e-1, 1.0)
-"""Inverse regularisation strengths that are tried, the most regularised first."""
+"""Inverse regularisation strengths to try, the most regularised first."""
 
 MAX_ITER = 500
 NEVER_SEEN = -10.0
-"""Bias, relative to the smallest other one, of a class that has no photo in the train split.
+"""The bias of a class without a photo in the train split, relative to the smallest other bias.
 
 It makes the probability of the class about 0.
 """
@@ -63,7 +63,7 @@ class Solution(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A top whose last layer is to be a solution.
+    """A top, and a solution that its last layer may take.
 
     Attributes
     ----------

@@ -63,7 +63,7 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def is_finished(self) -> bool:
-        """Whether the best epoch was too long ago for training to go on."""
+        """Whether training ends because the best epoch was too long ago."""
         return self.done > 0 and self.since_best >= self.schedule.patience
 
     def resume(self) -> None:
@@ -97,7 +97,7 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             self.checkpoint.write(State(self.history, values, self.best))
 
     def _variables(self) -> list[Any]:
-        """Return all that changes in training: weights, random generators, optimizer."""
+        """Return everything that changes in training: weights, random generators, optimizer."""
         return [*self.model.variables, *self.model.optimizer.variables]
 
 
@@ -118,7 +118,7 @@ def fit(
     Parameters
     ----------
     network : keras.Model
-        Ends in probabilities.
+        It returns probabilities.
     data : TrainingData
     phase : Phase
     checkpoint : Checkpoint or None
@@ -137,7 +137,7 @@ def fit(
     Raises
     ------
     InputError
-        If the loss is no longer a number, or memory does not suffice.
+        If the loss is no longer a number, or there is not enough memory.
     """
     try:
         epochs = _epochs(network, data, phase.schedule, checkpoint=checkpoint, hardware=hardware)
@@ -256,10 +256,10 @@ def _run(epochs: _Epochs, data: TrainingData, phase: Phase, *, logs: Path | None
 
 
 def _callbacks(epochs: _Epochs, logs: Path | None) -> list[keras.callbacks.Callback]:
-    """Return Keras's own callbacks that are of use on this hardware."""
+    """Return those of Keras's own callbacks that this hardware can use."""
     callbacks = []
     if epochs.hardware.worker_strategy is None:
-        # One of several workers must not stop in the middle of an epoch while the others go on.
+        # A worker must not stop in the middle of an epoch while the others go on.
         callbacks.append(keras.callbacks.TerminateOnNaN())
     if logs is not None and epochs.hardware.is_chief:
         if not epochs.done:

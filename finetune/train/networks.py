@@ -17,7 +17,7 @@ TOP_TAP = "block5_avg3x3"
 """Input of the new top. The cached features have it, so fitting the top needs no photos."""
 
 FROZEN_OUTPUT = {"block5": "block4_pool", "block4": "block3_pool"}
-"""Last frozen layer for those values of `UNFREEZE` that leave one."""
+"""The last frozen layer for each value of `UNFREEZE` that leaves layers frozen."""
 
 
 def baseline(classes: int, *, batch_norm: bool = False, precision: str = "float32") -> keras.Model:

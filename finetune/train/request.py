@@ -1,4 +1,4 @@
-"""What the user asks of a training, and whether a result is there that answers it.
+"""A request to train a network, and whether a result already answers it.
 
 This module does not import Keras, so that a command which has nothing to do ends at once.
 """
@@ -75,7 +75,7 @@ class FinetunedOptions(TrainingOptions):
         Key of `UNFREEZE`.
     variants : int
         Number of variants of each photo whose activations are cached. With 0 the network is given
-        photos, which are augmented anew in every epoch.
+        photos, which are augmented in every epoch.
     """
 
     model: ClassVar[str] = "finetuned"
@@ -102,7 +102,7 @@ class Request:
     out : Path
         Folder that holds ``features/`` and ``runs/``.
     weights_file : Path or None
-        VGG16's weights, if they are not in the usual place.
+        A file with VGG16's weights. None takes the usual ones.
     """
 
     options: BaselineOptions | FinetunedOptions
@@ -115,11 +115,11 @@ class Request:
         return results.runs_of(features.data, self.out) / self.options.model
 
     def is_done(self, features: Features) -> bool:
-        """Say whether the result of an equal request on equal features is there."""
+        """Say whether a result of an equal request on equal features exists."""
         folder = self.folder(features)
         if not (folder / "result.json").exists():
             return False
         result = results.load(folder)
         made_from = (result.data_digest, result.recipe_digest, result.seed)
-        wanted = (features.data_digest, recipe_digest(features.recipes[SIZE]), self.seed)
-        return made_from == wanted and result.hyperparameters.get("asked") == asdict(self.options)
+        expected = (features.data_digest, recipe_digest(features.recipes[SIZE]), self.seed)
+        return made_from == expected and result.hyperparameters.get("asked") == asdict(self.options)

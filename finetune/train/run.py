@@ -1,4 +1,4 @@
-"""From a request to a result: train a network and write what it leaves behind."""
+"""From a request to a result: train a network and write its files."""
 
 import json
 import tempfile
@@ -31,13 +31,13 @@ from finetune.train.request import BaselineOptions, Request
 from finetune.train.setup import Setup
 
 CHECKPOINT = "training.h5"
-"""File in the folder of a result while the network is trained."""
+"""The file in the folder of a result while its network is being trained."""
 
 BEST_SO_FAR = "best-so-far.keras"
-"""File in the folder of a result whose training was stopped by a signal."""
+"""The file in the folder of a result after a signal stopped the training."""
 
 LOGS = "tensorboard"
-"""Folder in the folder of a result, with curves for TensorBoard."""
+"""The folder, inside the folder of a result, with curves for TensorBoard."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Trained:
     network : keras.Model
         Photos to probabilities, for any machine.
     history : dict of str to list
-        Of all phases, one entry per epoch.
+        Learning curves of all phases, one entry per epoch.
     hyperparameters : dict
-        ``precision``, ``parts`` and those of each phase.
+        ``precision``, ``parts`` and the hyperparameters of each phase.
     seconds : dict of str to float
-        See `Setup.seconds`, and ``fit``, which is the sum over all epochs.
+        `Setup.seconds` and ``fit``, the sum over all epochs.
     parameters : int
         Number of parameters that were learned from the photos.
     """
@@ -94,7 +94,7 @@ def train(features: Features, request: Request) -> None:
 
 
 def predict(network: keras.Model, features: Features) -> Predictions:
-    """Return what a network says of the test split, in path order."""
+    """Return the predictions of a network for the test split, in path order."""
     batches = PhotoBatches(features, "test", size=network.input_shape[1])
     rows = features.rows("test")
     probabilities = network.predict(batches, verbose=0)
@@ -109,7 +109,7 @@ def predict(network: keras.Model, features: Features) -> Predictions:
 def save_network(network: keras.Model, path: Path) -> None:
     """Write a network to a ``.keras`` file, so that it is whole at any moment."""
     with console.finishing(), tempfile.TemporaryDirectory() as temporary:
-        # The temporary name of an atomic write does not end in .keras, which Keras insists on.
+        # Keras requires a name that ends in .keras; the temporary one does not.
         written = Path(temporary, "model.keras")
         network.save(written)
         atomic.write_bytes(path, written.read_bytes())
@@ -125,13 +125,13 @@ def _set_up(features: Features, request: Request, hardware: Hardware) -> Setup:
 
 def _weights(features: Features, request: Request) -> Weights:
     """Load VGG16's weights, which must be those that the features were made with."""
-    found = weights.load(request.weights_file, cache=shards.cache_of(request.out))
-    if found.digest != features.attributes["weights_digest"]:
+    loaded = weights.load(request.weights_file, cache=shards.cache_of(request.out))
+    if loaded.digest != features.attributes["weights_digest"]:
         raise InputError(
-            f"{found.origin}: not the weights the features were made with; name those with "
+            f"{loaded.origin}: not the weights the features were made with; name those with "
             "--weights, or run make features with these"
         )
-    return found
+    return loaded
 
 
 def _fit(prepared: Setup, features: Features, request: Request, hardware: Hardware) -> Trained:
@@ -196,7 +196,7 @@ def _result(
     *,
     seconds: float,
 ) -> Result:
-    """Describe the training; `seconds` is how long the predictions took."""
+    """Describe the training; the predictions took `seconds`."""
     return Result(
         model=request.options.model,
         stage="network",

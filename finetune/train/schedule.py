@@ -1,4 +1,4 @@
-"""How long and how fast a network is trained: a rule, and the user's exceptions to it."""
+"""The schedule of a training: a rule decides it, unless the user sets options."""
 
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -28,7 +28,8 @@ class Schedule:
     warmup : int
         Number of epochs in which the learning rate rises.
     weight_decay : float
-        Of AdamW: each step takes this share, times the learning rate, off every variable.
+        AdamW's weight decay: each step reduces every variable by this share times the learning
+        rate.
     batch_size : int
     label_smoothing : float in 0..1
         Share of each label that is spread evenly over all classes (Szegedy et al., "Rethinking
@@ -51,7 +52,7 @@ class Phase(NamedTuple):
     Attributes
     ----------
     name : str
-        ``scratch``, or what is unfrozen: ``block5``, ``block4`` or ``all``.
+        ``scratch``, or the unfrozen part: ``block5``, ``block4`` or ``all``.
     schedule : Schedule
     """
 
@@ -63,7 +64,7 @@ def by_rule(phase: str, photos: int) -> Schedule:
     """Choose a schedule from the number of training photos.
 
     As in BiT's hyper-rule (Kolesnikov et al., "Big Transfer", arXiv 1912.11370), the number of
-    steps of a phase is about constant, so that a small data set gets more epochs.
+    steps of a phase is about constant, so a small data set gets more epochs.
 
     Parameters
     ----------
@@ -90,12 +91,12 @@ def by_rule(phase: str, photos: int) -> Schedule:
 
 
 def choose_phase(phase: str, photos: int, options: TrainingOptions) -> Phase:
-    """Return a phase with the schedule of the rule, but for what the user has set."""
-    asked: dict[str, Any] = {
+    """Return a phase with the schedule of the rule, except for the options that the user set."""
+    options_set: dict[str, Any] = {
         "learning_rate": options.learning_rate,
         "epochs": options.epochs,
         "batch_size": options.batch_size,
         "label_smoothing": options.label_smoothing,
     }
-    changes = {name: value for name, value in asked.items() if value is not None}
+    changes = {name: value for name, value in options_set.items() if value is not None}
     return Phase(phase, replace(by_rule(phase, photos), **changes))

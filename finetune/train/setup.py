@@ -1,4 +1,4 @@
-"""All that is there before the training loop starts: network, data and schedule."""
+"""Set up a training before its loop starts: the network, the data and the schedule."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -38,19 +38,19 @@ class Setup:
     network : keras.Model
         Photos to probabilities, without the augmentation.
     trained_part : keras.Model
-        What the training loop is given: `network`, or its last layers if `data` has the
+        The model for the training loop: `network`, or its last layers if `data` has the
         activations before them. The layers are shared.
     data : TrainingData
     phase : Phase
     build : callable
-        Makes a network of the same layers for `Hardware.portable`.
+        Builds a network of the same layers for `Hardware.portable`.
     history : dict of str to list
-        Of the earlier phases, one entry per epoch; empty if there are none.
+        Learning curves of the earlier phases, one entry per epoch; empty if there are none.
     hyperparameters : dict of str to dict
-        Of the earlier phases, by phase.
+        Hyperparameters of the earlier phases, by phase.
     seconds : dict of str to float
-        Of ``features`` and ``activations``, if the training uses them. Both are cached, and this is
-        how long it took to compute them, whenever that was.
+        ``features`` and ``activations``, if the training uses them. Both are cached; this is the
+        time it took to compute them, in this run or an earlier one.
     """
 
     network: keras.Model
@@ -71,7 +71,7 @@ def baseline(
     Parameters
     ----------
     features : Features
-        Says which photos; the taps are not used.
+        Its photos and labels are used, not its taps.
     options : BaselineOptions
     seed : int
     hardware : Hardware
@@ -104,8 +104,8 @@ def finetuned(
 ) -> Setup:
     """Give VGG16 a new top, fitted on the cached features, and unfreeze its last layers.
 
-    The trained layers are given cached activations if there are frozen layers before them and
-    `options` asks for variants. Otherwise the network is given photos, augmented anew each epoch.
+    The trained layers get cached activations if there are frozen layers before them and `options`
+    asks for variants. Otherwise the network gets photos, which are augmented in each epoch.
 
     Parameters
     ----------
@@ -168,10 +168,9 @@ def _splits(
 def cached_variants(
     features: Features, vgg16: Weights, layer: str, *, variants: int, out: Path
 ) -> list[Activations]:
-    """Return the activations of a layer, computing what is not in the cache.
+    """Return the activations of a layer, and compute those that are not in the cache.
 
-    The train split has them in every variant, the val split only in the first, which is the photo
-    as it is.
+    The train split has every variant. The val split has only the first, the unchanged photo.
 
     Parameters
     ----------
