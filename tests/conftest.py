@@ -1,5 +1,6 @@
 """What the tests share: made photos, VGG16 with random weights, a site on this machine."""
 
+import gc
 import os
 import struct
 import tempfile
@@ -32,6 +33,20 @@ def pytest_configure(config: pytest.Config) -> None:
     home = tempfile.TemporaryDirectory(prefix="keras-home-")
     config.add_cleanup(home.cleanup)
     os.environ["KERAS_HOME"] = home.name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files, or one process would be left with one when the other is done."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collection, which then is quick and comes often.
+
+    Else networks of Keras, which are few objects in cycles, and large, would pile up.
+    """
+    gc.freeze()
+    gc.collect()
 
 
 @pytest.fixture
