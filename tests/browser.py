@@ -1,4 +1,4 @@
-"""The Chromium installed on this machine, without a window, driven by Playwright."""
+"""Headless Chromium, driven by Playwright."""
 
 import shutil
 from collections.abc import Iterator

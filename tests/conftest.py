@@ -1,4 +1,4 @@
-"""What the tests share: made photos, VGG16 with random weights, a site on this machine."""
+"""Fixtures that the tests share: generated photos, VGG16 with random weights, a local web site."""
 
 import gc
 import os
@@ -112,7 +112,7 @@ def machines() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        # Or they would wait for all else that this machine has to do.
+        # Otherwise they would wait for other programs on this machine.
         patch.setenv("RAY_worker_niceness", "0")
         head = {"num_cpus": 1, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -182,9 +182,9 @@ class Site(ThreadingHTTPServer):
     Attributes
     ----------
     files : dict of path to bytes
-        What it serves; ``/`` first.
+        The files that it serves; each path begins with ``/``.
     broken : set of path
-        Of these only the first half is sent before the connection closes.
+        Paths of which only the first half is sent before the connection closes.
     asked : list of path
         Every request so far.
     """
@@ -235,7 +235,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture
 def closed_port() -> int:
-    """Return a port of this machine at which nobody answers."""
+    """Return a port of this machine on which nothing listens."""
     with Site() as server:
         return server.server_port
 

@@ -1,4 +1,4 @@
-"""An S3 server on this machine, which tells what it was asked and refuses what a test wants."""
+"""An S3 server on this machine. It records its requests and refuses those that a test names."""
 
 import os
 import threading
@@ -23,11 +23,11 @@ class ObjectStore:
     Attributes
     ----------
     environment : dict of str to str
-        By which a process finds it.
+        The environment variables by which a process finds the server.
     asked : list of str
         Every request so far, as ``GET photos/cats/000.png`` or ``LIST photos/``.
     refused : callable
-        Is told each request as in `asked` and returns S3's code of the error to answer, or nothing.
+        A function from a request, as in `asked`, to the S3 error code to answer, or nothing.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class ObjectStore:
         return f"s3://{BUCKET}/{prefix}"
 
     def asks(self) -> list[str]:
-        """Return what was asked since the last call."""
+        """Return the requests since the last call."""
         asked, self.asked[:] = self.asked[:], []
         return asked
 

@@ -26,7 +26,7 @@ def digests(*names: object) -> list[str]:
 
 
 def taps(photo_digests: Sequence[str]) -> Taps:
-    """Return values that tell by themselves to which photo and tap they belong."""
+    """Return values that identify the photo and tap they belong to."""
     seeds = [int(digest[:8], 16) for digest in photo_digests]
     return {
         tap: np.array(

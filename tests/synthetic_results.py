@@ -1,4 +1,4 @@
-"""Results of models that do not exist, for tests of the comparison and of the report."""
+"""Made-up results of models, for tests of the comparison and the report."""
 
 import hashlib
 import json

@@ -44,7 +44,7 @@ def module_name(path: Path) -> str:
 
 NAMES = {module_name(path) for path in SOURCES}
 
-# What runs code that a file brings along.
+# Functions that run code contained in a file.
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "shelve", "marshal", "_pickle"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "compile"}
 UNSAFE_ATTRIBUTES = {
@@ -78,7 +78,7 @@ def dotted(node: ast.AST) -> str:
 
 
 def level(name: str) -> tuple[int, int]:
-    """Return how high a module stands: it may import from its own level and from lower ones."""
+    """Return the level of a module; it may import from its own level and from lower ones."""
     package, _, rest = name.partition(".")
     subs = SUB_PACKAGES[package]
     sub = rest.partition(".")[0]
@@ -88,7 +88,7 @@ def level(name: str) -> tuple[int, int]:
 
 
 def wrong_imports(name: str, tree: ast.AST) -> list[str]:
-    """Return the imports that point to a higher level, or hide where they point."""
+    """Return the imports that point to a higher level, or hide their target."""
     ours = [found for found in imports(tree) if found.partition(".")[0] in ("", *PACKAGES)]
     return [found for found in ours if found.startswith(".") or level(found) > level(name)]
 
@@ -104,7 +104,7 @@ def cycle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def unsafe(tree: ast.AST) -> list[str]:
-    """Return what could run code from a file that is read."""
+    """Return the calls that could run code from a file."""
     found = [name for name in imports(tree) if name.split(".")[0] in UNSAFE_MODULES]
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and dotted(node) in UNSAFE_ATTRIBUTES:
@@ -199,13 +199,13 @@ def test_unsafe_reading_would_be_found(source: str) -> None:
     assert unsafe(ast.parse(source))
 
 
-def test_safe_calls_are_let_be() -> None:
+def test_safe_calls_are_allowed() -> None:
     source = "model.compile()\nmodel.eval()\njoblib.Parallel()\nskops.io.load(p, trusted=TYPES)"
     assert not unsafe(ast.parse(source))
 
 
-def test_every_hdf5_file_that_is_read_is_whole() -> None:
-    # What weights reads, it reads without what leads to other files.
+def test_every_hdf5_file_is_opened_without_links_to_others() -> None:
+    # The module weights reads a file without following links to other files.
     allowed = {"extract/store/hdf5.py", "extract/vgg16/weights.py"}
     readers = set()
     for path in SOURCES:

@@ -1,4 +1,4 @@
-"""Whole runs that are killed, run out of disk or find damage: nothing is lost, nothing lies."""
+"""Whole runs that are killed, run out of disk or find damage: no data is lost or wrong."""
 
 import errno
 import os
@@ -92,7 +92,7 @@ def stored(out: Path) -> dict[str, tuple[bytes, ...]]:
 
 
 def check(out: Path, whole: Undisturbed) -> int:
-    """Check what a killed run left; return how many images are in the cache."""
+    """Check the files of a killed run; return how many images are in the cache."""
     if published(out).exists():
         assert contents(published(out)) == whole.contents
     return len(stored(out))
@@ -139,7 +139,7 @@ def test_25_kills_at_random_moments_lose_at_most_a_shard_and_the_batches_in_flig
         again = len(run.computed()) - (kept - before)
         assert 0 <= again <= SHARD + IN_FLIGHT
         if code == 0:
-            # The kill came too late: begin anew.
+            # The kill came too late, so start again.
             assert contents(published(out)) == forty.contents
             shutil.rmtree(out)
             kept = 0
@@ -234,7 +234,7 @@ def test_kill_at_every_touch_of_a_file(twelve: Undisturbed, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("tap", ["block5_avg3x3", "block3_max"])
-def test_damaged_tap_is_found_set_aside_and_computed_anew(
+def test_damaged_tap_is_found_set_aside_and_computed_again(
     tap: str, twelve: Undisturbed, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""The tutorial: both languages are one notebook, what is committed was run, and it still runs."""
+"""The tutorial: both languages are one notebook, its outputs are real, and it still runs."""
 
 import re
 import shutil
@@ -57,7 +57,7 @@ def test_what_is_committed_was_run_from_top_to_bottom(name: str) -> None:
     assert not [output for output in outputs(notebook) if output.get("name") == "stderr"]
     assert pictures(notebook) >= 12
     assert (FOLDER / name).stat().st_size < BYTES
-    # Paths are relative, so that a reader's are the same.
+    # Paths are relative, so a reader sees the same ones.
     assert not re.search(r"(?<!\S)/\w", printed(notebook))
 
 

@@ -45,7 +45,7 @@ def test_a_model_without_a_mistake_is_not_taken_to_be_infallible() -> None:
     assert (sure > 1 - 1 / 20).all()
 
 
-def test_a_class_that_is_not_known_does_no_harm() -> None:
+def test_an_unknown_class_does_no_harm() -> None:
     random = np.random.default_rng(0)
     scores = random.standard_normal((50, 3))
     scores[:, 2] = -np.inf

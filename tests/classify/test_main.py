@@ -1,4 +1,4 @@
-"""The command that trains heads: its results, what it refuses, and that test stays untouched."""
+"""The command that trains heads: its results, its errors, and that the test split stays unused."""
 
 import json
 import subprocess
@@ -64,7 +64,7 @@ def test_what_the_test_rows_hold_changes_neither_choice_nor_model(
     path = publish(tmp_path)
     with h5py.File(path, "r+") as file:
         is_test = file["split"].asstr()[:] == "test"
-        # The label itself, planted where each tap begins, in the test rows alone.
+        # The label itself is the first value of each tap, in the test rows alone.
         for tap in TAPS:
             values = file[f"taps/{tap}"][:]
             values[is_test, 0] = 1000 * (1 + file["label"][:][is_test])

@@ -158,7 +158,7 @@ def test_the_task_of_a_lost_process_is_run_by_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_ray")
-def test_what_a_task_raises_is_raised_here() -> None:
+def test_an_error_in_a_task_is_raised_in_this_process() -> None:
     with pytest.raises(ZeroDivisionError, match="on purpose"):
         Parallel(n_jobs=-1)(delayed(fail)() for _ in range(3))
 

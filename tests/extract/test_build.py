@@ -1,4 +1,4 @@
-"""What the features file of changed photos, clocks, recipes and labels is."""
+"""The features file after photos, clocks, recipes and labels have changed."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def path(out: Path) -> Path:
 
 @pytest.fixture
 def pets(photos: MakePhotos, out: Path) -> Path:
-    """Photos whose features are there."""
+    """Photos whose features exist."""
     root = photos()
     done, given = stand_in.run(root, out)
     assert (done.code, given) == (0, 12), done.err
@@ -216,7 +216,7 @@ def test_photo_that_changes_between_two_sizes_is_the_same_at_both(
         ((224, -96), "--sizes 224 -96: -96 is not a multiple of 32 from 96 to 640"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused_in_one_line(
+def test_impossible_sizes_are_refused_in_one_line(
     sizes: tuple[int, ...], reason: str, photos: MakePhotos, out: Path
 ) -> None:
     done, given = stand_in.run(photos(), out, "--sizes", *sizes)
@@ -234,7 +234,7 @@ LONG_AGO = "import time; time.time = lambda: 1e9; time.time_ns = lambda: 10**18"
 
 @pytest.mark.parametrize("clock", ["", LONG_AGO])
 @pytest.mark.parametrize("mtime", [4_000_000_000, 1_000_000_000, 0])
-def test_replaced_photo_is_seen_whatever_the_clocks_say(
+def test_replaced_photo_is_noticed_even_if_its_time_is_unchanged(
     clock: str, mtime: int, photos: MakePhotos, out: Path, path: Path
 ) -> None:
     root = photos()
@@ -271,7 +271,7 @@ def test_clock_that_is_set_back_between_runs_changes_nothing(
 
 
 def remembered(out: Path, path: str, digest: str) -> None:
-    """Have the index say that a photo has the given digest."""
+    """Make the index say that a photo has the given digest."""
     with sqlite3.connect(out / "features" / "cache" / "digests.sqlite") as index:
         changed = index.execute(
             "UPDATE files SET digest = ? WHERE path = ?",
@@ -288,7 +288,7 @@ def old_photos(root: Path) -> Path:
     return root
 
 
-def test_what_the_index_says_is_corrected_by_the_bytes_that_are_read(
+def test_the_index_is_corrected_by_the_bytes_that_are_read(
     photos: MakePhotos, out: Path, path: Path
 ) -> None:
     root = old_photos(photos())
@@ -381,7 +381,7 @@ def test_the_same_photo_in_two_classes_of_given_splits_is_an_error(
         assert [name for name, _ in features.skipped] == ["train/cats/dog.png"]
 
 
-def test_unreadable_copies_are_no_conflict(photos: MakePhotos, out: Path) -> None:
+def test_unreadable_copies_are_not_a_conflict(photos: MakePhotos, out: Path) -> None:
     root = photos()
     for name in ("cats", "dogs"):
         (root / name / "empty.jpg").write_bytes(b"")
@@ -389,7 +389,7 @@ def test_unreadable_copies_are_no_conflict(photos: MakePhotos, out: Path) -> Non
     assert (done.code, given) == (0, 12), done.err
 
 
-def test_photos_that_look_the_same_in_different_splits_are_told_and_stored(
+def test_near_duplicates_in_different_splits_are_reported_and_stored(
     photos: MakePhotos, out: Path, path: Path
 ) -> None:
     root = photos({f"{s}/{name}": 4 for s in ("train", "test") for name in ("cats", "dogs")})
@@ -430,7 +430,7 @@ def test_near_duplicates_beyond_ten_are_counted(photos: MakePhotos, out: Path, p
     assert lines[-1] == "  and 2 more, all in the features file"
     with features_file.open(path) as features:
         assert len(features.near) == 12
-    # Where photos are too many, that none was found is not said.
+    # With too many photos, the run must not say that none was found.
     path.unlink()
     few = "from extract.photos import duplicates; duplicates.ROWS = 43"
     done, _ = stand_in.run(root, out, before=few)
@@ -446,7 +446,7 @@ def test_near_duplicates_beyond_ten_are_counted(photos: MakePhotos, out: Path, p
 # Classes
 
 
-def test_class_without_a_photo_in_a_given_split_is_told(
+def test_class_without_a_photo_in_a_given_split_is_reported(
     photos: MakePhotos, out: Path, path: Path
 ) -> None:
     root = photos({"train/cats": 4, "train/dogs": 4, "train/owls": 4, "test/cats": 4})

@@ -336,9 +336,7 @@ hashes.of_files = then_replace
 """
 
 
-def test_photo_that_changes_during_the_run_is_what_it_is_in_the_end(
-    pets: Path, tmp_path: Path
-) -> None:
+def test_photo_that_changes_during_the_run_has_its_last_content(pets: Path, tmp_path: Path) -> None:
     picture(12345).save(tmp_path / "new.png")
     old = sha256(pets / "cats" / "000.png")
     shutil.copy(pets / "cats" / "000.png", pets / "cats" / "copy.png")
@@ -368,7 +366,9 @@ def test_copy_of_a_given_test_photo_is_kept_out_of_training(
     assert f"  train/cats/leak.png: {reason}" in done.err.splitlines()
 
 
-def test_same_photos_listed_anew_when_what_is_skipped_changes(pets: Path, tmp_path: Path) -> None:
+def test_features_file_is_written_again_when_the_skipped_files_change(
+    pets: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     path = out / "features" / "pets.h5"
     stand_in.run(pets, out)
@@ -382,7 +382,7 @@ def test_same_photos_listed_anew_when_what_is_skipped_changes(pets: Path, tmp_pa
     assert "cats/new.jpg" in done.err, "it is told every time"
 
 
-def test_strict_takes_an_unreadable_photo_for_an_error(pets: Path, tmp_path: Path) -> None:
+def test_strict_treats_an_unreadable_photo_as_an_error(pets: Path, tmp_path: Path) -> None:
     (pets / "cats" / "new.jpg").write_text("not a photo")
     done, _ = stand_in.run(pets, tmp_path / "out", "--strict")
     refused(done, "cats/new.jpg", "--strict")

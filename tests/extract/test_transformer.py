@@ -34,7 +34,7 @@ WEIGHTS = Weights([], "f" * 64, "stand-in")
 
 @pytest.fixture(autouse=True)
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Put a quick network into the place of VGG16, which writes down how many photos it saw."""
+    """Replace VGG16 by a quick network that records how many photos it saw."""
     seen: list[int] = []
 
     def forward(photos: np.ndarray) -> dict[str, np.ndarray]:
@@ -118,13 +118,13 @@ def test_a_cache_computes_a_photo_once_and_is_that_of_the_commands(
     the_recipe = recipe(WEIGHTS.digest)
     places = shard_index.read(shards.folder_of(tmp_path, the_recipe), the_recipe)
     assert len(places) == 20
-    # Without one, each time.
+    # Without a cache, each call computes.
     VGG16Features().transform(paths)
     VGG16Features().transform(paths)
     assert sum(computed) == 60
 
 
-def test_what_was_computed_before_a_photo_that_cannot_be_read_is_kept(
+def test_photos_before_an_unreadable_one_stay_in_the_cache(
     paths: list[Path], tmp_path: Path, computed: list[int]
 ) -> None:
     broken = tmp_path / "broken.jpg"
@@ -141,7 +141,7 @@ def test_a_pipeline_is_searched_cloned_and_pickled(paths: list[Path], tmp_path: 
     model = make_pipeline(VGG16Features(cache=tmp_path / "cache"), LogisticRegression())
     search = GridSearchCV(model, {"vgg16features__taps": [["block5_avg"], ["block3_max"]]}, cv=2)
     best = search.fit(paths, names).best_estimator_
-    # Unpickling what was made here is what scikit-learn's users do.
+    # The pickle was made here, as scikit-learn's users do it.
     again = pickle.loads(pickle.dumps(best))
     np.testing.assert_array_equal(again.predict_proba(paths), best.predict_proba(paths))
     assert list(best[:-1].get_feature_names_out()) == list(
@@ -163,7 +163,7 @@ def test_a_pipeline_is_searched_cloned_and_pickled(paths: list[Path], tmp_path: 
         (3, "is a int"),
     ],
 )
-def test_what_is_no_photo_is_refused_by_fit_and_transform(X: Any, said: str) -> None:
+def test_anything_but_photos_is_refused_by_fit_and_transform(X: Any, said: str) -> None:
     for method in (VGG16Features().fit, VGG16Features().transform):
         with pytest.raises(ValueError, match=said):
             method(X)
@@ -190,7 +190,7 @@ def test_a_frame_has_the_names_of_the_columns(library: str, paths: list[Path]) -
 
 
 class OfRows(VGG16Features):
-    """Takes the rows of numbers that `check_estimator` makes for pictures, their bytes as grey."""
+    """Turns the rows of numbers that `check_estimator` makes into grey pictures."""
 
     def fit(self, X: Any, y: Any = None) -> Self:
         return super().fit(self._pictures(X, reset=True))

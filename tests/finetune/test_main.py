@@ -1,4 +1,4 @@
-"""The commands train, compare and export: what they need, say, refuse and leave alone."""
+"""The commands train, compare and export: their inputs, messages, errors and files."""
 
 import json
 import os

@@ -58,7 +58,7 @@ def test_the_command_prints_answers_and_nothing_else(house: Path, vgg16_weights:
         (("runs/pets/svm", "pets", "--unsure", "nan"), "--unsure: nan is not between 0 and 1"),
     ],
 )
-def test_what_cannot_be_used_is_an_error_of_one_line(
+def test_unusable_input_is_an_error_of_one_line(
     house: Path,
     vgg16_weights: Path,
     arguments: tuple[str, ...],

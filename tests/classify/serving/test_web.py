@@ -1,4 +1,4 @@
-"""The web page: what it answers, what it refuses, and that a real browser can use it."""
+"""The web page: it answers photos, refuses other requests, and works in a real browser."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Cached activations: the numbers of Keras, each computed once, whole or computed anew."""
+"""Cached activations: they equal those of Keras, and each is computed once unless it is damaged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +42,7 @@ def features(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> I
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Put a stand-in in the place of VGG16; return how many photos each batch had."""
+    """Replace VGG16 by a stand-in; return how many photos each batch had."""
     batches: list[int] = []
 
     def build(weights: Weights, layer: str, variant: int, photos: np.ndarray) -> Engine:
@@ -81,7 +81,7 @@ def test_variants_are_the_photo_its_mirror_and_crops_always_the_same() -> None:
 
 
 @pytest.mark.parametrize("layer", list(MAPS))
-def test_they_are_what_keras_gives_of_the_variant(
+def test_activations_are_those_of_keras_for_the_variant(
     layer: str, features: Features, vgg16: Weights, tmp_path: Path
 ) -> None:
     rows = features.rows("val")
@@ -97,7 +97,7 @@ def test_they_are_what_keras_gives_of_the_variant(
             assert difference < 1e-3
 
 
-def test_each_is_computed_once_for_each_variant(
+def test_a_photo_is_computed_once_for_each_variant(
     features: Features, vgg16: Weights, tmp_path: Path, seen: list[int]
 ) -> None:
     def computed(splits: tuple[str, ...], variant: int) -> int:
@@ -142,7 +142,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(
         assert value == pytest.approx(photo(features, row).mean(), rel=1e-3)
 
 
-def test_a_damaged_shard_is_set_aside_and_computed_anew(
+def test_a_damaged_shard_is_set_aside_and_computed_again(
     features: Features,
     vgg16: Weights,
     tmp_path: Path,
@@ -159,7 +159,7 @@ def test_a_damaged_shard_is_set_aside_and_computed_anew(
     assert damaged.with_name(f"{damaged.name}.damaged").exists()
 
 
-def test_upkeep_reads_them_and_removes_them(
+def test_verify_and_gc_handle_activations(
     features: Features,
     vgg16: Weights,
     tmp_path: Path,
@@ -195,7 +195,7 @@ class Constant:
         return self.value
 
 
-def test_training_draws_variants_anew_each_epoch_and_val_never(features: Features) -> None:
+def test_training_draws_new_variants_each_epoch_and_val_never(features: Features) -> None:
     variants: Any = [Constant(0), Constant(1), Constant(2)]
     train = ActivationBatches(features, "train", variants, seed=0)
     drawn = []

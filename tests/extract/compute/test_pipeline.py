@@ -130,7 +130,7 @@ def test_last_batch_is_not_dropped(
     assert len(digests) == done == n
 
 
-def test_unreadable_files_are_told_and_the_batches_closed_up(
+def test_unreadable_files_are_reported_and_batches_stay_full(
     photos: MakePhotos, tmp_path: Path
 ) -> None:
     root, counting = photos({"a": 8}), Counting()
@@ -164,7 +164,7 @@ def test_engine_is_not_built_when_nothing_is_readable(photos: MakePhotos, tmp_pa
     assert os.listdir(tmp_path / "cache") == []
 
 
-def test_no_files_are_no_work(tmp_path: Path) -> None:
+def test_without_files_nothing_is_computed(tmp_path: Path) -> None:
     counting = Counting()
     assert computed(tmp_path, [], tmp_path / "cache", counting) == ({}, {}, 0)
     assert counting.built == 0

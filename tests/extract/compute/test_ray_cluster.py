@@ -11,7 +11,7 @@ from extract.system.console import InputError
 
 
 @pytest.mark.parametrize("on", ["dask", "ray://", "ray://host", "ray:/host:1", "rays", "ray://h:x"])
-def test_what_names_no_cluster_is_refused(on: str) -> None:
+def test_an_address_of_no_cluster_is_refused(on: str) -> None:
     with (
         pytest.raises(InputError, match=f"--on {on}: neither ray nor ray://HOST:PORT"),
         connected(on),
@@ -19,7 +19,7 @@ def test_what_names_no_cluster_is_refused(on: str) -> None:
         pass
 
 
-def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:
+def test_a_cluster_that_does_not_answer_is_reported_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     started = time.monotonic()
@@ -32,7 +32,7 @@ def test_a_cluster_that_does_not_answer_is_told_at_once() -> None:
     assert time.monotonic() - started < 5
 
 
-def test_without_ray_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ray_the_message_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
     with (
         pytest.raises(InputError, match="--on ray: Ray is not installed; pip install"),

@@ -225,7 +225,7 @@ def test_engines_are_kept_where_the_machine_can(
     assert kept == [tmp_path / "home/onepass/recipe", tmp_path]
 
 
-def test_what_is_wrong_on_a_machine_is_told(on: str, photos: MakePhotos, tmp_path: Path) -> None:
+def test_a_problem_on_a_machine_is_reported(on: str, photos: MakePhotos, tmp_path: Path) -> None:
     root = photos()
     orders = tmp_path / "out/features/cache"
     orders.mkdir(parents=True)

@@ -188,7 +188,7 @@ def test_the_faster_of_two_is_taken_even_if_it_is_listed_second(
     assert choose("auto", vgg16, noise(1), folder=folder).name.startswith("MNN ")
 
 
-def test_the_next_engine_is_taken_where_the_fastest_cannot_be_built(
+def test_the_next_engine_is_used_if_the_fastest_cannot_be_built(
     vgg16: Weights,
     folder: Path,
     no_gpu: None,
@@ -294,7 +294,7 @@ def test_auto_falls_back_to_keras_and_says_why(
 
 
 @pytest.mark.parametrize(("name", "package"), PACKAGES.items())
-def test_an_engine_asked_for_and_not_installed_is_an_input_error(
+def test_a_requested_engine_that_is_not_installed_is_an_input_error(
     name: str, package: str, vgg16: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selection, "find_spec", lambda name: None)

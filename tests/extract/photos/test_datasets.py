@@ -361,7 +361,7 @@ def test_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     assert locate(".") == tmp_path / "pets"
 
 
-def test_unknown_name_says_which_names_there_are(tmp_path: Path) -> None:
+def test_unknown_name_is_answered_with_the_known_names(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such folder.*chess, cats_vs_dogs, caltech101"):
         locate(str(tmp_path / "ches"))
 

@@ -126,7 +126,7 @@ def jpeg_with_lost_end() -> bytes:
         "float tiff",
     ],
 )
-def test_what_gives_no_picture_gives_a_reason(content: bytes, reason: str) -> None:
+def test_an_unreadable_file_gives_a_reason(content: bytes, reason: str) -> None:
     with pytest.raises(Unreadable, match=reason) as refused:
         decode_photo(content, size=224)
     assert "\n" not in str(refused.value)

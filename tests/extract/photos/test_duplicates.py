@@ -105,7 +105,7 @@ def test_the_threshold_belongs_to_the_pairs() -> None:
     assert near(read, unlike(2), ["train", "test"], threshold=above) == []
 
 
-def test_photos_of_one_split_and_copies_are_no_pair() -> None:
+def test_photos_of_one_split_and_copies_are_not_a_pair() -> None:
     read = reader(np.ones((4, 4), np.float32))
     assert near(read, unlike(4), ["train"] * 4) == []
     assert near(read, ["a"] * 4, ["train", "train", "val", "test"]) == []
@@ -129,7 +129,7 @@ def test_nothing_is_read_of_an_empty_data_set() -> None:
     assert near(read, [], []) == []
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_arguments_that_do_not_fit_are_refused() -> None:
     read = reader(np.ones((2, 3), np.float32))
     with pytest.raises(ValueError, match="2 digests and 1 splits"):
         near(read, unlike(2), ["train"])

@@ -88,7 +88,7 @@ def remembered(index: Path) -> list[tuple[str, str]]:
     return [(os.fsdecode(path), digest.hex()) for path, digest in rows]
 
 
-def test_only_what_is_not_known_is_hashed(
+def test_only_unknown_files_are_hashed(
     root: Path, index: Path, write: Written, hashed: list[str]
 ) -> None:
     names = [write(f"{i}.jpg", b"%d" % i) for i in range(600)]
@@ -279,13 +279,13 @@ def test_any_name_a_disk_can_hold_is_remembered(
     assert hashed == []
 
 
-def test_what_cannot_be_read_is_absent(
+def test_unreadable_files_are_absent(
     root: Path, index: Path, write: Written, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("a.jpg", b"a")
     (root / "folder.jpg").mkdir()
     (root / "dangling.jpg").symlink_to("nowhere")
-    # To open it would wait for ever.
+    # Opening it would wait forever.
     os.mkfifo(root / "pipe.jpg")
     names = ["a.jpg", "folder.jpg", "dangling.jpg", "pipe.jpg", "gone.jpg", "nul\0.jpg", "\ud800"]
     done: list[int] = []
@@ -325,7 +325,7 @@ def test_rehash_reads_everything_and_renews_the_index(
     assert sorted(hashed) == names
 
 
-def test_correct_forgets_what_proved_wrong(
+def test_correct_forgets_wrong_digests(
     root: Path, index: Path, write: Written, hashed: list[str]
 ) -> None:
     names = [write("a.jpg", b"a"), write("b.jpg", b"b")]
@@ -348,7 +348,7 @@ def test_correct_leaves_other_roots_alone(
     assert remembered(index) == [("a.jpg", sha256(b"a"))]
 
 
-def test_a_damaged_entry_is_hashed_anew(
+def test_a_file_with_a_damaged_entry_is_hashed_again(
     root: Path, index: Path, write: Written, hashed: list[str]
 ) -> None:
     names = [write(f"{i}.jpg", b"%d" % i) for i in range(5)]
@@ -462,7 +462,7 @@ def test_flipped_bytes_in_the_index_never_are_an_error(
 
 
 @pytest.mark.parametrize("obstacle", ["file for folder", "folder for file"])
-def test_an_index_that_cannot_be_is_a_warning(
+def test_an_unusable_index_is_a_warning(
     root: Path,
     index: Path,
     write: Written,
@@ -493,7 +493,7 @@ def test_an_index_that_may_only_be_read_still_serves(
     hashes.of_files(root, names[:2], index=index)
     connect = sqlite3.connect
 
-    # A superuser may write whatever the permissions say.
+    # A superuser may write despite the permissions.
     def read_only(file: Path, **options: str) -> sqlite3.Connection:
         return connect(f"file:{file}?mode=ro", uri=True, isolation_level=options["isolation_level"])  # type: ignore[arg-type]
 
@@ -506,7 +506,7 @@ def test_an_index_that_may_only_be_read_still_serves(
     assert "readonly database" in capsys.readouterr().err
 
 
-def test_a_locked_index_is_done_without(
+def test_a_locked_index_is_not_used(
     root: Path,
     index: Path,
     write: Written,
@@ -666,7 +666,7 @@ def test_an_object_that_cannot_be_read_is_absent(s3: ObjectStore, index: Path) -
     assert list(hashes.of_files(root, ["a", "b"], index=index, stamps=stamps)) == ["a", "b"]
 
 
-def test_where_a_store_has_no_etags_nothing_is_remembered(index: Path) -> None:
+def test_nothing_is_remembered_of_a_store_without_etags(index: Path) -> None:
     root = locations.location("memory://digests")
     assert isinstance(root, UPath)
     for content in (b"one", b"two"):

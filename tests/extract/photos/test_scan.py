@@ -53,7 +53,7 @@ def test_every_file_is_a_photo_or_skipped_with_a_reason(photos: MakePhotos) -> N
 
 
 @pytest.mark.parametrize("name", [".git", "__MACOSX", "@eaDir"])
-def test_system_folder_is_no_class(name: str, photos: MakePhotos) -> None:
+def test_system_folder_is_not_a_class(name: str, photos: MakePhotos) -> None:
     found = labelled_photos(photos({"a": 1, "b": 1, name: 1}))
     assert found.class_names == ["a", "b"]
     assert found.skipped == [(f"{name}/", "hidden or system folder")]
@@ -132,7 +132,7 @@ def test_links_are_followed_and_loops_are_not(photos: MakePhotos, tmp_path: Path
     ]
 
 
-def test_knot_beside_the_classes_is_skipped(photos: MakePhotos) -> None:
+def test_link_loop_beside_the_classes_is_skipped(photos: MakePhotos) -> None:
     root = photos({"a": 1, "b": 1})
     (root / "knot").symlink_to(root / "knot")
     assert labelled_photos(root).skipped == [("knot", "not in a class folder")]
@@ -175,7 +175,7 @@ def test_splits_are_taken_from_the_folders(
         assert photo.split == scan.SPLIT_FOLDERS[folder.lower()]
 
 
-def test_what_lies_beside_the_splits_is_skipped(photos: MakePhotos) -> None:
+def test_folders_beside_the_splits_are_skipped(photos: MakePhotos) -> None:
     root = photos({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1, "extra": 3})
     (root / "train" / "list.csv").write_text("x")
     (root / "labels.csv").write_text("x")

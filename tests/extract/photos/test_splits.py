@@ -152,7 +152,7 @@ def test_val_is_cut_from_a_given_train() -> None:
         assert found[start + 10 : start + 14] == ["test"] * 4
 
 
-def test_given_val_is_the_test_where_there_is_no_other() -> None:
+def test_given_val_is_the_test_if_there_is_no_test() -> None:
     names = ["a"] * 14 + ["b"] * 14
     given = (["train"] * 10 + ["val"] * 4) * 2
     found = assigned(names, digests(*range(28)), given)
@@ -199,7 +199,7 @@ def test_copies_of_photos_kept_out_of_training_are_found() -> None:
     assert leaking_copies(photos, given) == {0: 5, 2: 5, 1: 4}
 
 
-def test_copies_within_a_split_are_no_leak() -> None:
+def test_copies_within_a_split_are_not_a_leak() -> None:
     given = ["train", "train", "test", "test"]
     assert leaking_copies(digests("x", "x", "y", "y"), given) == {}
 

@@ -103,7 +103,7 @@ def test_some_taps_of_some_splits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, wanted)
 
 
-def test_rows_of_many_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features_file, "ROWS_AT_ONCE", 3)
     with features_file.open(published(tmp_path, *"abcdefgh")) as features:
         found = features.read(["block4_avg"], "train", "val", "test")
@@ -414,9 +414,7 @@ UNFIT = [
 
 
 @pytest.mark.parametrize("damage", UNFIT, ids=range(len(UNFIT)))
-def test_what_is_no_features_file_is_an_input_error(
-    damage: Callable[[Path], None], tmp_path: Path
-) -> None:
+def test_any_other_file_is_an_input_error(damage: Callable[[Path], None], tmp_path: Path) -> None:
     path = published(tmp_path, "a", "b")
     damage(path)
     with pytest.raises(InputError) as refused:

@@ -1,4 +1,4 @@
-"""HDF5 files whose content lies elsewhere are refused, in every reader of ours."""
+"""Every reader of this project refuses HDF5 files whose content lies in other files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +56,7 @@ def replace(path: Path, name: str, how: Elsewhere, folder: Path) -> None:
         how(file, name, folder)
 
 
-def test_what_is_whole_is_opened(tmp_path: Path) -> None:
+def test_a_self_contained_file_is_opened(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "whole.h5", "w") as file:
         file["group/data"] = SECRET
         # A second name for the same group, which leads round in a circle.

@@ -142,7 +142,7 @@ def test_info_tells_the_taps_and_the_recipe_of_every_size(
     assert [line for line in lines if line.startswith("  size: ")] == ["  size: 224", "  size: 96"]
 
 
-def test_info_of_what_is_no_features_file_is_refused(tmp_path: Path) -> None:
+def test_info_of_any_other_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.h5").write_text("mine")
     for name, words in (("x.h5", "damaged or not HDF5"), ("y.h5", "no such file")):
         with pytest.raises(InputError, match=words):
@@ -261,7 +261,7 @@ def test_verify_reads_the_taps_of_every_size(pets: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [maintenance.verify, maintenance.collect])
-def test_upkeep_of_a_folder_without_a_store_is_refused(
+def test_verify_and_gc_of_a_folder_without_a_store_are_refused(
     command: Callable[[Path], None], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="no such folder"):
@@ -272,7 +272,7 @@ def test_upkeep_of_a_folder_without_a_store_is_refused(
 # gc
 
 
-def test_gc_of_what_is_all_needed_joins_small_shards(pets: Path, out: Path) -> None:
+def test_gc_of_shards_that_are_all_needed_joins_small_ones(pets: Path, out: Path) -> None:
     before, path = images_in(out), out / "features" / "pets.h5"
     taps = {d: t.tobytes() for d, t in taps_in(out).items()}
     whole = path.read_bytes()
@@ -386,7 +386,7 @@ def test_gc_sets_a_damaged_shard_aside_and_keeps_the_rest(pets: Path, out: Path)
 def test_gc_killed_at_every_touch_of_a_file_loses_nothing(
     pets: Path, out: Path, tmp_path: Path
 ) -> None:
-    """Also when the next one is killed, too: what was joined may already be there."""
+    """It also holds if the next run is killed: the joined shard may already exist."""
     (pets / "dogs" / "000.png").unlink()
     stand_in.run(pets, out)
     must = needed(out)

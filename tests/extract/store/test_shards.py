@@ -26,7 +26,7 @@ from tests.object_store import ObjectStore
 from tests.synthetic import RECIPE, digests, shard, taps
 
 
-def test_places_lead_to_the_values(tmp_path: Path) -> None:
+def test_the_index_leads_to_the_values(tmp_path: Path) -> None:
     first, second = shard(tmp_path, "abc", seconds=6.0), shard(tmp_path, "de")
     places = shard_index.read(tmp_path, RECIPE)
     assert set(places) == set(digests(*"abcde"))
@@ -34,7 +34,7 @@ def test_places_lead_to_the_values(tmp_path: Path) -> None:
     assert places[digests("d")[0]] == ShardRow(second, 0, 0.5)
 
 
-def test_writer_makes_a_shard_of_every_so_many_images(
+def test_writer_makes_a_shard_when_it_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_IMAGES", 4)
@@ -59,7 +59,7 @@ def test_writer_makes_a_shard_when_time_is_up(
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, Stopped])
-def test_writer_keeps_what_it_holds_when_the_run_is_stopped(
+def test_writer_writes_its_images_when_the_run_is_stopped(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
     def stopped() -> None:
@@ -72,7 +72,7 @@ def test_writer_keeps_what_it_holds_when_the_run_is_stopped(
     assert set(shard_index.read(tmp_path, RECIPE)) == set(digests("a", "b"))
 
 
-def test_nothing_computed_leaves_no_shard(tmp_path: Path) -> None:
+def test_without_images_there_is_no_shard(tmp_path: Path) -> None:
     with Writer(tmp_path, RECIPE):
         pass
     assert os.listdir(tmp_path) == []
@@ -198,7 +198,7 @@ def test_flipped_byte_anywhere_is_found_or_changes_nothing_that_is_read(
     assert original
     places = values_at(path)
     in_values = {at for start, size in places for at in range(start, start + size)}
-    # Where nothing is written there are many bytes alike.
+    # Unwritten parts contain many equal bytes.
     structure = [
         at for at in range(len(content)) if at not in in_values and (content[at] or at % 31 == 0)
     ]
@@ -250,7 +250,9 @@ def in_store(folder: Path, s3: ObjectStore) -> UPath:
     return place
 
 
-def test_an_index_of_a_store_is_a_request_a_new_shard(tmp_path: Path, s3: ObjectStore) -> None:
+def test_an_index_of_a_store_takes_one_request_per_new_shard(
+    tmp_path: Path, s3: ObjectStore
+) -> None:
     shard(tmp_path / "shards", range(300))
     shard(tmp_path / "shards", "de")
     folder = in_store(tmp_path / "shards", s3)
@@ -272,7 +274,7 @@ def test_an_index_of_a_store_is_a_request_a_new_shard(tmp_path: Path, s3: Object
     assert requests == [["GET", "GET", "LIST"], ["LIST"], ["GET", "LIST"]]
 
 
-def test_a_shard_of_a_store_holds_what_was_written(tmp_path: Path, s3: ObjectStore) -> None:
+def test_a_shard_of_a_store_has_the_written_values(tmp_path: Path, s3: ObjectStore) -> None:
     folder = in_store(tmp_path, s3)
     names = digests(*"abc")
     path = shards.write(folder, Shard(names, taps(names), "test", 3.0), RECIPE)
@@ -297,7 +299,9 @@ def with_attributes_at_its_end(file: h5py.File) -> None:
     file.attrs.update(attributes)
 
 
-def test_a_shard_whose_head_does_not_tell_is_read_whole(tmp_path: Path, s3: ObjectStore) -> None:
+def test_a_shard_whose_first_bytes_do_not_suffice_is_read_whole(
+    tmp_path: Path, s3: ObjectStore
+) -> None:
     edited(with_attributes_at_its_end)(shard(tmp_path / "shards", range(300)))
     folder = in_store(tmp_path / "shards", s3)
     memory = tmp_path / "elsewhere.txt"
@@ -315,7 +319,7 @@ def test_bad_shard_of_a_store_is_set_aside(
     damage(bad)
     folder = in_store(tmp_path / "shards", s3)
     if len(shard_index.read(folder, RECIPE)) > 2:
-        # Its head is as it was: whoever reads it finds out.
+        # Its first bytes are unchanged, so only reading the rest shows the damage.
         with pytest.raises(Damaged) as caught:
             shards.read(folder / bad.name)
         shards.set_aside(caught.value)
@@ -325,7 +329,7 @@ def test_bad_shard_of_a_store_is_set_aside(
     assert str(folder / bad.name) in capfd.readouterr().err
 
 
-def test_what_is_remembered_of_a_store_must_fit_its_name(tmp_path: Path, s3: ObjectStore) -> None:
+def test_a_remembered_shard_must_fit_its_name(tmp_path: Path, s3: ObjectStore) -> None:
     path = shard(tmp_path / "shards", "abc")
     folder = in_store(tmp_path / "shards", s3)
     memory = tmp_path / "elsewhere.txt"
@@ -338,7 +342,7 @@ def test_what_is_remembered_of_a_store_must_fit_its_name(tmp_path: Path, s3: Obj
     assert [request.split()[0] for request in s3.asks()] == ["LIST"]
 
 
-def test_a_store_out_of_reach_damages_nothing(tmp_path: Path, s3: ObjectStore) -> None:
+def test_an_unreachable_store_damages_nothing(tmp_path: Path, s3: ObjectStore) -> None:
     path = shard(tmp_path / "shards", "abc")
     folder = in_store(tmp_path / "shards", s3)
     s3.refused = lambda request: "ExpiredToken"

@@ -14,7 +14,7 @@ def test_content_is_replaced_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_who_reads_the_old_file_is_not_disturbed(tmp_path: Path) -> None:
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old and much longer")
     with open(path) as reader:
@@ -23,7 +23,7 @@ def test_who_reads_the_old_file_is_not_disturbed(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
-def test_folder_is_made(tmp_path: Path) -> None:
+def test_folder_is_created(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.bin"
     atomic.write_bytes(path, b"\0\1")
     assert path.read_bytes() == b"\0\1"

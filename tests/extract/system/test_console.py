@@ -92,7 +92,7 @@ def run(raised: BaseException | None) -> None:
         (Stopped(signal.SIGTERM), 143, ["stopped", "again"]),
     ],
 )
-def test_run_tells_what_went_wrong_in_one_line(
+def test_run_reports_an_error_in_one_line(
     raised: BaseException | None,
     code: int,
     words: list[str],

@@ -107,7 +107,9 @@ def test_the_root_of_a_bucket(photos: MakePhotos, s3: ObjectStore) -> None:
     assert (root / "recipe").absolute() == root / "recipe"
 
 
-def test_what_no_disk_could_hold_is_named(photos: MakePhotos, s3: ObjectStore) -> None:
+def test_objects_with_names_that_no_disk_allows_are_listed(
+    photos: MakePhotos, s3: ObjectStore
+) -> None:
     root = locations.location(s3.upload(photos(), "pets"))
     for key in ("pets/cats//1.png", "pets/cats/../dogs/000.png", "pets//2.png"):
         s3.put(key, b"content")
@@ -141,7 +143,7 @@ def test_an_object_is_read_in_one_request(s3: ObjectStore) -> None:
     assert s3.asks() == ["GET pets/empty.png", "GET pets/large.png"]
 
 
-def test_what_cannot_be_read_is_the_object_or_the_store(s3: ObjectStore) -> None:
+def test_a_failed_read_blames_the_object_or_the_store(s3: ObjectStore) -> None:
     s3.put("pets/1.png", b"one")
     root = locations.location("s3://bucket/pets")
     with pytest.raises(FileNotFoundError, match=r"No such file.*s3://bucket/pets/2\.png"):
@@ -224,7 +226,7 @@ def unreachable(s3: ObjectStore, closed_port: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("why", ["nobody answers", "no credentials", "s3fs is not installed"])
-def test_a_store_out_of_reach_is_one_line(
+def test_an_unreachable_store_is_reported_in_one_line(
     why: str, unreachable: dict[str, str], s3: ObjectStore, tmp_path: Path
 ) -> None:
     if why == "nobody answers":
@@ -279,7 +281,7 @@ def away(s3: ObjectStore) -> Away:
 
 
 def rows(path: Path) -> tuple[object, ...]:
-    """Return all of a features file but where it was made, when, and by how much work."""
+    """Return a features file without the place, the time and the work of making it."""
     elsewhere = ("root", "created", "images_computed", "images_reused", "seconds")
     with features_file.open(path) as features:
         kept = {k: v for k, v in features.attributes.items() if k not in elsewhere}
@@ -305,13 +307,13 @@ def test_photos_in_a_bucket_give_what_photos_on_a_disk_give(
         assert features.attributes["root"] == url
     assert not list((tmp_path / "there").rglob("cache/*/*.h5")), "all shards are in the bucket"
 
-    # Nothing changed: what is there is listed and not read.
+    # Nothing changed: the objects are listed and not read.
     again, m = away.run(url, tmp_path / "there", "--cache", "s3://bucket/cache")
     assert (again.code, m) == (0, 0)
     assert "nothing to do" in again.out
     asked = away.s3.asks()
     assert {request.split()[0] for request in asked} == {"LIST", "GET"}
-    # What gives no picture is tried again in every run, here as on a disk.
+    # An unreadable file is tried again in every run, as on a disk.
     assert {request for request in asked if request.startswith("GET")} == {
         f"GET data/pets/{name}" for name in UNREADABLE
     }
@@ -378,7 +380,7 @@ def test_shards_on_a_shared_folder(pets: Path, tmp_path: Path) -> None:
     assert len(list(shared.glob("*/*.h5"))) == 1
 
 
-def test_what_is_in_a_bucket_is_verified_and_never_collected(
+def test_shards_in_a_bucket_are_verified_and_never_collected(
     pets: Path, away: Away, tmp_path: Path
 ) -> None:
     shared = ["--cache", "s3://bucket/cache"]

@@ -47,7 +47,7 @@ def test_lock_says_who_holds_it(tmp_path: Path) -> None:
     assert record["since"].endswith("+00:00")
 
 
-def test_waiting_says_for_whom_and_then_holds(
+def test_waiting_names_the_holder_and_then_holds(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     process = holder(tmp_path / "lock", 60)
@@ -60,7 +60,7 @@ def test_waiting_says_for_whom_and_then_holds(
     assert f"held by process {process.pid} on {socket.gethostname()} since 2" in err
 
 
-def test_dead_holder_does_not_bind(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lock_of_a_dead_holder_is_free(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     process = holder(tmp_path / "lock", 60)
     process.kill()
     process.wait()
@@ -83,7 +83,7 @@ def test_lock_file_with_odd_content_is_waited_for_all_the_same(
     process.wait(timeout=20)
 
 
-def test_lock_is_let_go_when_the_block_raises(
+def test_lock_is_released_when_the_block_raises(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(KeyError), lock.held(tmp_path / "lock"):
@@ -149,7 +149,7 @@ def test_waiting_run_can_be_stopped(photos: MakePhotos, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["verify", "gc"])
-def test_upkeep_waits_for_a_run(name: str, photos: MakePhotos, tmp_path: Path) -> None:
+def test_verify_and_gc_wait_for_a_run(name: str, photos: MakePhotos, tmp_path: Path) -> None:
     root, out = photos(), tmp_path / "out"
     first = stand_in.start(root, out, seconds=0.3)
     first.until("weights:", 0)

@@ -73,7 +73,7 @@ def test_another_backend_trains_and_resumes(backend: str) -> None:
     assert "3 passed" in done.stdout
 
 
-def test_a_smaller_batch_is_not_traced_anew() -> None:
+def test_a_smaller_batch_is_not_traced_again() -> None:
     photos = keras.Input((4, 4, 3))
     network = keras.Model(photos, {"sum": keras.layers.Flatten()(photos)})
     run = inference_function(network)

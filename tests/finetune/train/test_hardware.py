@@ -132,7 +132,7 @@ def test_two_devices_end_with_the_weights_of_one(
         np.testing.assert_allclose(value, alone[name], atol=tolerance, err_msg=name)
 
 
-def test_on_one_processor_nothing_is_different(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_device_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.setattr(hardware, "_gpus", list)
     assert hardware.detect.__wrapped__() == Hardware()

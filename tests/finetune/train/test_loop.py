@@ -1,4 +1,4 @@
-"""The training loop: which weights it leaves, when it stops, how it goes on."""
+"""The training loop: the weights it keeps, when it stops, and how it resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class Given(keras.utils.PyDataset):
         return self.batch
 
     def begin(self, epoch: int) -> None:
-        """Nothing is drawn."""
+        """There is nothing to draw."""
 
 
 def points(seed: int, *, wrong: bool = False) -> Given:
@@ -115,7 +115,7 @@ def test_training_that_never_helps_on_val_changes_nothing_and_stops() -> None:
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_loss_that_is_no_number_stops_with_advice_and_the_weights_it_had() -> None:
+def test_a_loss_of_nan_stops_with_advice_and_the_earlier_weights() -> None:
     network = line()
     before = network.get_weights()
     broken = points(0)
@@ -175,7 +175,7 @@ def noisy_line() -> Any:
 
 
 class StoppedBefore(Drawn):
-    """As `Drawn`, but a signal comes as one of the epochs begins."""
+    """`Drawn` with a signal at the beginning of one of the epochs."""
 
     def __init__(self, seed: int, epoch: int) -> None:
         self.last = epoch
@@ -257,7 +257,7 @@ def test_a_signal_leaves_the_best_weights_so_far() -> None:
         def begin(self, epoch: int) -> None:
             super().begin(epoch)
             if epoch == 5:
-                # What was learned since the best epoch is not to be kept.
+                # The changes since the best epoch must not be kept.
                 network.set_weights([weight * np.nan for weight in network.get_weights()])
                 raise Stopped(2)
 

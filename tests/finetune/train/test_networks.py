@@ -1,4 +1,4 @@
-"""The networks: which layers there are, which of them are frozen, what they compute."""
+"""The networks: their layers, which of them are frozen, and what they compute."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Schedules: the rule, and what the user sets instead."""
+"""Schedules: the rule, and the options that replace it."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_schedules_grow_shorter_with_more_photos_and_stay_sensible(phase: str) -
         assert 0 < schedule.learning_rate <= 1e-3
 
 
-def test_the_user_decides_where_an_option_is_given_and_the_rule_elsewhere() -> None:
+def test_options_of_the_user_replace_those_of_the_rule() -> None:
     rule = by_rule("scratch", 300)
     assert choose_phase("scratch", 300, BaselineOptions()) == ("scratch", rule)
     options = BaselineOptions(epochs=3, label_smoothing=0.1, batch_size=8)
