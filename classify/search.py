@@ -252,7 +252,7 @@ def simplest(losses: Sequence[NDArray[np.float64]], sample_weight: SampleWeight)
     Parameters
     ----------
     losses : sequence of ndarrays of shape (m,)
-        Of each candidate on the same photos, the simplest candidate first.
+        The losses of each candidate on the same photos, the simplest candidate first.
     sample_weight : ndarray of shape (m,)
         How much each photo counts.
     """

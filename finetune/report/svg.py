@@ -135,7 +135,7 @@ def spread_labels(x: list[float], heights: list[float], *, reach: float, gap: fl
         The new heights.
     """
     moved = list(heights)
-    # Of two labels at the same height, the left one moves down, away from the right one's point.
+    # If two labels have the same height, the left one moves down, away from the right one's point.
     order = sorted(range(len(x)), key=lambda i: (heights[i], x[i]))
     for _ in range(100):
         for a, i in enumerate(order):

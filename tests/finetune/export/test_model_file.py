@@ -26,7 +26,7 @@ from extract.system.console import InputError
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import TAPS
 from finetune.export import keras_format, litert_format, model_file, onnx_format
-from finetune.export.file_formats import RECORD, Run
+from finetune.export.file_formats import RECORD, ExportedFunction
 from tests import synthetic
 from tests.conftest import CHECKOUT
 
@@ -154,7 +154,7 @@ def test_photos_to_compare_on_may_be_named(
 ) -> None:
     compared = []
 
-    def compare(model: Model, exported: Run, root: Path, paths: list[str]) -> float:
+    def compare(model: Model, exported: ExportedFunction, root: Path, paths: list[str]) -> float:
         compared.append((root, len(paths)))
         return 0.0
 
