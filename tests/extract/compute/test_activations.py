@@ -103,7 +103,7 @@ def test_a_photo_is_computed_once_for_each_variant(
     def computed(splits: tuple[str, ...], variant: int) -> int:
         before = sum(seen)
         found = make(features, splits, vgg16, layer=LAYER, variant=variant, out=tmp_path)
-        assert set(found.places) == {features.digests[row] for row in features.rows(*splits)}
+        assert set(found.rows) == {features.digests[row] for row in features.rows(*splits)}
         return sum(seen) - before
 
     train, val = (len(features.rows(split)) for split in ("train", "val"))

@@ -164,7 +164,7 @@ def test_a_photo_that_ends_every_process_is_skipped(
     root = photos({"cats": 20, "dogs": 20})
     orders = tmp_path / "out/features/cache"
     orders.mkdir(parents=True)
-    np.save(orders / "deadly.npy", decode.square(picture(7)))
+    np.save(orders / "deadly.npy", decode.square(picture(7), size=224))
     (orders / "deadly.npy").rename(orders / "deadly")
     done = computing(root, tmp_path / "out")
     assert done.unreadable == {
