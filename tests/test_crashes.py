@@ -26,6 +26,8 @@ BATCH = 4
 SETTINGS = {"shard_images": SHARD, "batch_size": BATCH}
 IN_FLIGHT = 2 * BATCH
 """The batch that is computed, and the one before it if nobody has taken it yet."""
+pytestmark = pytest.mark.long
+
 NOT_THE_SAME_TWICE = {"created", "seconds", "images_computed", "images_reused"}
 
 

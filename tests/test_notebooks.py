@@ -13,6 +13,8 @@ from nbformat import NotebookNode
 from extract.vgg16 import weights
 from tests.conftest import CHECKOUT, Arrays, write_keras_file
 
+pytestmark = pytest.mark.long
+
 FOLDER = CHECKOUT / "notebooks"
 ENGLISH, PORTUGUESE = "transfer_learning.ipynb", "transfer_learning.pt-BR.ipynb"
 BYTES = 2_000_000

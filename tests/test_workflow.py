@@ -14,6 +14,8 @@ from extract.photos import datasets
 from extract.store import features_file
 from tests.conftest import CHECKOUT
 
+pytestmark = pytest.mark.long
+
 PIECES = ("Bishop", "Knight", "Rook")
 PHOTOS = 16
 

@@ -29,6 +29,8 @@ from tests.conftest import MakePhotos, picture
 from tests.object_store import ObjectStore
 from tests.stand_in import values
 
+pytestmark = pytest.mark.long
+
 WEIGHTS = Weights([], "f" * 64, "stand-in")
 
 
