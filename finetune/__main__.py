@@ -13,6 +13,7 @@ from extract.store import features_file
 from extract.system import console
 from extract.system.console import say, warn
 from finetune.compare.comparison import Comparison, compare_data_set
+from finetune.export.file_formats import FORMATS
 from finetune.report.files import write_report
 from finetune.report.overview import overview_table, write_overview
 from finetune.report.terminal import comparison_table
@@ -111,10 +112,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "Write a model as one file that takes photos and gives probabilities. It is "
         "compared with the original first."
     )
-    parser.add_argument("run", metavar="RUN", type=options.path, help="runs/DATA/MODEL")
-    parser.add_argument(
-        "--to", choices=("keras", "onnx", "litert"), required=True, help="the format of the file"
-    )
+    parser.add_argument("run", metavar="MODEL", type=options.path, help="runs/<data>/<model>")
+    parser.add_argument("--to", choices=FORMATS, required=True, help="the format of the file")
     options.add_out(parser, "features/")
     options.add_weights(parser)
     parser.add_argument(
