@@ -86,6 +86,8 @@ def _convert(weights: Weights, size: int) -> bytes:
         try:
             done = subprocess.run(
                 [sys.executable, "-c", CONVERT, *arguments, "--bizCode", "onepass"],
+                # The converter writes a temporary file into the current folder.
+                cwd=temporary,
                 capture_output=True,
                 timeout=CONVERT_SECONDS,
                 check=False,
