@@ -116,6 +116,8 @@ def finish(out: Path, whole: Undisturbed, kept: int, **settings: Any) -> None:
 
 def finish_a_copy(out: Path, whole: Undisturbed, kept: int) -> None:
     copy = out.with_name("copy")
+    # A kill may come before the run has made its folder.
+    out.mkdir(exist_ok=True)
     shutil.copytree(out, copy)
     finish(copy, whole, kept)
     shutil.rmtree(copy)
