@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from extract.engines import keras_engine
-from extract.engines.base import Engine
+from extract.engines.base import Engine, Taps
 from extract.vgg16 import keras_model, weights
 from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
@@ -129,20 +129,27 @@ def test_every_tap_of_the_recipe_in_float32(engine: Engine, batch: NDArray[np.ui
         assert values.any(), tap
 
 
+@pytest.fixture(scope="module")
+def whole(engine: Engine, batch: NDArray[np.uint8]) -> Taps:
+    """Return the taps of all photos, computed at once."""
+    return engine.forward(batch)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_size_of_the_batch_does_not_matter(
-    size: int, engine: Engine, batch: NDArray[np.uint8]
+    size: int, engine: Engine, batch: NDArray[np.uint8], whole: Taps
 ) -> None:
-    whole = engine.forward(batch)
     parts = [engine.forward(batch[start : start + size]) for start in range(0, 7, size)]
     assert len(parts[-1]["block5_avg"]) == 1, "the last batch is a ragged one"
     for tap in TAPS:
         close(np.vstack([part[tap] for part in parts]), whole[tap])
 
 
-def test_rows_are_in_the_order_of_the_photos(engine: Engine, batch: NDArray[np.uint8]) -> None:
+def test_rows_are_in_the_order_of_the_photos(
+    engine: Engine, batch: NDArray[np.uint8], whole: Taps
+) -> None:
     order = [4, 0, 6, 2]
-    whole, some = engine.forward(batch), engine.forward(batch[order])
+    some = engine.forward(batch[order])
     for tap in TAPS:
         close(some[tap], whole[tap][order])
     assert len(np.unique(whole["block5_avg"].round(3), axis=0)) == 7
