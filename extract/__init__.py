@@ -1,4 +1,4 @@
-"""Photos to features: the only package that knows image files, VGG16 and the store."""
+"""Photos to features: image files, VGG16 and the store."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ __all__ = ["VGG16Features"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing scikit-learn and Keras takes seconds, so it waits until the class is used.
+    # Importing scikit-learn takes seconds, so it waits until the class is used.
     if name == "VGG16Features":
         from extract.transformer import VGG16Features
 

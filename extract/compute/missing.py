@@ -55,9 +55,10 @@ def compute(images: Images, paths: Sequence[str], jobs: Sequence[Job], *, on: st
     for job in jobs:
         images.rows[job.size] = _read_index(job)
     # A photo that changes between two passes has a digest that the first one never saw.
-    while unfinished := [job for job in jobs if _pending(images, paths, job.size)]:
-        job = unfinished[0]
-        pending = _pending(images, paths, job.size)
+    while unfinished := [
+        (job, pending) for job in jobs if (pending := _pending(images, paths, job.size))
+    ]:
+        job, pending = unfinished[0]
         started = time.monotonic()
         with _watched(job, images, len(pending)) as advance:
             if on is not None:
