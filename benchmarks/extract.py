@@ -65,10 +65,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
-    root = datasets.locate(options.data)
-    paths = [
-        photo.path for photo in scan.labelled_photos(root, exclude=(datasets.BACKGROUND,)).photos
-    ]
+    found = scan.labelled_photos(datasets.locate(options.data), exclude=(datasets.BACKGROUND,))
+    root, paths = found.root, [photo.path for photo in found.photos]
     sample = [paths[i] for i in np.linspace(0, len(paths) - 1, options.photos).astype(int)]
     read = [item.photo for item in pipeline.read_ahead(root, sample[: 2 * BATCH_SIZE])]
     photos = np.stack([photo for photo in read if photo is not None][:BATCH_SIZE])

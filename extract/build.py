@@ -91,16 +91,16 @@ def build(data: str, options: Options) -> None:
     sizes = _ordered(options.sizes)
     path = features_file.file_of(data, options.out)
     published = _attributes(path)
-    root, found = _list_photos(data, options)
+    found = _list_photos(data, options)
     with lock.held(shards.cache_of(options.out) / "lock"):
-        jobs = _jobs(root, sizes, options)
-        images = Images(_hash(root, found, options))
+        jobs = _jobs(found.root, sizes, options)
+        images = Images(_hash(found, options))
         # A class that is too small is refused here, before hours of computing.
         splits.members(found.class_names, *plan.columns(found.photos, images))
         pairs = None
         while pairs is None:
             missing.compute(images, [photo.path for photo in found.photos], jobs, on=options.on)
-            hashes.correct(root, images.digests, index=_index(options))
+            hashes.correct(found.root, images.digests, index=_index(options))
             plan.check(
                 found, images, strict=options.strict, allow_conflicts=options.allow_conflicts
             )
@@ -139,13 +139,15 @@ def _attributes(path: Path) -> dict[str, Any]:
         return features.attributes
 
 
-def _list_photos(data: str, options: Options) -> tuple[Location, Scan]:
-    root = datasets.locate(data)
+def _list_photos(data: str, options: Options) -> Scan:
     exclude = () if options.background else (datasets.BACKGROUND,)
-    found = scan.labelled_photos(root, exclude=exclude)
+    found = scan.labelled_photos(datasets.locate(data), exclude=exclude)
+    for note in found.notes:
+        warn(note)
     classes = count(len(found.class_names), "class", "classes")
-    say(f"{features_file.name_of(data)}: {count(len(found.photos), 'file')} in {classes} at {root}")
-    return root, found
+    name, files = features_file.name_of(data), count(len(found.photos), "file")
+    say(f"{name}: {files} in {classes} at {found.root}")
+    return found
 
 
 def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
@@ -183,11 +185,11 @@ def _index(options: Options) -> Path:
     return shards.cache_of(options.out) / "digests.sqlite"
 
 
-def _hash(root: Location, found: Scan, options: Options) -> dict[str, str]:
+def _hash(found: Scan, options: Options) -> dict[str, str]:
     """Return the digest of every file that can be read, by path."""
     hash_files = partial(
         hashes.of_files,
-        root,
+        found.root,
         [photo.path for photo in found.photos],
         index=_index(options),
         stamps=found.stamps,

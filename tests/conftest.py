@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
+NOBODY = 65534
+"""The number of the user who owns nothing."""
+
 Arrays = list[NDArray[np.float32]]
 MakePhotos = Callable[..., Path]
 
@@ -104,6 +107,26 @@ def photos(tmp_path: Path) -> MakePhotos:
         return write_photos(tmp_path / name, classes or {"cats": 6, "dogs": 6}, seed=seed)
 
     return make
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """Return a folder and run the test as a user whom permissions bind, as they do not bind root.
+
+    Afterwards everything below the folder may be removed again.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        if os.geteuid() == 0:
+            os.chown(name, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            yield Path(name)
+        finally:
+            for folder, names, _ in os.walk(name):
+                for inside in (folder, *(os.path.join(folder, one) for one in names)):
+                    os.chmod(inside, 0o700)
+            if os.getuid() == 0:
+                os.seteuid(0)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 import pooch
 import requests
 
-from extract.photos import scan
 from extract.system import atomic, downloads, locations
 from extract.system.console import InputError, say
 from extract.system.downloads import Wheel
@@ -68,7 +67,7 @@ BUILT_IN = ("chess", *ARCHIVES)
 
 
 def locate(data: str, *, folder: Path = DATA_FOLDER) -> Location:
-    """Return the folder that holds the class folders (or train, val, test) of `data`.
+    """Return the folder that `data` names.
 
     Parameters
     ----------
@@ -84,7 +83,7 @@ def locate(data: str, *, folder: Path = DATA_FOLDER) -> Location:
         If there is no such folder, or a built-in data set cannot be downloaded.
     """
     if locations.is_url(data):
-        return _unwrapped(locations.location(data))
+        return locations.location(data)
     if data in BUILT_IN:
         root = folder / data
         if not root.exists():
@@ -98,20 +97,7 @@ def locate(data: str, *, folder: Path = DATA_FOLDER) -> Location:
             f"{data}: {problem}; DATA is one of {names}, or the path or URL of a folder with one "
             "sub-folder per class"
         )
-    return _unwrapped(Path(os.path.abspath(root)))
-
-
-def _unwrapped(root: Location) -> Location:
-    """Step into folders that only wrap the class folders, as archives often do."""
-    while True:
-        visible = [name for name in locations.folders(root) if not scan.is_clutter(name)]
-        if len(visible) != 1 or not locations.folders(root / visible[0]):
-            return root
-        inner = root / visible[0]
-        # A link to its own folder would be followed forever; a store has no links.
-        if isinstance(root, Path) and root.resolve().is_relative_to((root / visible[0]).resolve()):
-            return root
-        root = inner
+    return Path(os.path.abspath(root))
 
 
 def _fetch(name: str, root: Path) -> None:

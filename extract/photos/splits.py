@@ -26,8 +26,8 @@ SHARES = {
 
 
 def split_rule(given: set[str]) -> str:
-    """Return the rule for a folder that names the splits `given`; an empty name is not a split."""
-    if given <= {""}:
+    """Return the rule for photos of the splits `given`; without val and test, train is cut."""
+    if not given & {"val", "test"}:
         return BY_DIGEST
     if given >= {"train", "val", "test"}:
         return GIVEN

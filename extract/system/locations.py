@@ -254,6 +254,22 @@ def listing(root: "UPath") -> Listing:
     return result
 
 
+def listing_below(whole: Listing, folder: str) -> Listing:
+    """Return the part of a listing that is below one of its folders."""
+    prefix = f"{folder}/"
+    folders = {
+        path.removeprefix(prefix): entries
+        for path, entries in whole.folders.items()
+        if path.startswith(prefix)
+    }
+    stamps = {
+        path.removeprefix(prefix): stamp
+        for path, stamp in whole.stamps.items()
+        if path.startswith(prefix)
+    }
+    return Listing({"": whole.folders[folder], **folders}, stamps)
+
+
 def _add_folder(result: Listing, path: str) -> None:
     if path not in result.folders:
         parent, _, name = path.rpartition("/")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from extract.photos import datasets, scan
+from extract.photos import datasets
 from extract.photos.datasets import Archive, locate
 from extract.system.console import InputError
 from tests.conftest import Site, write_photos
@@ -93,8 +93,12 @@ def test_archive_is_fetched_unpacked_and_recorded(
     publish(site, monkeypatch, content, sha256=sha256(content))
     data = tmp_path / "data"
     root = locate("cats_vs_dogs", folder=data)
-    assert root == data / "cats_vs_dogs" / "wrapper"
-    assert files_below(root) == {"cats/1.jpg": PHOTO + b"1", "dogs/2.jpg": PHOTO + b"2"}
+    assert root == data / "cats_vs_dogs"
+    assert files_below(root) == {
+        "README.txt": b"beside the wrapper",
+        "wrapper/cats/1.jpg": PHOTO + b"1",
+        "wrapper/dogs/2.jpg": PHOTO + b"2",
+    }
     record = json.loads((data / "cats_vs_dogs.fetched.json").read_text())
     assert record == {"file": "photos.zip", "sha256": sha256(content)}
     assert files_below(data / ".downloads") == {}, "the archive is not kept twice"
@@ -124,7 +128,7 @@ def test_archive_inside_an_archive(
         inner="objects.tar.gz",
     )
     root = locate("caltech101", folder=tmp_path)
-    assert root == tmp_path / "caltech101" / "objects"
+    assert root == tmp_path / "caltech101"
     assert files_below(tmp_path / "caltech101") == {
         "objects/cats/1.jpg": PHOTO,
         "objects/dogs/2.jpg": PHOTO,
@@ -239,7 +243,8 @@ def test_links_in_a_tar_are_ignored(
     root = locate("cats_vs_dogs", folder=tmp_path / "data")
     assert not [path for path in root.rglob("*") if path.is_symlink()]
     assert files_below(outside) == {"secret.jpg": b"secret"}
-    assert set(files_below(root)) == {"cats/1.jpg", "dogs/2.jpg", "link/evil.jpg"}
+    names = {"cats/1.jpg", "dogs/2.jpg", "link/evil.jpg"}
+    assert set(files_below(root / "wrapper")) == names
 
 
 def damaged_zip() -> bytes:
@@ -325,32 +330,6 @@ def test_wheel_gives_only_its_folder_of_photos(
     assert set(files_below(root)) == {"King/1.jpg", "Pawn/2.jpg"}
     record = json.loads((tmp_path / "chess.fetched.json").read_text())
     assert record["sha256"] == sha256(wheel)
-
-
-def test_wrapper_folders_are_stepped_into_and_nested_classes_are_not(tmp_path: Path) -> None:
-    write_photos(tmp_path / "wrapped" / "once" / "twice", {"a": 1, "b": 1})
-    (tmp_path / "wrapped" / "once" / "LICENSE").write_text("beside")
-    (tmp_path / "wrapped" / ".git").mkdir()
-    assert locate(str(tmp_path / "wrapped")) == tmp_path / "wrapped" / "once" / "twice"
-
-    write_photos(tmp_path / "plain", {"a/more": 1, "b": 1})
-    assert locate(str(tmp_path / "plain")) == tmp_path / "plain"
-
-    write_photos(tmp_path / "one", {"a": 1})
-    assert locate(str(tmp_path / "one")) == tmp_path / "one"
-
-
-def test_wrapper_folder_beside_what_a_mac_packs(tmp_path: Path) -> None:
-    write_photos(tmp_path / "unpacked" / "pets", {"cats": 1, "dogs": 1})
-    (tmp_path / "unpacked" / "__MACOSX" / "pets" / "cats").mkdir(parents=True)
-    assert locate(str(tmp_path / "unpacked")) == tmp_path / "unpacked" / "pets"
-
-
-def test_folder_that_holds_a_link_to_itself(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "again").symlink_to(tmp_path / "photos")
-    with pytest.raises(InputError, match="class folder"):
-        scan.labelled_photos(locate(str(tmp_path / "photos")))
 
 
 def test_relative_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from extract.photos import scan
 from extract.photos.scan import Photo, labelled_photos
 from extract.system.console import InputError
-from tests.conftest import MakePhotos, picture
+from tests.conftest import MakePhotos, picture, write_photos
 
 PHOTO = picture(0)
 
@@ -52,11 +51,77 @@ def test_every_file_is_a_photo_or_skipped_with_a_reason(photos: MakePhotos) -> N
     assert len(found.photos) + len(found.skipped) == all_files(root)
 
 
-@pytest.mark.parametrize("name", [".git", "__MACOSX", "@eaDir"])
+@pytest.mark.parametrize(
+    "name",
+    [".git", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information"],
+)
 def test_system_folder_is_not_a_class(name: str, photos: MakePhotos) -> None:
     found = labelled_photos(photos({"a": 1, "b": 1, name: 1}))
     assert found.class_names == ["a", "b"]
     assert found.skipped == [(f"{name}/", "hidden or system folder")]
+
+
+def test_system_folder_inside_a_class_has_no_photos(photos: MakePhotos) -> None:
+    found = labelled_photos(photos({"a": 1, "a/@eaDir/000.png": 1, "b": 1, "b/.thumbnails": 2}))
+    assert [photo.path for photo in found.photos] == ["a/000.png", "b/000.png"]
+    reason = "hidden or system folder"
+    assert found.skipped == [("a/@eaDir/", reason), ("b/.thumbnails/", reason)]
+
+
+@pytest.mark.parametrize(
+    "file", ["features/cache/lock", "runs/pets/svm/result.json", "reports/pets/compare.json"]
+)
+def test_folder_that_this_program_made_is_not_a_class(file: str, photos: MakePhotos) -> None:
+    root = photos({"a": 1, "b": 1})
+    for place in (root / file, root / "a" / file):
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"")
+    found = labelled_photos(root)
+    assert (found.class_names, len(found.photos)) == (["a", "b"], 2)
+    name = file.split("/")[0]
+    assert dict(found.skipped).keys() == {f"{name}/", f"a/{name}/"}
+
+
+@pytest.mark.parametrize("name", ["features", "runs", "reports"])
+def test_class_may_have_the_name_of_a_folder_of_ours(name: str, photos: MakePhotos) -> None:
+    assert labelled_photos(photos({"a": 1, f"{name}/first": 1})).class_names == ["a", name]
+
+
+def test_two_unicode_forms_of_a_name_are_one_class(photos: MakePhotos) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    found = labelled_photos(photos({composed: 1, decomposed: 2, "tea": 1}))
+    assert found.class_names == [composed, "tea"]
+    assert [(p.path, p.class_name) for p in found.photos if p.class_name != "tea"] == [
+        (f"{decomposed}/000.png", composed),
+        (f"{decomposed}/001.png", composed),
+        (f"{composed}/000.png", composed),
+    ]
+
+
+def test_classes_whose_names_differ_in_case_only_are_pointed_out(photos: MakePhotos) -> None:
+    found = labelled_photos(photos({"Cat": 1, "cat ": 1, "dog": 1}))
+    assert found.class_names == ["Cat", "cat ", "dog"]
+    assert found.notes[0].startswith("the classes 'Cat' and 'cat ' differ only in case or spaces")
+
+
+def test_folders_that_may_not_be_read_are_skipped(unprivileged: Path) -> None:
+    root = write_photos(unprivileged / "pets", {"a": 1, "a/more": 1, "b": 1, "secret": 2})
+    for folder in ("secret", "a/more"):
+        (root / folder).chmod(0)
+    found = labelled_photos(root)
+    assert found.class_names == ["a", "b"]
+    reason = "no permission to read this folder; grant it, or move the folder away"
+    assert found.skipped == [("a/more/", reason), ("secret/", reason)]
+    assert [photo.path for photo in found.photos] == ["a/000.png", "b/000.png"]
+
+
+@pytest.mark.parametrize("folder", [".", "train", "test"])
+def test_root_or_split_that_may_not_be_read_is_refused(folder: str, unprivileged: Path) -> None:
+    classes = {f"{split}/{name}": 1 for split in ("train", "test") for name in ("a", "b")}
+    root = write_photos(unprivileged / "pets", classes)
+    (root / folder).chmod(0)
+    with pytest.raises(InputError, match="no permission to read this folder"):
+        labelled_photos(root)
 
 
 def test_folders_inside_a_class_belong_to_it(photos: MakePhotos) -> None:
@@ -95,21 +160,19 @@ def test_name_that_is_not_utf8_is_skipped_and_its_name_can_be_stored(photos: Mak
     assert found.skipped == [("a/caf\\udce9.png", "file or folder name is not UTF-8; rename it")]
 
 
-def test_folder_name_that_is_not_utf8(photos: MakePhotos) -> None:
+def test_class_folder_whose_name_is_not_utf8_is_refused(photos: MakePhotos) -> None:
     root = photos({"a": 1, "b": 1})
-    folder = os.fsencode(root) + b"/caf\xe9"
-    os.mkdir(folder)
-    (Path(os.fsdecode(folder)) / "1.png").write_bytes(saved(PHOTO, "PNG"))
-    found = labelled_photos(root)
-    assert found.class_names == ["a", "b", "caf\\udce9"]
-    assert [path for path, _ in found.skipped] == ["caf\\udce9/1.png"]
-    assert "".join(found.class_names).encode()
+    os.mkdir(os.fsencode(root) + b"/caf\xe9")
+    with pytest.raises(InputError, match=r"class folder caf\\udce9 is not UTF-8; rename it"):
+        labelled_photos(root)
 
 
 def test_stray_folder_name_that_is_not_utf8(photos: MakePhotos) -> None:
     root = photos({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1})
     os.mkdir(os.fsencode(root) + b"/caf\xe9")
-    assert labelled_photos(root).skipped == [("caf\\udce9/", "folder beside train, val and test")]
+    found = labelled_photos(root)
+    assert found.skipped == [("caf\\udce9/", "0 files in no class folder of train")]
+    assert len(found.photos) == 4
 
 
 def test_links_are_followed_and_loops_are_not(photos: MakePhotos, tmp_path: Path) -> None:
@@ -151,55 +214,6 @@ def test_pipes_and_sockets_are_skipped_and_not_waited_for(photos: MakePhotos) ->
     assert len(found.photos) == 2
 
 
-@pytest.mark.parametrize(
-    ("folders", "splits"),
-    [
-        (("train", "test"), ["test", "train"]),
-        (("train", "val"), ["train", "val"]),
-        (("train", "val", "test"), ["test", "train", "val"]),
-        (("train", "validation", "test"), ["test", "train", "val"]),
-        (("Train", "VALIDATION", "Test"), ["test", "train", "val"]),
-    ],
-)
-def test_splits_are_taken_from_the_folders(
-    folders: tuple[str, ...], splits: list[str], photos: MakePhotos
-) -> None:
-    root = photos({f"{folder}/{name}": 2 for folder in folders for name in ("a", "b")})
-    found = labelled_photos(root)
-    assert found.class_names == ["a", "b"]
-    assert sorted({photo.split for photo in found.photos}) == splits
-    assert len(found.photos) == 4 * len(folders)
-    for photo in found.photos:
-        folder, class_name, _ = photo.path.split("/")
-        assert photo.class_name == class_name
-        assert photo.split == scan.SPLIT_FOLDERS[folder.lower()]
-
-
-def test_folders_beside_the_splits_are_skipped(photos: MakePhotos) -> None:
-    root = photos({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1, "extra": 3})
-    (root / "train" / "list.csv").write_text("x")
-    (root / "labels.csv").write_text("x")
-    found = labelled_photos(root)
-    assert len(found.photos) == 4
-    assert found.skipped == [
-        ("extra/", "folder beside train, val and test"),
-        ("labels.csv", "not in a class folder"),
-        ("train/list.csv", "not in a class folder"),
-    ]
-
-
-@pytest.mark.parametrize("name", ["train", "Test", "val"])
-def test_class_called_like_a_split_stays_a_class(name: str, photos: MakePhotos) -> None:
-    found = labelled_photos(photos({name: 1, "bus": 1}))
-    assert found.class_names == sorted([name, "bus"])
-    assert {photo.split for photo in found.photos} == {""}
-
-
-def test_test_and_val_without_train_are_classes(photos: MakePhotos) -> None:
-    found = labelled_photos(photos({"test": 1, "val": 1}))
-    assert found.class_names == ["test", "val"]
-
-
 def test_left_out_class(photos: MakePhotos) -> None:
     root = photos({"a": 1, "b": 1, "BACKGROUND_Google": 2})
     found = labelled_photos(root, exclude=("BACKGROUND_Google",))
@@ -208,13 +222,16 @@ def test_left_out_class(photos: MakePhotos) -> None:
     assert len(labelled_photos(root).class_names) == 3
 
 
-@pytest.mark.parametrize("classes", [{"a": 3}, {}, {"train/a": 2, "test/a": 2}])
-def test_fewer_than_two_classes_is_an_input_error(classes: dict[str, int], tmp_path: Path) -> None:
-    root = tmp_path / "few"
-    root.mkdir()
-    for name, n in classes.items():
-        (root / name).mkdir(parents=True)
-        for i in range(n):
-            (root / name / f"{i}.png").write_bytes(saved(PHOTO, "PNG"))
-    with pytest.raises(InputError, match="two are needed"):
-        labelled_photos(root)
+@pytest.mark.parametrize("classes", [{"a": 3}, {"train/a": 2, "test/a": 2}])
+def test_fewer_than_two_classes_is_an_input_error(
+    classes: dict[str, int], photos: MakePhotos
+) -> None:
+    with pytest.raises(InputError, match=r"1 class folder found \(a\); two are needed"):
+        labelled_photos(photos(classes))
+
+
+def test_loose_photos_without_class_folders_are_counted(tmp_path: Path) -> None:
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match="0 class folders found, 2 files in none; two are needed"):
+        labelled_photos(tmp_path)

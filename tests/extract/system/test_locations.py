@@ -72,18 +72,18 @@ def test_a_store_is_scanned_as_a_disk_is(
     change(root)
     name = f"data/{change.__name__}"
     url = s3.upload(root, name) if kind == "s3" else in_memory(root, name)
-    here, there = datasets.locate(str(root)), datasets.locate(f"{url}/")
-    assert str(there) == f"{url}{str(here).removeprefix(str(root))}"
     exclude = [datasets.BACKGROUND]
     on_disk, in_store = (
-        scan.labelled_photos(here, exclude=exclude),
-        scan.labelled_photos(there, exclude=exclude),
+        scan.labelled_photos(datasets.locate(place), exclude=exclude)
+        for place in (str(root), f"{url}/")
     )
+    assert str(in_store.root) == f"{url}{str(on_disk.root).removeprefix(str(root))}"
     assert in_store.photos == on_disk.photos
     assert in_store.skipped == on_disk.skipped
     assert in_store.class_names == on_disk.class_names
     for photo in on_disk.photos:
-        assert locations.read_bytes(there, photo.path) == locations.read_bytes(here, photo.path)
+        contents = [locations.read_bytes(at.root, photo.path) for at in (in_store, on_disk)]
+        assert contents[0] == contents[1]
 
 
 def test_a_listing_is_one_request(photos: MakePhotos, s3: ObjectStore) -> None:
