@@ -1,4 +1,4 @@
-"""A request to train a network, and whether a result already answers it.
+"""A request to train a network: whether it can be met, and whether a result already answers it.
 
 This module does not import Keras, so that a command which has nothing to do ends at once.
 """
@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from classify import results
-from extract.store.features_file import Features
+from extract.photos import hashes
+from extract.store import shards
+from extract.store.features_file import SPLITS, Features
+from extract.system import locations
+from extract.system.console import InputError, count
 from extract.vgg16.recipe import SIZE, recipe_digest
 
 UNFREEZE = {"block5": "block5_conv1", "block4": "block4_conv1", "all": "block1_conv1"}
@@ -123,3 +127,33 @@ class Request:
         made_from = (result.data_digest, result.recipe_digest, result.seed)
         expected = (features.data_digest, recipe_digest(features.recipes[SIZE]), self.seed)
         return made_from == expected and result.hyperparameters.get("asked") == asdict(self.options)
+
+    def check(self, features: Features) -> None:
+        """Make sure that the network can be trained, validated and tested, before hours of work.
+
+        Raises
+        ------
+        InputError
+            If a split has no photo, or a photo is gone or has changed since the features were made.
+        """
+        for split in SPLITS:
+            if not len(features.rows(split)):
+                raise InputError(
+                    f"{features.data} has no photo in {split}, and a network needs some in each "
+                    "split; add photos and run make features"
+                )
+        root = locations.location(str(features.attributes["root"]))
+        stamps = None if isinstance(root, Path) else locations.listing(root).stamps
+        index = shards.cache_of(self.out) / "digests.sqlite"
+        found = hashes.of_files(root, features.paths, index=index, stamps=stamps)
+        wrong = [
+            path
+            for path, digest in zip(features.paths, features.digests, strict=True)
+            if found.get(path) != digest
+        ]
+        if wrong:
+            problem = "has changed" if wrong[0] in found else "cannot be read"
+            raise InputError(
+                f"{root / wrong[0]}: {problem} ({count(len(wrong), 'such photo')}); run make "
+                "features before a network is trained"
+            )

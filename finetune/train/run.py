@@ -71,9 +71,10 @@ def train(features: Features, request: Request) -> None:
     Raises
     ------
     InputError
-        If a photo cannot be read or has changed, the weights are not those of the features, or the
-        options, the hardware or the memory do not allow the training.
+        If a split has no photo, a photo cannot be read or has changed, the weights are not those of
+        the features, or the options, the hardware or the memory do not allow the training.
     """
+    request.check(features)
     hardware = detect()
     model, folder = request.options.model, request.folder(features)
     trained = _fit(_set_up(features, request, hardware), features, request, hardware)

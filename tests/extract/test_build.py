@@ -446,6 +446,24 @@ def test_near_duplicates_beyond_ten_are_counted(photos: MakePhotos, out: Path, p
 # Classes
 
 
+def test_test_photos_without_labels_are_not_used_and_test_is_cut_from_train(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos({"train/cats": 6, "train/dogs": 6, "test": 3})
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 12), done.err
+    assert done.err.splitlines() == [
+        f"{root}/test: 3 files in no class folder of train; test is cut from train; "
+        f'make predict IMAGES="{root}/test" classifies them',
+        "skipped: 1",
+        "  test/: 3 files in no class folder of train",
+    ]
+    assert "split: train 8, val 2, test 2 (60/20/20 of each class" in done.out
+    with features_file.open(path) as features:
+        assert features.class_names == ["cats", "dogs"]
+        assert len(features.rows("test")) == 2
+
+
 def test_class_without_a_photo_in_a_given_split_is_reported(
     photos: MakePhotos, out: Path, path: Path
 ) -> None:
