@@ -294,6 +294,11 @@ def _refuse_same_folders(tree: Tree, names: list[str]) -> None:
         union |= folders
         if inside.files or len(common) < 2:
             return
+    if split_folders(sorted(common)):
+        raise InputError(
+            f"{tree.root}: the folders ({_some(names)}) hold splits ({_some(sorted(common))}); turn "
+            f"them inside out, so that {sorted(common)[0]}/{readable_name(names[0])} is a folder"
+        )
     if 2 * len(common) >= len(union):
         raise InputError(
             f"{tree.root}: all folders ({_some(names)}) hold the same ones "

@@ -76,7 +76,7 @@ def labelled_photos(folder: Location, *, exclude: Sequence[str] = ()) -> Scan:
         If there are fewer than two classes, or the layout cannot be understood.
     """
     found = layout.read(Tree(folder))
-    tree, photos, class_names = found.tree, list[Photo](), set[str]()
+    tree, photos, class_names, nested = found.tree, list[Photo](), set[str](), set[str]()
     for place in found.classes:
         if place.name in exclude:
             tree.skipped[f"{place.path}/"] = "class left out (--background keeps it)"
@@ -85,6 +85,8 @@ def labelled_photos(folder: Location, *, exclude: Sequence[str] = ()) -> Scan:
         if f"{place.path}/" not in tree.skipped:
             class_names.add(place.name)
             photos += [Photo(path, place.name, place.split) for path in paths]
+            if any("/" in path.removeprefix(f"{place.path}/") for path in paths):
+                nested.add(place.name)
     if len(class_names) < 2:
         raise InputError(_too_few(found, class_names))
     return Scan(
@@ -92,7 +94,7 @@ def labelled_photos(folder: Location, *, exclude: Sequence[str] = ()) -> Scan:
         photos=sorted(photos),
         skipped=sorted(tree.skipped.items()),
         class_names=sorted(class_names),
-        notes=[*found.notes, *_alike(class_names)],
+        notes=[*found.notes, *_nested(nested), *_alike(class_names)],
         stamps=tree.stamps,
     )
 
@@ -121,6 +123,16 @@ def _too_few(found: Layout, class_names: set[str]) -> str:
         f"{root}: {count(len(class_names), 'class folder')} found{names}{loose}{left_out}; two are "
         "needed, so put the photos of each class in a sub-folder of its own"
     )
+
+
+def _nested(class_names: set[str]) -> list[str]:
+    """Point out classes that have sub-folders, which might be the classes that were meant."""
+    if not class_names:
+        return []
+    more = f" and {len(class_names) - 1:,} more" if len(class_names) > 1 else ""
+    return [
+        f"the class {min(class_names)!r}{more} has sub-folders, whose photos belong to the class"
+    ]
 
 
 def _alike(class_names: set[str]) -> list[str]:

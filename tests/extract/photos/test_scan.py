@@ -133,6 +133,7 @@ def test_folders_inside_a_class_belong_to_it(photos: MakePhotos) -> None:
         ("a/train/000.png", "a"),
         ("b/000.png", "b"),
     ]
+    assert found.notes == ["the class 'a' has sub-folders, whose photos belong to the class"]
 
 
 def test_order_is_that_of_the_paths(photos: MakePhotos) -> None:
