@@ -296,8 +296,8 @@ def _refuse_same_folders(tree: Tree, names: list[str]) -> None:
             return
     if split_folders(sorted(common)):
         raise InputError(
-            f"{tree.root}: the folders ({_some(names)}) hold splits ({_some(sorted(common))}); turn "
-            f"them inside out, so that {sorted(common)[0]}/{readable_name(names[0])} is a folder"
+            f"{tree.root}: the folders ({_some(names)}) hold splits ({_some(sorted(common))}); "
+            f"turn them inside out: {sorted(common)[0]}/{readable_name(names[0])} and so on"
         )
     if 2 * len(common) >= len(union):
         raise InputError(
