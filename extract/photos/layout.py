@@ -20,6 +20,9 @@ SPLIT_WORDS = {
 FILLERS = ("dataset", "data", "set", "split", "image", "img", "photo", "picture", "folder", "file")
 """Words beside the name of a split that mean nothing."""
 
+TEXTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".mat", ".md", ".html")
+"""How the names of files that describe photos end."""
+
 SHOWN = 5
 """At most this many folders are named in a sentence."""
 
@@ -279,6 +282,26 @@ def _refuse_unnamed_splits(tree: Tree, names: list[str]) -> None:
                 "them away"
             )
     _refuse_same_folders(tree, names)
+    _refuse_annotations(tree, names)
+
+
+def _refuse_annotations(tree: Tree, names: list[str]) -> None:
+    """Refuse a folder of class folders beside folders without photos, such as images and meta."""
+    parents = [name for name in names if len(tree.content(name).folders) > 1]
+    if len(parents) != 1 or len(names) < 2 or tree.content(parents[0]).files:
+        return
+    parent = tree.root / readable_name(parents[0])
+    for name in names:
+        if name != parents[0] and all(map(_is_named_as_text, tree.files_to_try(name))):
+            raise InputError(
+                f"{parent} holds folders, and {readable_name(name)} beside it holds no photo; if "
+                f'those folders are the classes, type DATA="{parent}", otherwise remove '
+                f"{readable_name(name)}"
+            )
+
+
+def _is_named_as_text(path: str) -> bool:
+    return path.lower().endswith(TEXTS)
 
 
 def _refuse_same_folders(tree: Tree, names: list[str]) -> None:
@@ -303,7 +326,8 @@ def _refuse_same_folders(tree: Tree, names: list[str]) -> None:
         raise InputError(
             f"{tree.root}: all folders ({_some(names)}) hold the same ones "
             f"({_some(sorted(common))}); if they are splits, name them train, val and "
-            "test; if they are classes, put their photos directly into them"
+            "test; if only one is meant, give it as DATA; if they are classes, put their "
+            "photos directly into them"
         )
 
 
