@@ -4,7 +4,6 @@ import functools
 import io
 import logging
 import re
-import struct
 import warnings
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from extract.photos import depth, metadata
+from extract.photos import containers, depth
 
 # Pillow warns about odd palettes, EXIF blocks and sizes. Here an unusable photo raises Unreadable.
 warnings.filterwarnings("ignore", module="PIL")
@@ -45,15 +44,12 @@ NOT_PHOTOS = {
 }
 """What files are that begin with these bytes."""
 
-UNMISTAKABLE = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "JPEG2000", "PSD", "AVIF")
+UNMISTAKABLE = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "JPEG2000", "PSD", "AVIF", "HEIF")
 """Formats with so many first bytes of their own that nothing else begins with them."""
 
 HEIF_BRANDS = {
     *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"),
 }
-
-PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-"""The markers of progressive JPEG."""
 
 UNSUPPORTED = re.compile(r"(?i)\b(unsupported|unimplemented|unknown|cannot handle)\b")
 """What Pillow says of a file that may be whole."""
@@ -122,7 +118,7 @@ def upright(data: bytes, *, size: int) -> Image.Image:
     # A damaged file makes Pillow raise almost anything: OSError, SyntaxError, struct.error,
     # IndexError, zlib.error and more.
     except Exception as error:
-        bare = metadata.stripped(data)
+        bare = containers.without_metadata(data)
         if bare == data:
             raise Unreadable(_reason(data, error)) from error
         first = error
@@ -192,7 +188,7 @@ def _decoded(data: bytes, size: int) -> Image.Image:
 
 def _opened(data: bytes, size: int) -> ImageFile.ImageFile:
     """Open an image without decoding it, a JPEG at the fraction of its size that is enough."""
-    if data.startswith(metadata.JPEG):
+    if data.startswith(containers.JPEG):
         # Image.open refuses large files before it is known at what size they will be decoded.
         jpeg = JpegImageFile(io.BytesIO(data))
         jpeg.draft(None, (DRAFT * size, DRAFT * size))
@@ -215,35 +211,17 @@ def _check(image: ImageFile.ImageFile, data: bytes) -> None:
     # Pillow itself draws the line at twice its limit.
     if image.width * image.height > 2 * most:
         raise Unreadable("more pixels than is safe to decode")
-    if isinstance(image, JpegImageFile) and _coefficients(data) > COEFFICIENTS * most:
+    if (
+        isinstance(image, JpegImageFile)
+        and containers.jpeg_coefficients(data) > COEFFICIENTS * most
+    ):
         raise Unreadable("more pixels than is safe to decode; progressive JPEG takes more memory")
-
-
-def _coefficients(data: bytes) -> int:
-    """Return the bytes that a JPEG takes for its coefficients, whatever the size it is decoded at.
-
-    They are kept if the file has several scans, as every progressive JPEG has.
-    """
-    needed, components = 0, 0
-    for marker, start, end in metadata.jpeg_segments(data):
-        content = data[start + 4 : end]
-        if marker == 0xDA:
-            return needed if content and content[0] < components else 0
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(content) > 8:
-            height, width, components = struct.unpack_from(">HHB", content, 1)
-            factors = [(byte >> 4, byte & 15) for byte in content[7 : 6 + 3 * components : 3]]
-            blocks = sum(across * down for across, down in factors)
-            largest = max(across for across, _ in factors) * max(down for _, down in factors)
-            needed = 2 * int(width) * int(height) * blocks // max(largest, 1)
-            if marker in PROGRESSIVE:
-                return needed
-    return 0
 
 
 def _kind(data: bytes) -> str:
     """Return the reason for a file of a known kind that gives no picture here, or nothing."""
     if data[4:8] == b"ftyp" and "HEIF" not in formats():
-        brands = data[8 : max(12, int.from_bytes(data[:4]))]
+        brands = data[8 : min(max(12, int.from_bytes(data[:4])), 256)]
         if brands[:4] in HEIF_BRANDS and b"avif" not in brands:
             return "HEIC photo; pip install pi-heif reads it (the extra heic)"
     if data[40:44] == b" EMF":
@@ -276,6 +254,9 @@ def _orientation(image: Image.Image) -> int:
         found = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         found = None
+    if found is None and isinstance(exif := image.info.get("exif"), bytes):
+        # Pillow stops at the first damaged entry.
+        found = containers.exif_orientation(exif)
     if found is not None:
         return int(found) if isinstance(found, int) else 1
     packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from extract.photos import metadata
+from extract.photos import containers
 
 DEPTHS = (8, 10, 12, 14, 16)
 """The bits of a value that a file of 16 bits may hold, if it does not say how many they are."""
@@ -115,7 +115,7 @@ def _declared(image: Image.Image, data: bytes) -> int | None:
 
 def _significant(data: bytes) -> bytes:
     """Return the content of the sBIT chunk of a PNG file; a byte for each channel, its bits."""
-    for name, content in metadata.png_chunks(data):
+    for name, content in containers.png_chunks(data):
         if name == b"sBIT" and all(8 <= bits <= 16 for bits in content):
             return content
         if name == b"IDAT":

@@ -1,7 +1,7 @@
-"""Image files without what they say beside their pixels, which may be damaged.
+"""The parts of image files, as bytes: what holds the pixels, and what may be left out.
 
 Pillow reads the metadata of a file together with its pixels, and damage to either ends both.
-Whether the pixels are whole shows once the rest is gone. This module looks at bytes only.
+Whether the pixels are whole shows once the rest is gone.
 """
 
 import re
@@ -17,6 +17,9 @@ JPEG = b"\xff\xd8\xff"
 LARGEST_XMP = 1 << 20
 """A larger XMP packet of a PNG file is dropped. A camera's has a few thousand bytes."""
 
+ENTRIES = 512
+"""No more entries of an EXIF block are looked at."""
+
 JPEG_KEPT = {0xE0: 18, 0xE1: 4, 0xEE: 14}
 """The application segments that stay, with their least length: JFIF and Adobe say which colours the
 numbers are, and APP1 is EXIF or XMP."""
@@ -26,6 +29,9 @@ TIFF_TAGS = {
     *(317, 320, 322, 323, 324, 325, 332, 338, 339, 340, 341, 347, *range(512, 522), 529, 530, 531),
 }
 """The TIFF tags that say how pixels are stored and which way is up."""
+
+PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+"""The markers of progressive JPEG."""
 
 WEBP_CHUNKS = {b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"}
 
@@ -38,7 +44,7 @@ class Segment(NamedTuple):
     end: int
 
 
-def stripped(data: bytes) -> bytes:
+def without_metadata(data: bytes) -> bytes:
     """Return an image file without its metadata, but with its orientation if that looks whole.
 
     Parameters
@@ -84,6 +90,41 @@ def jpeg_segments(data: bytes) -> Iterator[Segment]:
         at = max(end, at + 4)
 
 
+def jpeg_coefficients(data: bytes) -> int:
+    """Return the bytes that a JPEG takes for its coefficients, whatever the size it is decoded at.
+
+    They are kept if the file has several scans, as every progressive JPEG has.
+    """
+    needed, components = 0, 0
+    for marker, start, end in jpeg_segments(data):
+        content = data[start + 4 : end]
+        if marker == 0xDA:
+            return needed if content and content[0] < components else 0
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(content) > 8:
+            height, width, components = struct.unpack_from(">HHB", content, 1)
+            factors = [(byte >> 4, byte & 15) for byte in content[7 : 6 + 3 * components : 3]]
+            blocks = sum(across * down for across, down in factors)
+            largest = max(across for across, _ in factors) * max(down for _, down in factors)
+            needed = 2 * int(width) * int(height) * blocks // max(largest, 1)
+            if marker in PROGRESSIVE:
+                return needed
+    return 0
+
+
+def exif_orientation(exif: bytes) -> int | None:
+    """Find the orientation in an EXIF block, of which any other part may be damaged or missing."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return None
+    (at,) = struct.unpack_from(f"{order}I", exif, 4)
+    for start in range(at + 2, min(at + 2 + 12 * ENTRIES, len(exif) - 11), 12):
+        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, start)
+        if (tag, kind) == (0x0112, 3):
+            return int(value)
+    return None
+
+
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the name and the content of every whole chunk of a PNG file."""
     at = len(PNG)
@@ -107,13 +148,17 @@ def _jpeg(data: bytes) -> bytes:
 
 
 def _png(data: bytes) -> bytes:
-    kept = [PNG]
+    kept, at = [PNG], len(PNG)
     for name, content in png_chunks(data):
+        at += 12 + len(content)
         critical = name[:1].isupper()
         xmp = content.startswith(b"XML:com.adobe.xmp\0\0") and len(content) < LARGEST_XMP
         if critical or name in (b"tRNS", b"eXIf") or (name == b"iTXt" and xmp):
             check = zlib.crc32(content, zlib.crc32(name))
             kept += [struct.pack(">I", len(content)), name, content, struct.pack(">I", check)]
+    if data[at + 4 : at + 5].isupper():
+        # Pixels that are cut short are for Pillow to find.
+        kept.append(data[at:])
     return b"".join(kept)
 
 
