@@ -156,8 +156,8 @@ def _png(data: bytes) -> bytes:
         if critical or name in (b"tRNS", b"eXIf") or (name == b"iTXt" and xmp):
             check = zlib.crc32(content, zlib.crc32(name))
             kept += [struct.pack(">I", len(content)), name, content, struct.pack(">I", check)]
-    if data[at + 4 : at + 5].isupper():
-        # Pixels that are cut short are for Pillow to find.
+    if b"IDAT" not in kept:
+        # The first pixels are cut short already, which is for Pillow to say.
         kept.append(data[at:])
     return b"".join(kept)
 

@@ -122,6 +122,8 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], bool]] = {
         lambda: png(end=chunk(b"tEXt", CHARACTERS))[: -(12 + 30)],
         False,
     ),
+    "png: end cut short": (lambda: png()[:-5], False),
+    "png: end cut short, EXIF": (lambda: png(chunk(b"eXIf", NO_EXIF))[:-5], False),
     "png: gamma, size, colours, all too short": (
         lambda: png(chunk(b"gAMA", b"1"), chunk(b"pHYs", b"1"), chunk(b"cHRM", b"1")),
         False,

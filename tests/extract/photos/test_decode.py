@@ -270,7 +270,7 @@ def test_heic_is_turned_once() -> None:
     left, right = np.hsplit(np.asarray(upright, int), 2)
     np.testing.assert_allclose(left.mean((0, 1)), (20, 20, 250), atol=9)
     np.testing.assert_allclose(right.mean((0, 1)), (250, 20, 20), atol=9)
-    with pytest.raises(Unreadable, match="begins like HEIF, but Pillow cannot read it"):
+    with pytest.raises(Unreadable, match="damaged"):
         decode_photo(content[:500], size=64)
 
 
