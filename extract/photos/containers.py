@@ -148,15 +148,18 @@ def _jpeg(data: bytes) -> bytes:
 
 
 def _png(data: bytes) -> bytes:
-    kept, at = [PNG], len(PNG)
+    kept, at, pixels = [PNG], len(PNG), False
     for name, content in png_chunks(data):
-        at += 12 + len(content)
-        critical = name[:1].isupper()
+        end = at + 12 + len(content)
         xmp = content.startswith(b"XML:com.adobe.xmp\0\0") and len(content) < LARGEST_XMP
-        if critical or name in (b"tRNS", b"eXIf") or (name == b"iTXt" and xmp):
+        if name[:1].isupper() or name == b"tRNS":
+            kept.append(data[at:end])
+        elif name == b"eXIf" or (name == b"iTXt" and xmp):
             check = zlib.crc32(content, zlib.crc32(name))
-            kept += [struct.pack(">I", len(content)), name, content, struct.pack(">I", check)]
-    if b"IDAT" not in kept:
+            kept.append(data[at : end - 4] + struct.pack(">I", check))
+        pixels = pixels or name == b"IDAT"
+        at = end
+    if not pixels:
         # The first pixels are cut short already, which is for Pillow to say.
         kept.append(data[at:])
     return b"".join(kept)

@@ -188,6 +188,10 @@ def test_an_orientation_that_is_none_turns_nothing(value: int) -> None:
 
 def test_damaged_pixels_stay_damaged_whatever_the_metadata_are() -> None:
     broken = chunk(b"eXIf", NO_EXIF) + chunk(b"tEXt", CHARACTERS, check=1)
+    wrong_size = bytearray(png(broken))
+    wrong_size[18] ^= 1
+    with pytest.raises(Unreadable, match="begins like PNG"):
+        decode_photo(bytes(wrong_size), size=16)
     for content in (png(broken)[:-900], jpeg((0, b"JFIF"))[:-200], webp((b"EXIF", b""))[:-900]):
         with pytest.raises(Unreadable, match="damaged image"):
             decode_photo(content, size=16)
