@@ -193,6 +193,8 @@ def _opened(data: bytes, size: int) -> ImageFile.ImageFile:
         jpeg = JpegImageFile(io.BytesIO(data))
         jpeg.draft(None, (DRAFT * size, DRAFT * size))
         return jpeg
+    if data[4:8] == b"ftyp" and not containers.heif_names_are_text(data):
+        raise Unreadable("damaged image: the names of its parts are no text")
     try:
         return Image.open(io.BytesIO(data), formats=formats())
     except UnidentifiedImageError as error:

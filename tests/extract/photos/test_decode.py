@@ -274,6 +274,12 @@ def test_heic_is_turned_once() -> None:
         decode_photo(content[:500], size=64)
 
 
+def test_a_heic_file_that_would_end_the_process_is_refused() -> None:
+    content = zlib.decompress(base64.b64decode(HEIC)).replace(b"Exif\0\0\0", b"E\xacif\0\0\0", 1)
+    with pytest.raises(Unreadable, match="damaged image: the names of its parts are no text"):
+        decode_photo(content, size=64)
+
+
 def test_decompression_bomb_that_its_own_pixels_make(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 // 2 - 1)
     with pytest.raises(Unreadable, match="more pixels than is safe"):
