@@ -6,6 +6,8 @@ of the classes and the training photos whose features are most similar.
 
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,9 @@ SHOWN = 5
 
 THUMBNAIL = 192
 """Side in pixels."""
+
+PREVIEW = 448
+"""Side in pixels of a photo of the user that the browser itself cannot show."""
 
 SIMILARITY_TAP = "block5_avg"
 """Similar photos are those with a large cosine between the values of this tap."""
@@ -114,18 +119,13 @@ def application(
 
     @app.post("/predict")
     def predict() -> Any:
-        photo = flask.request.files.get("photo")
-        if photo is None:
-            flask.abort(400, "no photo was sent")
-        if not queue.acquire(blocking=False):
-            flask.abort(503, "too many photos at once; try again in a moment")
-        try:
-            data = photo.read()
-            # A decoded photo may take half a gigabyte of memory.
-            with one_at_a_time:
-                return _answer(data, model, vgg16, training, unsure=unsure)
-        finally:
-            queue.release()
+        with _sent(queue, one_at_a_time) as data:
+            return _answer(data, model, vgg16, training, unsure=unsure)
+
+    @app.post("/preview")
+    def preview() -> Response:
+        with _sent(queue, one_at_a_time) as data:
+            return _preview(data)
 
     @app.get("/training/<int:row>")
     def thumbnail(row: int) -> Response:
@@ -151,6 +151,23 @@ def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
         raise InputError(f"{host}:{port}: {reason}; choose another with --port") from error
     with listening:
         return make_server(host, port, app, threaded=True, fd=listening.fileno())
+
+
+@contextmanager
+def _sent(queue: threading.Semaphore, one_at_a_time: threading.Lock) -> Iterator[bytes]:
+    """Give the photo that the browser sent, when it is this photo's turn."""
+    photo = flask.request.files.get("photo")
+    if photo is None:
+        flask.abort(400, "no photo was sent")
+    if not queue.acquire(blocking=False):
+        flask.abort(503, "too many photos at once; try again in a moment")
+    try:
+        data = photo.read()
+        # A decoded photo may take half a gigabyte of memory.
+        with one_at_a_time:
+            yield data
+    finally:
+        queue.release()
 
 
 def _answer(
@@ -181,6 +198,14 @@ def _answer(
             for row, cosine in training.nearest(taps[SIMILARITY_TAP][0], SHOWN)
         ],
     }
+
+
+def _preview(data: bytes) -> Response:
+    try:
+        return Response(decode.thumbnail(data, size=PREVIEW), mimetype="image/webp")
+    except decode.Unreadable:
+        # The answer to the photo itself gives the reason.
+        return Response(status=204)
 
 
 def _thumbnail(training: TrainingPhotos, row: int) -> Response:

@@ -1,20 +1,71 @@
 """Decode image files to pixels, or say why a file gives no picture."""
 
+import functools
 import io
+import logging
+import re
 import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+
+from extract.photos import containers, depth
 
 # Pillow warns about odd palettes, EXIF blocks and sizes. Here an unusable photo raises Unreadable.
 warnings.filterwarnings("ignore", module="PIL")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 DRAFT = 3
 """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if this many times the result remains."""
 
 QUALITY = 60
 """The WebP quality of thumbnails, 0 to 100."""
+
+COEFFICIENTS = 16
+"""A JPEG whose scans must be collected before any pixel is known takes at most this many bytes for
+each pixel of `Image.MAX_IMAGE_PIXELS`."""
+
+OTHER_PROGRAMS = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+"""Formats that Pillow identifies, but decodes only with another program, or hands to another
+format. None of them is opened, so that no file starts Ghostscript."""
+
+NOT_PHOTOS = {
+    b"%!PS": "a drawing (PostScript)",
+    b"\xc5\xd0\xd3\xc6": "a drawing (PostScript)",
+    b"\xd7\xcd\xc6\x9a": "a drawing (Windows metafile)",
+    b"%PDF-": "a document (PDF)",
+    b"GRIB": "weather data (GRIB)",
+    b"BUFR": "weather data (BUFR)",
+    b"\x89HDF\r\n\x1a\n": "numbers (HDF5)",
+    b"\0\0\x01\xb3": "a film (MPEG)",
+    b"\0\0\x01\xba": "a film (MPEG)",
+}
+"""What files are that begin with these bytes."""
+
+UNMISTAKABLE = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "JPEG2000", "PSD", "AVIF", "HEIF")
+"""Formats with so many first bytes of their own that nothing else begins with them."""
+
+HEIF_BRANDS = {
+    *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"),
+}
+
+UNSUPPORTED = re.compile(r"(?i)\b(unsupported|unimplemented|unknown|cannot handle)\b")
+"""What Pillow says of a file that may be whole."""
+
+XMP_ORIENTATION = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])""")
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, for each EXIF orientation."""
 
 
 class Unreadable(Exception):
@@ -38,8 +89,9 @@ def decode_photo(data: bytes, *, size: int) -> NDArray[np.uint8]:
 def upright(data: bytes, *, size: int) -> Image.Image:
     """Turn the bytes of an image file into an RGB image that keeps its proportions.
 
-    The EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits,
-    and an animation gives its first frame.
+    The rotation of EXIF or XMP is applied, transparency is laid over white, values of more than 8
+    bits are scaled as `extract.photos.depth` says, and an animation gives its first frame. A file
+    with damaged metadata is decoded without them.
 
     A large JPEG is decoded at a fraction of its size, which its format makes cheap. For the 133
     large JPEGs of `chess`, this changed the pixels of a photo by at most 0.75 of 255 levels on
@@ -48,7 +100,7 @@ def upright(data: bytes, *, size: int) -> Image.Image:
     Parameters
     ----------
     data : bytes
-        The whole file, in any format that Pillow reads.
+        The whole file, in any format that Pillow reads, or HEIC if pi-heif is installed.
     size : int
         Side in pixels of the square that the photo will be squashed to.
 
@@ -60,19 +112,24 @@ def upright(data: bytes, *, size: int) -> Image.Image:
     if not data:
         raise Unreadable("empty file")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft(None, (DRAFT * size, DRAFT * size))
-            return _rgb(ImageOps.exif_transpose(image))
+        return _decoded(data, size)
     except Unreadable:
         raise
-    except UnidentifiedImageError as error:
-        raise Unreadable("not an image file that Pillow can read") from error
-    except Image.DecompressionBombError as error:
-        raise Unreadable("more pixels than is safe to decode") from error
     # A damaged file makes Pillow raise almost anything: OSError, SyntaxError, struct.error,
     # IndexError, zlib.error and more.
     except Exception as error:
-        raise Unreadable(f"damaged image: {error}") from error
+        bare = containers.without_metadata(data)
+        if bare == data:
+            raise Unreadable(_reason(data, error)) from error
+        first = error
+    try:
+        return _decoded(bare, size)
+    except Unreadable:
+        raise
+    except UnidentifiedImageError as error:
+        raise Unreadable(_reason(data, first)) from error
+    except Exception as error:
+        raise Unreadable(_reason(data, error)) from error
 
 
 def thumbnail(data: bytes, *, size: int) -> bytes:
@@ -83,7 +140,7 @@ def thumbnail(data: bytes, *, size: int) -> bytes:
     Parameters
     ----------
     data : bytes
-        The whole file, in any format that Pillow reads.
+        The whole file, in any format that `upright` reads.
     size : int
         The largest side of the result in pixels.
 
@@ -104,15 +161,121 @@ def square(rgb: Image.Image, *, size: int) -> NDArray[np.uint8]:
     return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Return the names of the formats that are decoded; HEIF is one if pi-heif is installed."""
+    try:
+        import pi_heif
+    except ImportError:
+        pass
+    else:
+        pi_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in Image.ID if name not in OTHER_PROGRAMS)
+
+
+def _decoded(data: bytes, size: int) -> Image.Image:
+    with _opened(data, size) as image:
+        _check(image, data)
+        try:
+            image.load()
+        except Image.DecompressionBombError as error:
+            raise Unreadable("more pixels than is safe to decode") from error
+        turn = UPRIGHT.get(_orientation(image))
+        rgb = _rgb(image, data, size)
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def _opened(data: bytes, size: int) -> ImageFile.ImageFile:
+    """Open an image without decoding it, a JPEG at the fraction of its size that is enough."""
+    if data.startswith(containers.JPEG):
+        # Image.open refuses large files before it is known at what size they will be decoded.
+        jpeg = JpegImageFile(io.BytesIO(data))
+        jpeg.draft(None, (DRAFT * size, DRAFT * size))
+        return jpeg
+    if data[4:8] == b"ftyp" and not containers.heif_names_are_text(data):
+        raise Unreadable("damaged image: the names of its parts are no text")
+    try:
+        return Image.open(io.BytesIO(data), formats=formats())
+    except UnidentifiedImageError as error:
+        if kind := _kind(data):
+            raise Unreadable(kind) from error
+        raise
+    except Image.DecompressionBombError as error:
+        raise Unreadable("more pixels than is safe to decode") from error
+
+
+def _check(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Refuse an image that would take too much memory, before any pixel is decoded."""
+    most = Image.MAX_IMAGE_PIXELS
+    if most is None:
+        return
+    # Pillow itself draws the line at twice its limit.
+    if image.width * image.height > 2 * most:
+        raise Unreadable("more pixels than is safe to decode")
+    if (
+        isinstance(image, JpegImageFile)
+        and containers.jpeg_coefficients(data) > COEFFICIENTS * most
+    ):
+        raise Unreadable("more pixels than is safe to decode; progressive JPEG takes more memory")
+
+
+def _kind(data: bytes) -> str:
+    """Return the reason for a file of a known kind that gives no picture here, or nothing."""
+    if data[4:8] == b"ftyp" and "HEIF" not in formats():
+        brands = data[8 : min(max(12, int.from_bytes(data[:4])), 256)]
+        if brands[:4] in HEIF_BRANDS and b"avif" not in brands:
+            return "HEIC photo; pip install pi-heif reads it (the extra heic)"
+    if data[40:44] == b" EMF":
+        return "not a photo but a drawing (Windows metafile)"
+    names = [name for start, name in NOT_PHOTOS.items() if data.startswith(start)]
+    return f"not a photo but {names[0]}" if names else ""
+
+
+def _reason(data: bytes, error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        for name in UNMISTAKABLE:
+            _, accepts = Image.OPEN.get(name, (None, None))
+            if accepts and accepts(data[:16]) is True:
+                return f"begins like {name}, but Pillow cannot read it: damaged, or of a rare kind"
+        return "not an image file that Pillow can read"
+    text = " ".join(str(error).split()) or type(error).__name__
+    if text.startswith("decoder error"):
+        return f"damaged image, or compressed in a way that Pillow cannot read: {text}"
+    if UNSUPPORTED.search(text):
+        return f"of a kind that Pillow cannot decode: {text}"
+    return f"damaged image: {text}"
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation according to EXIF or, if it has none, XMP; 1 if neither is whole."""
+    if image.format == "HEIF":
+        # libheif has turned the picture already.
+        return 1
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
+        found = None
+    if found is None and isinstance(exif := image.info.get("exif"), bytes):
+        # Pillow stops at the first damaged entry.
+        found = containers.exif_orientation(exif)
+    if found is not None:
+        return int(found) if isinstance(found, int) else 1
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    if isinstance(packet, str):
+        packet = packet.encode()
+    match = XMP_ORIENTATION.search(packet) if isinstance(packet, bytes) else None
+    return int(match[1]) if match else 1
+
+
+def _rgb(image: ImageFile.ImageFile, data: bytes, size: int) -> Image.Image:
     if image.mode.startswith("I"):
-        # Pillow's own conversion clips 16-bit values at 255 instead of scaling them.
-        grey = np.clip(np.asarray(image, dtype=np.float64), 0, 65535) / 257
-        return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+        return depth.grey(image, data).convert("RGB")
     if image.mode == "F":
         raise Unreadable("floating-point pixels have no fixed range; convert it to 8 bits")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+    scaled = depth.colour(image, data, functools.partial(_opened, data, size)) or image
+    if scaled.has_transparency_data:
+        rgba = scaled.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return scaled.convert("RGB")

@@ -116,6 +116,18 @@ def test_what_is_not_a_photo_is_refused_with_the_reason(
     assert send(client, png(204))[0] == 200
 
 
+def test_what_a_browser_cannot_show_is_shown_by_the_server(client: FlaskClient) -> None:
+    file = io.BytesIO()
+    Image.new("CMYK", (900, 300), (0, 255, 255, 0)).save(file, "TIFF")
+    answer = client.post("/preview", data={"photo": (io.BytesIO(file.getvalue()), "a.tif")})
+    assert (answer.status_code, answer.mimetype) == (200, "image/webp")
+    with Image.open(io.BytesIO(answer.data)) as shown:
+        assert shown.size == (web.PREVIEW, web.PREVIEW // 3)
+    answer = client.post("/preview", data={"photo": (io.BytesIO(b"hello"), "a.txt")})
+    assert (answer.status_code, answer.data) == (204, b"")
+    assert client.post("/preview").status_code == 400
+
+
 def test_other_requests_are_refused(client: FlaskClient, tmp_path: Path) -> None:
     assert client.post("/predict").status_code == 400
     assert client.get("/predict").status_code == 405
@@ -196,6 +208,9 @@ DROP = """files => {
 @browser.needed
 def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str) -> None:
     files = [(f"{red}.png", png(red)) for red in range(0, 200, 10)] + [("notes.txt", b"hello")]
+    with Image.open(io.BytesIO(png(204))) as image:
+        image.save(converted := io.BytesIO(), "TIFF")
+    tiff = converted.getvalue()
     with browser.running() as chromium:
         seen = browser.visit(chromium, url, width=1280)
         assert seen.complaints == []
@@ -207,6 +222,13 @@ def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str) -> None:
         assert "notes.txt" in refused
         assert "not an image file that Pillow can read" in refused
         assert seen.page.locator(".similar").count() == 20
+        assert "heic" in str(seen.page.locator("#choose").get_attribute("accept"))
+        # Chromium itself shows no TIFF.
+        seen.page.evaluate(DROP, [("a.tif", base64.b64encode(tiff).decode())])
+        seen.page.wait_for_function(
+            "() => { const first = document.querySelector('article > img');"
+            " return !first.hidden && first.naturalWidth === 30; }"
+        )
         assert seen.page.get_by_text("No class reaches 60%.").count() > 0
         assert all(address.startswith((url, f"blob:{url}")) for address in seen.requests)
 
