@@ -24,7 +24,7 @@ from extract.compute.cached_vgg16 import CachedVGG16
 from extract.photos import decode
 from extract.store import features_file
 from extract.system import locations
-from extract.system.console import InputError
+from extract.system.console import InputError, one_line
 from extract.system.locations import Location
 
 MEGABYTES = 32
@@ -108,8 +108,9 @@ def application(
     @app.get("/")
     def page() -> str:
         result = model.result
+        title = one_line(f"{result.model}, trained on {result.data}")
         return flask.render_template(
-            "serve.html", result=result, megabytes=MEGABYTES, unsure=unsure
+            "serve.html", title=title, result=result, megabytes=MEGABYTES, unsure=unsure
         )
 
     @app.post("/predict")
@@ -156,7 +157,7 @@ def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
 def _answer(
     data: bytes, model: Model, vgg16: CachedVGG16, training: TrainingPhotos, *, unsure: float
 ) -> dict[str, Any]:
-    """Return the classes of a photo and the most similar training photos."""
+    """Return the classes of a photo and the most similar training photos, with names to show."""
     photo = pipeline.decoded("", data, size=model.size, known=model.known)
     if photo.reason:
         flask.abort(422, photo.reason)
@@ -170,12 +171,12 @@ def _answer(
     found = answer("", probabilities, model.result.class_names, unsure=unsure)
     return {
         "sure": found.sure,
-        "probabilities": found.ranked[:SHOWN],
+        "probabilities": [(one_line(name), p) for name, p in found.ranked[:SHOWN]],
         "similar": [
             {
                 "photo": row,
-                "path": training.paths[row],
-                "name": training.class_names[row],
+                "path": one_line(training.paths[row]),
+                "name": one_line(training.class_names[row]),
                 "cosine": cosine,
             }
             for row, cosine in training.nearest(taps[SIMILARITY_TAP][0], SHOWN)
