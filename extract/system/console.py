@@ -174,8 +174,8 @@ def _prepare_encodings() -> None:
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8":
         warn(
-            f"file names are read as {encoding}, so those with other letters than ASCII are "
-            "misread; set PYTHONUTF8=1"
+            f"file names are read as {encoding}, so those with letters outside ASCII are misread; "
+            "set PYTHONUTF8=1"
         )
 
 

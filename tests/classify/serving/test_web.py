@@ -21,9 +21,9 @@ from classify.serving import web
 from classify.serving.model import Model
 from classify.serving.web import TrainingPhotos
 from extract.compute.pipeline import LoadedPhoto
-from extract.system.console import InputError
+from extract.system.console import InputError, one_line
 from tests import browser, synthetic
-from tests.conftest import picture, png_header, write_photos
+from tests.conftest import HOSTILE, picture, png_header, write_photos
 
 
 class Red:
@@ -39,13 +39,17 @@ class Red:
 
 @pytest.fixture
 def app(tmp_path: Path) -> Flask:
-    write_photos(tmp_path / "pets", {"cats": 3, "dogs": 3})
+    return made(tmp_path, "cats", "dogs")
+
+
+def made(tmp_path: Path, *classes: str) -> Flask:
+    write_photos(tmp_path / "pets", dict.fromkeys(classes, 3))
     paths = sorted(p.relative_to(tmp_path / "pets").as_posix() for p in tmp_path.rglob("*.png"))
     pixels = [np.asarray(Image.open(tmp_path / "pets" / path)) for path in paths]
     vectors = web._unit(np.array([p.mean(axis=(0, 1)) for p in pixels], np.float32))
     names = [path.split("/")[0] for path in paths]
     result: Any = type("Result", (), {})()
-    result.model, result.data, result.class_names = "svm", "<pets>", ["cats", "dogs"]
+    result.model, result.data, result.class_names = "svm", "<pets>\u202e", classes
     result.metrics = {"accuracy": 0.75}
 
     def probabilities(items: list[LoadedPhoto]) -> np.ndarray:
@@ -128,9 +132,17 @@ def test_other_requests_are_refused(client: FlaskClient, tmp_path: Path) -> None
 
 def test_names_are_shown_as_text_and_nothing_comes_from_other_sites(client: FlaskClient) -> None:
     answer = client.get("/")
-    assert "svm, trained on &lt;pets&gt;" in answer.text
+    assert answer.text.count("svm, trained on &lt;pets&gt;\\u202e<") == 2
     assert "http" not in answer.text
     assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+
+
+def test_names_in_an_answer_can_be_shown(tmp_path: Path) -> None:
+    names = [name for name in HOSTILE if "/" not in name and not name.isprintable()][:2]
+    found = send(made(tmp_path, *names).test_client(), png(204))[1]
+    assert {name for name, _ in found["probabilities"]} == {one_line(name) for name in names}
+    assert {one["name"] for one in found["similar"]} == {one_line(name) for name in names}
+    assert all(one["path"].startswith(f"{one['name']}/") for one in found["similar"])
 
 
 def test_twenty_at_once_are_all_answered_and_far_more_are_told_to_wait(
