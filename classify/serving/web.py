@@ -14,7 +14,7 @@ import numpy as np
 from flask import Flask, Response
 from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from classify.arrays import Matrix
 from classify.serving import HOST, PORT
@@ -151,7 +151,15 @@ def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
         reason = error.strerror or error
         raise InputError(f"{host}:{port}: {reason}; choose another with --port") from error
     with listening:
-        return make_server(host, port, app, threaded=True, fd=listening.fileno())
+        fd = listening.fileno()
+        return make_server(host, port, app, threaded=True, request_handler=_Handler, fd=fd)
+
+
+class _Handler(WSGIRequestHandler):
+    """Writes each request to the log as it came; Werkzeug would decode it, and colour the line."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        self.log("info", '"%s" %s %s', one_line(self.requestline), code, size)
 
 
 def _answer(

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -173,6 +174,17 @@ def test_it_listens_on_this_machine_only(app: Flask) -> None:
     server.server_close()
     with socket.create_server(("127.0.0.1", server.port)):
         pass
+
+
+def test_the_log_shows_a_request_as_it_came(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    address, path = urlsplit(url), "/%1b[31m%e2%80%ae\x9b"
+    with caplog.at_level("INFO", "werkzeug"):
+        with socket.create_connection((address.hostname, address.port)) as sent:
+            sent.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode("latin-1"))
+            assert b"404" in sent.recv(1000)
+        while not caplog.messages:
+            pass
+    assert rf'"GET {path[:-1]}\x9b HTTP/1.0" 404' in caplog.messages[0]
 
 
 def test_the_training_photos_of_a_features_file_are_read(tmp_path: Path) -> None:

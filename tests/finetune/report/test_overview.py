@@ -33,7 +33,7 @@ def test_ranks_are_means_among_the_models_that_all_have(several: list[Comparison
 
 
 def test_names_of_data_sets_and_models_are_no_markup_in_the_terminal(tmp_path: Path) -> None:
-    models = {"[red]svm[/]": [0], "[/] :smile:": [0]}
+    models = {"[red]svm": [0], ":smile: [bold]x": [0]}
     found = [
         comparison(tmp_path / str(i), fake_features(["a", "b"], data=f"[{i}]\x1b"), **models)
         for i in range(2)

@@ -216,10 +216,12 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     )
     features.data = '"><script>'
     features.paths = [f"{HOSTILE[0]}/{path}" for path in features.paths]
-    runs = {"<b>$\\frac$|": [0], "_svm_": [0, 1, 2]}
+    runs = {"<b>$\\frac$|日本": [0], "_svm_": [0, 1, 2]}
     found = comparison(tmp_path, features, **runs)
     found = replace(found, label_check=LabelCheck("svm", 9, [Suspect(0, 0, 4, 0.1, 0.9)]))
-    text = page.page(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = page.page(found)
     shown = Page(text)
     assert not {"img", "b"} & set(shown.tags)
     assert shown.tags.count("script") == 1
