@@ -29,7 +29,7 @@ from extract.engines import keras_engine, selection
 from extract.engines.base import Taps
 from extract.photos import datasets, scan
 from extract.store import shards
-from extract.system import machine
+from extract.system import console, machine
 from extract.vgg16 import keras_model, onnx_graph, weights
 from extract.vgg16.architecture import (
     CONVOLUTIONS,
@@ -255,7 +255,7 @@ def _print(figures: dict[str, Any]) -> None:
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     columns = [name for name in ("keras.Model.predict", "ONNX Runtime") if name in medians]
     gflop = gflop_a_photo()
-    print(f"{figures['data']}, {figures['machine']}, batches of {figures['batch']}")
+    console.say(f"{figures['data']}, {figures['machine']}, batches of {figures['batch']}")
     headings = "".join(f"  against {name}" for name in columns)
     print(f"{'':25}  photos/s   min   max  GFLOP/s  difference{headings}")
     for name, median in sorted(medians.items(), key=lambda item: item[1]):
@@ -272,4 +272,4 @@ def _print(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

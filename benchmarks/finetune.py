@@ -115,7 +115,7 @@ def _print(figures: dict[str, Any]) -> None:
     steps = np.ceil(photos / batch)
     medians = {name: statistics.median(s) for name, s in figures["seconds_a_step"].items()}
     caching = figures["seconds_caching"]
-    print(
+    console.say(
         f"{figures['data']}, {figures['machine']}, {photos:,} photos to train, batches of {batch}"
     )
     print(f"{'':15}  photos/s  fastest  slowest  s an epoch  s for {epochs} epochs, with caching")

@@ -34,6 +34,7 @@ from classify.search import SearchPlan
 from classify.search_space import FeatureSet, SearchSpace
 from extract import options as shared
 from extract.store import features_file
+from extract.system import console
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
         case = Case(prepared, plan, test, features.labels[features.rows("test")])
         name = features.data
     rows, classes = len(prepared.X), int(prepared.labels.max()) + 1
-    print(f"{name}: {rows:,} photos of train and val, {classes} classes")
+    console.say(f"{name}: {rows:,} photos of train and val, {classes} classes")
     together = _ours(case, plan.spaces)["seconds"]
     figures = [] if options.ours else [_compare(head, case, options) for head in plan.spaces]
     for line in protocols.table(_table(figures)) if figures else []:
@@ -189,4 +190,4 @@ def _scaled(X: Any, *, unit: bool) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

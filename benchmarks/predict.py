@@ -22,7 +22,7 @@ from extract import options as shared
 from extract.compute import pipeline
 from extract.compute.pipeline import BATCH_SIZE
 from extract.store import features_file, shards
-from extract.system import machine
+from extract.system import console, machine
 
 ROUNDS = 5
 
@@ -48,7 +48,8 @@ def main() -> None:
         paths = [features.paths[row] for row in features.rows("test")][: options.photos]
         runs = results.runs_of(features.data, options.out)
     found = {name: measure(runs / name, root, paths, out=options.out) for name in options.models}
-    print(f"{options.data}, {machine.processor()}, {len(paths)} photos; median of {ROUNDS} rounds")
+    photos = f"{len(paths)} photos; median of {ROUNDS} rounds"
+    console.say(f"{options.data}, {machine.processor()}, {photos}")
     print(f"{'':12}  s, one photo from process start  ms, one photo warm  photos/s, many")
     for name, figures in found.items():
         start, warm, speed = (statistics.median(values) for values in figures.values())
@@ -101,4 +102,4 @@ def _from_start(run: Path, photo: Path, out: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

@@ -208,7 +208,7 @@ def _attributes_of(
     """Return the attributes that tell whether a features file is up to date."""
     job = jobs[0]
     return {
-        "data": readable_name(features_file.name_of(data)),
+        "data": features_file.name_of(data),
         "root": readable_name(str(job.root)),
         "weights": job.weights.origin,
         "weights_digest": job.weights.digest,

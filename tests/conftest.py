@@ -27,6 +27,21 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
 """The number of the user who owns nothing."""
 
+HOSTILE = [
+    "<script>alert(1)</script>",
+    'a "quoted" | piped',
+    "line\nbreak",
+    "Köpfe $x$",
+    "</svg>&amp;{{ 1 }}",
+    "=1+1;-2",
+    "[red]x[/] :smile:",
+    "\x1b[2J\x9b31m\x07",
+    "\u202egnp.\u200bexe",
+    "- `日本😀`",
+    "a\\n\t'b",
+]
+"""Names of classes, files, models or data sets that some output could take for more than text."""
+
 Arrays = list[NDArray[np.float32]]
 MakePhotos = Callable[..., Path]
 

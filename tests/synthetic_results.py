@@ -16,13 +16,6 @@ from finetune.compare.repeated_splits import RepeatedSplits
 from finetune.compare.suspects import LabelCheck, Suspect
 from tests.conftest import picture
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    'a "quoted" | piped',
-    "line\nbreak",
-    "Köpfe $x$",
-    "</svg>&amp;{{ 1 }}",
-]
 HISTORY = {
     "loss": [1.0, 0.5, 0.25],
     "val_loss": [1.5, 1.25, float("nan")],

@@ -1,8 +1,9 @@
-"""The answers for photos as text, CSV or JSON."""
+"""The answers for photos as text, CSV or JSON, whatever names of files and classes they have."""
 
 import csv
 import io
 import json
+import re
 from typing import NamedTuple
 
 from classify.results import Result
@@ -36,8 +37,16 @@ def as_text(predicted: Predicted, *, top: int) -> str:
     return "".join(lines)
 
 
+FORMULA = re.compile(r"(^|;) *[=+\-@＝＋－＠]")  # noqa: RUF001
+"""What a spreadsheet takes for a formula, also one whose separator is the semicolon."""
+
+
 def as_csv(predicted: Predicted, *, top: int) -> str:
-    """Write a row per photo: path, sure, then a column for each class and each probability."""
+    """Write a row per photo: path, sure, then a column for each class and each probability.
+
+    In names, backslashes, control characters and what would begin a formula are written as Python's
+    backslash escapes; ``docs/cli.md`` says how to read them.
+    """
     answers = predicted.answers
     pairs = min(top, len(answers[0].ranked)) if answers else 0
     header = [f"{name}_{rank}" for rank in range(1, pairs + 1) for name in ("class", "probability")]
@@ -45,13 +54,26 @@ def as_csv(predicted: Predicted, *, top: int) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "sure", *header])
     for path, ranked, sure in answers:
-        cells = [cell for name, p in ranked[:top] for cell in (name, f"{p:.6f}")]
-        writer.writerow([path, str(sure).lower(), *cells])
+        cells = [cell for name, p in ranked[:top] for cell in (_csv_name(name), f"{p:.6f}")]
+        # A single - stands for standard input.
+        writer.writerow([path if path == "-" else _csv_name(path), str(sure).lower(), *cells])
     return text.getvalue()
 
 
+def _csv_name(name: str) -> str:
+    escaped = one_line(name.replace("\\", r"\\"))
+    return FORMULA.sub(lambda found: found[0][:-1] + _escape(found[0][-1]), escaped)
+
+
+def _escape(character: str) -> str:
+    return f"\\u{ord(character):04x}"
+
+
 def as_json(predicted: Predicted, *, top: int) -> str:
-    """Write one object with all answers and everything that was skipped."""
+    """Write one object with all answers and everything that was skipped, in ASCII.
+
+    So it is valid JSON in any encoding, and no name can control the terminal.
+    """
     record = {
         "model": predicted.result.model,
         "data": predicted.result.data,
@@ -65,4 +87,4 @@ def as_json(predicted: Predicted, *, top: int) -> str:
         ],
         "skipped": [{"path": path, "reason": reason} for path, reason in predicted.skipped],
     }
-    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(record, indent=1) + "\n"

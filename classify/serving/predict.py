@@ -81,7 +81,8 @@ def _listed(names: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
         if os.path.isdir(name):
             inside = scan.all_photos(Path(name))
             paths += [str(Path(name, photo.path)) for photo in inside.photos]
-            skipped += [(str(Path(name, path)), reason) for path, reason in inside.skipped]
+            folder = Path(locations.readable_name(name))
+            skipped += [(str(folder / path), reason) for path, reason in inside.skipped]
         else:
             paths.append(name)
     return paths, skipped

@@ -16,7 +16,7 @@ import numpy as np
 from flask import Flask, Response
 from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from classify.arrays import Matrix
 from classify.serving import HOST, PORT
@@ -26,7 +26,7 @@ from extract.compute.cached_vgg16 import CachedVGG16
 from extract.photos import decode
 from extract.store import features_file
 from extract.system import locations
-from extract.system.console import InputError
+from extract.system.console import InputError, one_line
 from extract.system.locations import Location
 
 MEGABYTES = 32
@@ -113,8 +113,9 @@ def application(
     @app.get("/")
     def page() -> str:
         result = model.result
+        title = one_line(f"{result.model}, trained on {result.data}")
         return flask.render_template(
-            "serve.html", result=result, megabytes=MEGABYTES, unsure=unsure
+            "serve.html", title=title, result=result, megabytes=MEGABYTES, unsure=unsure
         )
 
     @app.post("/predict")
@@ -150,7 +151,15 @@ def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
         reason = error.strerror or error
         raise InputError(f"{host}:{port}: {reason}; choose another with --port") from error
     with listening:
-        return make_server(host, port, app, threaded=True, fd=listening.fileno())
+        fd = listening.fileno()
+        return make_server(host, port, app, threaded=True, request_handler=_Handler, fd=fd)
+
+
+class _Handler(WSGIRequestHandler):
+    """Writes each request to the log as it came; Werkzeug would decode it, and colour the line."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        self.log("info", '"%s" %s %s', one_line(self.requestline), code, size)
 
 
 @contextmanager
@@ -173,7 +182,7 @@ def _sent(queue: threading.Semaphore, one_at_a_time: threading.Lock) -> Iterator
 def _answer(
     data: bytes, model: Model, vgg16: CachedVGG16, training: TrainingPhotos, *, unsure: float
 ) -> dict[str, Any]:
-    """Return the classes of a photo and the most similar training photos."""
+    """Return the classes of a photo and the most similar training photos, with names to show."""
     photo = pipeline.decoded("", data, size=model.size, known=model.known)
     if photo.reason:
         flask.abort(422, photo.reason)
@@ -187,12 +196,12 @@ def _answer(
     found = answer("", probabilities, model.result.class_names, unsure=unsure)
     return {
         "sure": found.sure,
-        "probabilities": found.ranked[:SHOWN],
+        "probabilities": [(one_line(name), p) for name, p in found.ranked[:SHOWN]],
         "similar": [
             {
                 "photo": row,
-                "path": training.paths[row],
-                "name": training.class_names[row],
+                "path": one_line(training.paths[row]),
+                "name": one_line(training.class_names[row]),
                 "cosine": cosine,
             }
             for row, cosine in training.nearest(taps[SIMILARITY_TAP][0], SHOWN)

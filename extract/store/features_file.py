@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.store import hdf5
+from extract.system import locations
 from extract.system.console import InputError, finishing
 from extract.vgg16.recipe import SIZE, SIZES, TAPS, named
 
@@ -62,7 +63,7 @@ def name_of(data: str) -> str:
     InputError
         If `data` is a path whose last part is not a name, such as ``..``.
     """
-    name = Path(os.path.abspath(data)).name
+    name = locations.readable_name(Path(os.path.abspath(data)).name)
     if not name:
         raise InputError(f"{data}: this path has no name for a data set; choose a folder inside it")
     return name
@@ -262,8 +263,16 @@ def _open(path: Path) -> Features:
         if file.attrs.get("schema") != SCHEMA:
             schema = file.attrs.get("schema", "none")
             raise ValueError(f"its schema is {schema}, and this version reads {SCHEMA}")
-        return Features(file)
+        features = Features(file)
+        if not _is_name(features.data):
+            raise ValueError(f"its data set is called '{features.data}', which is no name")
+        return features
     # HDF5 raises exceptions of many types on a damaged or foreign file.
     except Exception as error:
         file.close()
         raise InputError(f"{path}: not a features file ({error}); {MOVE_AWAY}") from error
+
+
+def _is_name(text: str) -> bool:
+    """Say whether a folder can have this name, which then is no path to any other place."""
+    return text not in ("", "..") and Path(text).name == text and "\0" not in text

@@ -17,8 +17,9 @@ def replacing(path: Path) -> Iterator[Path]:
         A name beside `path`, removed if the block raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A process number is not unique: a machine that shares the folder may have the same one.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    # A process number is not unique: a machine that shares the folder may have the same one. With
+    # the name of `path` in it, it could be longer than a file system allows.
+    temporary = path.with_name(f".{secrets.token_hex(16)}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:

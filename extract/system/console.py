@@ -1,6 +1,7 @@
 """The terminal: messages, progress bars, one-line errors, exit codes, signals."""
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ ADVICE = {
     errno.EEXIST: "a file is in the way; move it, or choose another folder with --out",
     errno.ENOTDIR: "a file is in the way; move it, or choose another folder with --out",
     errno.EROFS: "choose a folder that can be written, with --out",
+    errno.ENAMETOOLONG: "give it a shorter name",
 }
 
 
@@ -61,6 +63,12 @@ def one_line(text: object) -> str:
         else character.encode("unicode_escape", "backslashreplace").decode()
         for character in str(text)
     )
+
+
+def encodable(text: str) -> str:
+    """Escape the characters that standard output cannot show in its encoding."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def say(message: object) -> None:
@@ -103,7 +111,7 @@ def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[..
     """
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Speed(unit),
@@ -121,7 +129,7 @@ def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[..
             bar.advance(task, n)
             if name:
                 if name not in lines:
-                    lines[name] = bar.add_task(f"  {name}", total=None)
+                    lines[name] = bar.add_task(f"  {one_line(name)}", total=None)
                 bar.advance(lines[name], n)
 
         yield advance
@@ -136,6 +144,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     """
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    _prepare_encodings()
     try:
         main()
     except InputError as error:
@@ -155,6 +164,19 @@ def run(main: Callable[[], None]) -> NoReturn:
         warn("stopped; what was computed is kept, run the same command again to go on")
         sys.exit(128 + stopped.signal)
     sys.exit(0)
+
+
+def _prepare_encodings() -> None:
+    """Make the output escape what its encoding lacks, and tell if names of files are misread."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        warn(
+            f"file names are read as {encoding}, so those with letters outside ASCII are misread; "
+            "set PYTHONUTF8=1"
+        )
 
 
 @contextmanager

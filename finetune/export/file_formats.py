@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.results import Result
+from extract.system.console import one_line
 
 FORMATS = {"keras": ".keras", "onnx": ".onnx", "litert": ".tflite"}
 """The formats, each with the suffix of its files."""
@@ -36,10 +37,14 @@ def record(result: Result) -> dict[str, Any]:
 
 
 def append_record(content: bytes, result: Result) -> bytes:
-    """Add the record to Keras's archive, or as an archive at the end of any other file."""
+    """Add the record to Keras's archive, or as an archive at the end of any other file.
+
+    The record has the class names as they are. In ``labels.txt`` each has one line, whatever is in
+    it, because other tools read the file line by line.
+    """
     image = io.BytesIO(content)
     with zipfile.ZipFile(image, "a") as file:
         text = json.dumps(record(result), indent=1, ensure_ascii=False)
         file.writestr(RECORD, text + "\n")
-        file.writestr("labels.txt", "\n".join(result.class_names) + "\n")
+        file.writestr("labels.txt", "".join(f"{one_line(name)}\n" for name in result.class_names))
     return image.getvalue()

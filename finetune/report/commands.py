@@ -1,5 +1,6 @@
 """The commands that make a comparison again, from what its results recorded."""
 
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ def commands(comparison: Comparison) -> list[str]:
     Whether heads were trained with ``--balanced`` is not recorded, so the commands lack it.
     """
     features = comparison.features
-    data = shlex.quote(features.data)
+    data = _quoted(features.data)
     seed = features.attributes.get("seed", 0)
     further = [str(n) for n in SIZES[1:] if named("seconds", n) in features.attributes]
     sizes = f" --sizes {SIZE} {' '.join(further)}" if further else ""
@@ -25,6 +26,21 @@ def commands(comparison: Comparison) -> list[str]:
         else:
             lines.append(f"python -m finetune train {data} --models {_options(model)}")
     return [*lines, f"python -m finetune compare {data}"]
+
+
+def _quoted(name: str) -> str:
+    """Quote the name of a data set for a shell, on one line."""
+    if not re.match(r"\w", name):
+        name = f"./{name}"  # Otherwise it could be taken for an option, or for a user's home.
+    if name.isprintable():
+        return shlex.quote(name)
+    return "$'" + "".join(map(_escaped, name)) + "'"
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() and character not in "'\\":
+        return character
+    return "".join(f"\\{byte:03o}" for byte in character.encode())
 
 
 def _options(model: ModelRecord) -> str:

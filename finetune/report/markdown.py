@@ -64,7 +64,10 @@ def _lists(comparison: Comparison) -> dict[str, list[str]]:
 
 def escape(text: str) -> str:
     """Escape a text so that Markdown shows it as it is, on one line."""
-    return re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", one_line(text))
+    escaped = re.sub(r"([\\`*_\[\]<>|~&$#])", r"\\\1", one_line(text))
+    # At the beginning of a line, these would make a list, a rule or a block of code.
+    escaped = re.sub(r"^(\d*)([-+.)])(?=[ -]|$)", r"\1\\\2", escaped)
+    return re.sub(r"^ ", "&#32;", escaped)
 
 
 def format_table(table: tables.Table) -> str:

@@ -3,6 +3,7 @@
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -155,7 +156,10 @@ def _with_margin(size: re.Match[str]) -> str:
 def _to_svg(figure: Figure, *, prefix: str, title: str) -> str:
     text = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(text, format="svg", metadata=no_metadata, transparent=True)
+    with warnings.catch_warnings():
+        # The texts are not drawn: the browser has the letters that Matplotlib's font lacks.
+        warnings.filterwarnings("ignore", message="Glyph ")
+        figure.savefig(text, format="svg", metadata=no_metadata, transparent=True)
     svg = re.sub(r"(?s)^.*?<svg[^>]*>|<defs>\s*<style.*?</defs>", "", text.getvalue())
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}-', svg).replace("(#", f"(#{prefix}-")

@@ -3,7 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
-from extract.system.console import one_line
+from extract.system.console import encodable, one_line
 from finetune.compare.comparison import Comparison
 from finetune.compare.number_formats import decimal, duration, interval, percent
 
@@ -28,7 +28,12 @@ def terminal_table(columns: dict[str, list[str]]) -> Table:
     """Return columns as a table for the terminal, the first left-aligned."""
     table = Table(box=None, pad_edge=False)
     for place, heading in enumerate(columns):
-        table.add_column(one_line(heading), justify="right" if place else "left")
+        table.add_column(_text(heading), justify="right" if place else "left")
     for cells in zip(*columns.values(), strict=True):
-        table.add_row(*(Text(one_line(cell), no_wrap=True) for cell in cells))
+        table.add_row(*map(_text, cells))
     return table
+
+
+def _text(cell: str) -> Text:
+    """Return a cell as it is: rich would take ``[red]`` in a string for markup."""
+    return Text(encodable(one_line(cell)), no_wrap=True)

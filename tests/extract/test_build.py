@@ -14,7 +14,7 @@ from extract.photos import decode
 from extract.store import features_file
 from extract.vgg16.recipe import TAPS, named
 from tests import stand_in
-from tests.conftest import MakePhotos, picture, write_photos
+from tests.conftest import HOSTILE, MakePhotos, picture, write_photos
 from tests.test_crashes import contents
 
 OTHER_RECIPE = "from extract.vgg16 import recipe; recipe.PIXELS = 'otherwise'"
@@ -485,3 +485,20 @@ def test_class_that_is_too_small_is_refused_before_anything_is_computed(
     done, given = stand_in.run(photos({"cats": 6, "dogs": 2}), out)
     assert (done.code, given) == (2, 0)
     assert "class 'dogs' has 2 distinct usable photos" in done.err
+
+
+def test_any_name_is_kept_in_the_file_and_shown_on_one_line(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    names = [name.replace("/", "∕") for name in HOSTILE]  # noqa: RUF001
+    root = photos(dict.fromkeys(names, 3))
+    for name in names:
+        (root / name / "000.png").rename(root / name / f"{name}.png")
+        (root / name / f"{name}.txt").write_text("no image")
+    done, _ = stand_in.run(root, out, before="import sys; sys.stdout.reconfigure(encoding='ascii')")
+    assert done.code == 0, done.err
+    assert all(line.isprintable() for line in f"{done.out}{done.err}".split("\n"))
+    with features_file.open(path) as features:
+        assert features.class_names == sorted(names)
+        assert {f"{name}/{name}.png" for name in names} <= set(features.paths)
+        assert [name for name, _ in features.skipped] == sorted(f"{n}/{n}.txt" for n in names)

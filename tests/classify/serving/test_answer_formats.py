@@ -3,11 +3,16 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from classify.serving.answer_formats import Predicted, as_csv, as_json, as_text
 from classify.serving.model import Answer
+from extract.system.console import one_line
+from tests.conftest import HOSTILE
 
 RESULT: Any = SimpleNamespace(model="svm", data="pets")
 ODD = Answer('a,"b"\n.png', [("x;y", 0.75), ("z", 0.25)], True)
@@ -19,10 +24,48 @@ def test_text_has_a_line_per_photo() -> None:
     assert lines == ["p: unsure: b 50.0%", 'a,"b"\\n.png: x;y 75.0%']
 
 
-def test_csv_holds_any_name() -> None:
+def test_csv_has_a_row_per_photo() -> None:
     rows = list(csv.reader(io.StringIO(as_csv(Predicted(RESULT, [ODD], []), top=2))))
     assert rows[0] == ["path", "sure", "class_1", "probability_1", "class_2", "probability_2"]
-    assert rows[1] == ['a,"b"\n.png', "true", "x;y", "0.750000", "z", "0.250000"]
+    assert rows[1] == ['a,"b"\\n.png', "true", "x;y", "0.750000", "z", "0.250000"]
+
+
+FORMULAS = ["-a.png", "+1", "@x", " =1", "\t=1", "\r=1", "＝1", "x; @y", "'=1", "\\x3d1"]  # noqa: RUF001
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_no_name_is_a_formula_in_csv_and_every_name_can_be_read_back(encoding: str) -> None:
+    names = [*HOSTILE, *FORMULAS]
+    found = Predicted(RESULT, [Answer(name, [(name, 1.0)], True) for name in names], [])
+    text = as_csv(found, top=1).encode(encoding, "backslashreplace").decode(encoding)
+    # Spreadsheets take the comma or the semicolon for the separator.
+    for separator in (",", ";"):
+        for cells in csv.reader(io.StringIO(text), delimiter=separator):
+            assert not [cell for cell in cells if cell.lstrip().startswith(tuple("=+-@＝"))]  # noqa: RUF001
+    assert all(line.isprintable() for line in text.split("\n"))
+    paths, _, classes, _ = zip(*list(csv.reader(io.StringIO(text)))[1:], strict=True)
+    assert read_back(paths) == names
+    assert read_back(classes) == names
+
+
+def read_back(cells: Sequence[str]) -> list[str]:
+    """Do what docs/cli.md says."""
+    return [cell.encode("latin-1", "backslashreplace").decode("unicode_escape") for cell in cells]
+
+
+def test_standard_input_is_a_minus_sign_in_csv() -> None:
+    text = as_csv(Predicted(RESULT, [Answer("-", [("a", 1.0)], True)], []), top=1)
+    assert text.splitlines()[1] == "-,true,a,1.000000"
+
+
+def test_json_is_valid_in_any_encoding() -> None:
+    answers = [Answer(name, [(name, 1.0)], True) for name in HOSTILE]
+    text = as_json(Predicted(RESULT, answers, [(HOSTILE[-1], "no image")]), top=1)
+    record = json.loads(text.encode("ascii"))
+    assert all(line == one_line(line) for line in text.split("\n"))
+    assert [photo["path"] for photo in record["photos"]] == HOSTILE
+    assert [name for photo in record["photos"] for name in photo["probabilities"]] == HOSTILE
+    assert record["skipped"][0]["path"] == HOSTILE[-1]
 
 
 def test_json_has_the_answers_and_what_was_skipped() -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ from classify.serving import web
 from classify.serving.model import Model
 from classify.serving.web import TrainingPhotos
 from extract.compute.pipeline import LoadedPhoto
-from extract.system.console import InputError
+from extract.system.console import InputError, one_line
 from tests import browser, synthetic
-from tests.conftest import picture, png_header, write_photos
+from tests.conftest import HOSTILE, picture, png_header, write_photos
 
 
 class Red:
@@ -39,13 +40,17 @@ class Red:
 
 @pytest.fixture
 def app(tmp_path: Path) -> Flask:
-    write_photos(tmp_path / "pets", {"cats": 3, "dogs": 3})
+    return made(tmp_path, "cats", "dogs")
+
+
+def made(tmp_path: Path, *classes: str) -> Flask:
+    write_photos(tmp_path / "pets", dict.fromkeys(classes, 3))
     paths = sorted(p.relative_to(tmp_path / "pets").as_posix() for p in tmp_path.rglob("*.png"))
     pixels = [np.asarray(Image.open(tmp_path / "pets" / path)) for path in paths]
     vectors = web._unit(np.array([p.mean(axis=(0, 1)) for p in pixels], np.float32))
     names = [path.split("/")[0] for path in paths]
     result: Any = type("Result", (), {})()
-    result.model, result.data, result.class_names = "svm", "<pets>", ["cats", "dogs"]
+    result.model, result.data, result.class_names = "svm", "<pets>\u202e", classes
     result.metrics = {"accuracy": 0.75}
 
     def probabilities(items: list[LoadedPhoto]) -> np.ndarray:
@@ -140,9 +145,17 @@ def test_other_requests_are_refused(client: FlaskClient, tmp_path: Path) -> None
 
 def test_names_are_shown_as_text_and_nothing_comes_from_other_sites(client: FlaskClient) -> None:
     answer = client.get("/")
-    assert "svm, trained on &lt;pets&gt;" in answer.text
+    assert answer.text.count("svm, trained on &lt;pets&gt;\\u202e<") == 2
     assert "http" not in answer.text
     assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+
+
+def test_names_in_an_answer_can_be_shown(tmp_path: Path) -> None:
+    names = [name for name in HOSTILE if "/" not in name and not name.isprintable()][:2]
+    found = send(made(tmp_path, *names).test_client(), png(204))[1]
+    assert {name for name, _ in found["probabilities"]} == {one_line(name) for name in names}
+    assert {one["name"] for one in found["similar"]} == {one_line(name) for name in names}
+    assert all(one["path"].startswith(f"{one['name']}/") for one in found["similar"])
 
 
 def test_twenty_at_once_are_all_answered_and_far_more_are_told_to_wait(
@@ -173,6 +186,17 @@ def test_it_listens_on_this_machine_only(app: Flask) -> None:
     server.server_close()
     with socket.create_server(("127.0.0.1", server.port)):
         pass
+
+
+def test_the_log_shows_a_request_as_it_came(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    address, path = urlsplit(url), "/%1b[31m%e2%80%ae\x9b"
+    with caplog.at_level("INFO", "werkzeug"):
+        with socket.create_connection((address.hostname, address.port)) as sent:
+            sent.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode("latin-1"))
+            assert b"404" in sent.recv(1000)
+        while not caplog.messages:
+            pass
+    assert rf'"GET {path[:-1]}\x9b HTTP/1.0" 404' in caplog.messages[0]
 
 
 def test_the_training_photos_of_a_features_file_are_read(tmp_path: Path) -> None:

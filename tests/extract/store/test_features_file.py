@@ -397,6 +397,10 @@ def with_a_group_for_the_labels(file: h5py.File) -> None:
     file.create_group("label")
 
 
+def with_the_name(name: str) -> Callable[[Path], None]:
+    return edited(lambda file: file.attrs.__setitem__("data", name))
+
+
 UNFIT = [
     as_text,
     as_truncated,
@@ -410,6 +414,8 @@ UNFIT = [
     edited(with_numbers_for_the_classes),
     edited(with_a_group_for_the_labels),
     edited(without_a_tap),
+    # Results are written to runs/<data>, which must not lie anywhere else.
+    *map(with_the_name, ("../x", "..", ".", "", "a/b", "/x")),
 ]
 
 
@@ -421,6 +427,12 @@ def test_any_other_file_is_an_input_error(damage: Callable[[Path], None], tmp_pa
         features_file.open(path)
     assert str(path) in str(refused.value)
     assert features_file.MOVE_AWAY in str(refused.value)
+
+
+def test_a_data_set_whose_name_is_not_utf8_has_a_name_that_can_be_stored() -> None:
+    name = features_file.name_of(os.fsdecode(b"photos/n\xff"))
+    assert name == r"n\udcff"
+    assert features_file.name_of(name) == name
 
 
 def test_missing_file_says_what_to_run(tmp_path: Path) -> None:

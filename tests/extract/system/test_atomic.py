@@ -23,6 +23,12 @@ def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
+def test_a_file_may_have_the_longest_name(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    atomic.write_text(path, "new")
+    assert path.read_text() == "new"
+
+
 def test_folder_is_created(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.bin"
     atomic.write_bytes(path, b"\0\1")

@@ -1,16 +1,20 @@
 import errno
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from extract.system import console
 from extract.system.console import InputError, Stopped, count, one_line, progress, say, warn
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, HOSTILE
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,52 @@ def test_say_and_warn_write_one_line_to_their_stream(capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("said\\nin\\udce9\n", "warned\\nof\n")
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_an_encoding_that_lacks_a_character_escapes_it(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = {name: io.BytesIO() for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(stream, encoding))
+
+    def main() -> None:
+        for name in HOSTILE:
+            say(name)
+            Console().print(Text(one_line(f"╭{name}…")), soft_wrap=True)
+        raise InputError(HOSTILE[-1])
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == console.UNUSABLE
+    out = streams["stdout"].getvalue().decode(encoding).splitlines()
+    shown = [
+        one_line(name).encode(encoding, "backslashreplace").decode(encoding) for name in HOSTILE
+    ]
+    assert out[::2] == shown
+    assert all(name in line for name, line in zip(shown, out[1::2], strict=True))
+    assert streams["stderr"].getvalue().decode(encoding) == f"error: {shown[-1]}\n"
+
+
+def test_misread_file_names_are_told(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "iso8859-1")
+    with pytest.raises(SystemExit):
+        run(lambda: None)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("file names are read as iso8859-1")
+    assert "PYTHONUTF8=1" in line
+
+
+def test_a_bar_shows_the_name_of_a_worker_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    terminal = Console(file=shown, force_terminal=True, width=200)
+    monkeypatch.setattr(console, "Console", lambda **_: terminal)
+    with progress("VGG16", 1, unit="photos") as advance:
+        advance(1, "[red]a[/] \u202e")
+    assert r"  [red]a[/] \u202e" in shown.getvalue()
+
+
 def test_count() -> None:
     assert count(1, "photo") == "1 photo"
     assert count(0, "photo") == "0 photos"
@@ -53,17 +103,21 @@ def test_progress_is_silent_when_not_on_a_terminal(capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "")
 
 
-def run(raised: BaseException | None) -> None:
-    def main() -> None:
-        if raised:
-            raise raised
-
+def run(main: Callable[[], None]) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         console.run(main)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def raising(error: BaseException | None) -> Callable[[], None]:
+    def main() -> None:
+        if error:
+            raise error
+
+    return main
 
 
 @pytest.mark.parametrize(
@@ -88,6 +142,11 @@ def run(raised: BaseException | None) -> None:
             2,
             ["error: /x: Not a directory", "--out"],
         ),
+        (
+            OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "x.h5"),
+            2,
+            ["error: x.h5: File name too long: give it a shorter name"],
+        ),
         (Stopped(signal.SIGINT), 130, ["stopped", "again"]),
         (Stopped(signal.SIGTERM), 143, ["stopped", "again"]),
     ],
@@ -99,7 +158,7 @@ def test_run_reports_an_error_in_one_line(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run(raised)
+        run(raising(raised))
     assert stopped.value.code == code
     out, err = capfd.readouterr()
     assert out == ""
@@ -113,7 +172,7 @@ def test_run_reports_an_error_in_one_line(
 )
 def test_defect_keeps_its_traceback(raised: Exception) -> None:
     with pytest.raises(type(raised), match="a defect"):
-        run(raised)
+        run(raising(raised))
 
 
 PROGRAM = """

@@ -1,5 +1,6 @@
 """An exported file gives the probabilities of its model without needing this project."""
 
+import io
 import json
 import subprocess
 import sys
@@ -22,13 +23,13 @@ from classify.serving.model import Model, load_head, load_model
 from extract.compute.pipeline import LoadedPhoto
 from extract.photos import decode
 from extract.store import features_file
-from extract.system.console import InputError
+from extract.system.console import InputError, one_line
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import TAPS
 from finetune.export import keras_format, litert_format, model_file, onnx_format
-from finetune.export.file_formats import RECORD, ExportedFunction
+from finetune.export.file_formats import RECORD, ExportedFunction, append_record
 from tests import synthetic
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, HOSTILE
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,14 @@ def test_keras_and_litert_files_agree_with_the_head(house: Path, vgg16_weights: 
             record = json.loads(file.read(RECORD))
             assert file.read("labels.txt").decode().split() == record["class_names"]
         assert record["class_names"] == ["cats", "dogs"]
+
+
+def test_every_class_has_one_line_in_the_labels(house: Path) -> None:
+    names = [*HOSTILE, "a\x0bb\u2028c\x85d"]
+    result = replace(results.load(house / "runs/pets/logistic"), class_names=names)
+    with zipfile.ZipFile(io.BytesIO(append_record(b"", result))) as file:
+        assert file.read("labels.txt").decode().splitlines() == [one_line(name) for name in names]
+        assert json.loads(file.read(RECORD))["class_names"] == names
 
 
 def test_an_exported_network_takes_photos_of_any_size(house: Path) -> None:

@@ -1,9 +1,11 @@
+import subprocess
 from pathlib import Path
 
 import numpy as np
 
 from finetune.compare.comparison import compare
 from finetune.report.commands import commands
+from tests.conftest import HOSTILE
 from tests.synthetic_results import fake_features, save
 
 
@@ -29,3 +31,19 @@ def test_commands_repeat_and_quote_the_options_that_were_given(tmp_path: Path) -
         "--taps a 'b c'",
         "python -m finetune compare 'my photos'",
     ]
+
+
+def test_a_shell_reads_the_name_of_a_data_set_as_it_is(tmp_path: Path) -> None:
+    names = [name for name in [*HOSTILE, "--help", "~root", "*"] if "/" not in name]
+    lines = []
+    for i, name in enumerate(names):
+        features = fake_features(["a", "b"], data=name)
+        lines.append(
+            commands(compare(features, [save(tmp_path / str(i), features, "svm", [0])]))[-1]
+        )
+    assert all(line.isprintable() for line in lines)
+    quoted = [line.removeprefix("python -m finetune compare ") for line in lines]
+    script = f"printf '%s\\0' {' '.join(quoted)}"
+    read = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout
+    assert [word.removeprefix("./") for word in read.decode().split("\0")[:-1]] == names
+    assert not [word for word in read.decode().split("\0") if word.startswith(("-", "~"))]

@@ -2,11 +2,14 @@ import re
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
+from extract.system.console import one_line
 from finetune.compare.comparison import Comparison
 from finetune.report.json_record import json_record
 from finetune.report.markdown import escape, markdown
-from tests.synthetic_results import HOSTILE, comparison, fake_features, five
+from tests.conftest import HOSTILE
+from tests.synthetic_results import comparison, fake_features, five
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +31,17 @@ def test_markdown_table_survives_hostile_names(tmp_path: Path) -> None:
     assert "<i>" not in text.replace("\\<i\\>", "")
     assert "- \\<img src=x\\>\\|.jpg: \\`\\|\\\\n\\# no" in text
     table = rows_of(text)[:4]
-    assert {len(cells) for cells in table} == {6}
+    assert {len(cells) for cells in table} == {7}
     assert table[2][:2] == ["a\\|b\\\\n\\| c", "95.0% (76.4% to 99.1%)"]
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "- a", "+", "1. a", "2)", "---", "     code", "#a"])
+def test_markdown_shows_a_name_as_it_is(name: str) -> None:
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(f"- {escape(name)}\n")
+    assert [token.type for token in tokens].count("list_item_open") == 1
+    (inline,) = [token for token in tokens if token.type == "inline"]
+    assert {child.type for child in inline.children or ()} == {"text"}
+    assert inline.children[0].content == one_line(name)  # type: ignore[index]
 
 
 def test_markdown_holds_every_part(found: Comparison) -> None:

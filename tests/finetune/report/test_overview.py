@@ -32,6 +32,19 @@ def test_ranks_are_means_among_the_models_that_all_have(several: list[Comparison
     assert list(overview.mean_ranks(several)) == ["y", "x"]
 
 
+def test_names_of_data_sets_and_models_are_no_markup_in_the_terminal(tmp_path: Path) -> None:
+    models = {"[red]svm": [0], ":smile: [bold]x": [0]}
+    found = [
+        comparison(tmp_path / str(i), fake_features(["a", "b"], data=f"[{i}]\x1b"), **models)
+        for i in range(2)
+    ]
+    text = io.StringIO()
+    Console(file=text, width=100).print(overview.overview_table(found))
+    heading, *rows = text.getvalue().splitlines()
+    assert all(name in heading for name in models)
+    assert [row.split()[0] for row in rows] == ["[0]\\x1b", "[1]\\x1b", "mean"]
+
+
 def test_no_model_in_common_has_no_ranks(several: list[Comparison], tmp_path: Path) -> None:
     other = comparison(tmp_path / "o", fake_features(["a", "b"], data="other"), w=[0])
     assert overview.mean_ranks([several[0], other]) == {}

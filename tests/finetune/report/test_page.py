@@ -22,6 +22,7 @@ from sklearn.metrics import (
 )
 
 from classify import results
+from extract.system.console import one_line
 from finetune.compare.comparison import Comparison, compare
 from finetune.compare.mistakes import SHOWN_PER_MODEL
 from finetune.compare.number_formats import interval
@@ -29,9 +30,9 @@ from finetune.compare.significance import bootstrap_intervals
 from finetune.compare.suspects import LabelCheck, Suspect
 from finetune.report import page
 from tests import browser
-from tests.conftest import picture
+from tests.conftest import HOSTILE, picture
 from tests.finetune.report.parsed_page import Page
-from tests.synthetic_results import HOSTILE, MODELS, comparison, fake_features, five, save
+from tests.synthetic_results import MODELS, comparison, fake_features, five, save
 
 
 @pytest.fixture(scope="module", params=[2, 102])
@@ -215,16 +216,18 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     )
     features.data = '"><script>'
     features.paths = [f"{HOSTILE[0]}/{path}" for path in features.paths]
-    runs = {"<b>$\\frac$|": [0], "_svm_": [0, 1, 2]}
+    runs = {"<b>$\\frac$|日本": [0], "_svm_": [0, 1, 2]}
     found = comparison(tmp_path, features, **runs)
     found = replace(found, label_check=LabelCheck("svm", 9, [Suspect(0, 0, 4, 0.1, 0.9)]))
-    text = page.page(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = page.page(found)
     shown = Page(text)
     assert not {"img", "b"} & set(shown.tags)
     assert shown.tags.count("script") == 1
     assert "alert(1)" not in re.findall(r"(?s)<script>(.*?)</script>", text)[-1]
     assert "onerror" not in [name for _, name, _ in shown.attributes]
-    names = [name.replace("\n", "\\n") for name in HOSTILE]
+    names = [one_line(name) for name in HOSTILE]
     assert shown.tables["matrix-0"][0][1:] == names
     assert [row[0] for row in shown.tables["photos"][1:]] == names
     assert shown.tables["skipped"][1][0] == "<img src=x onerror=alert(1)>\\u202e.jpg"
@@ -284,7 +287,7 @@ def test_ten_thousand_photos_make_less_than_five_megabytes(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
-    """Compare five models of 13 classes, some with hostile names, and write the page."""
+    """Compare five models of 19 classes, some with hostile names, and write the page."""
     folder = tmp_path_factory.mktemp("written")
     found = five(folder, [*HOSTILE, *(f"class {i}" for i in range(8))], test=130)
     path = folder / "index.html"
@@ -315,7 +318,7 @@ def test_a_browser_shows_it_without_a_request(written: tuple[Comparison, Path]) 
         seen = browser.visit(chromium, path.as_uri(), width=1280, scripts=False)
         assert seen.requests == [path.as_uri()]
         assert seen.complaints == []
-        assert seen.page.locator("#recalls tbody tr").count() == 13
+        assert seen.page.locator("#recalls tbody tr").count() == 19
 
 
 @browser.needed
@@ -344,7 +347,7 @@ def test_a_browser_sorts_and_filters_the_tables(written: tuple[Comparison, Path]
             assert column("cost", 2)[-2:] == ["—", "—"]
         press("cost", 0)
         assert column("cost", 0) == sorted(total)
-        assert len(column("recalls", 0)) == 13
+        assert len(column("recalls", 0)) == 19
         seen.page.get_by_role("searchbox").first.fill("CLASS 7")
         assert column("recalls", 0) == ["class 7"]
         assert seen.requests == [path.as_uri()]
