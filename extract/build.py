@@ -89,12 +89,17 @@ def build(data: str, options: Options) -> None:
         If the photos do not make a data set, or something that is needed cannot be found.
     """
     sizes = _ordered(options.sizes)
-    path = features_file.file_of(data, options.out)
-    published = _attributes(path)
     root, found = _list_photos(data, options)
+    path = features_file.path_of(features_file.name_of(data), options.out)
     with lock.held(shards.cache_of(options.out) / "lock"):
+        published = _attributes(path)
+        moved = bool(published) and not datasets.lies_at(data, published["root"])
+        if moved:
+            _refuse_another(path, root, found)
         jobs = _jobs(root, sizes, options)
         images = Images(_hash(root, found, options))
+        if moved:
+            _refuse_another(path, root, found, images.digests)
         # A class that is too small is refused here, before hours of computing.
         splits.members(found.class_names, *plan.columns(found.photos, images))
         pairs = None
@@ -140,12 +145,48 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 def _list_photos(data: str, options: Options) -> tuple[Location, Scan]:
-    root = datasets.locate(data)
+    root, name = datasets.locate(data), features_file.name_of(data)
+    _keep_out(data, options)
     exclude = () if options.background else (datasets.BACKGROUND,)
     found = scan.labelled_photos(root, exclude=exclude)
     classes = count(len(found.class_names), "class", "classes")
-    say(f"{features_file.name_of(data)}: {count(len(found.photos), 'file')} in {classes} at {root}")
+    say(f"{name}: {count(len(found.photos), 'file')} in {classes} at {root}")
     return root, found
+
+
+def _refuse_another(
+    path: Path, root: Location, found: Scan, digests: Mapping[str, str] | None = None
+) -> None:
+    """Refuse photos that are not those of the published file, as those of a moved folder are.
+
+    Parameters
+    ----------
+    path : Path
+        The published file, whose photos were in another folder.
+    root : Path or UPath
+    found : Scan
+    digests : mapping of path to digest, or None
+        None compares only paths and classes, which takes no time.
+    """
+    with features_file.open(path) as features:
+        skipped = {name for name, _ in features.skipped}
+        names = [features.class_names[label] for label in features.labels]
+        published = {
+            name: (class_name, digest if digests is not None else None)
+            for name, class_name, digest in zip(
+                features.paths, names, features.digests, strict=True
+            )
+        }
+        here = {
+            photo.path: (photo.class_name, digests.get(photo.path) if digests is not None else None)
+            for photo in found.photos
+            if photo.path not in skipped
+        }
+        if here != published:
+            advice = ", which has other photos: "
+            raise features_file.another_root(path, features.root, str(root), advice)
+    if digests is not None:
+        say(f"{path}: its photos have moved from {features.root} to {root}")
 
 
 def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
@@ -174,9 +215,34 @@ def _make_ready(folder: Path, cache: Location | None) -> None:
 
 
 def _make_writable(folder: Path, option: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        problem = f"cannot be created ({error.strerror})"
+        raise InputError(f"{folder}: {problem}; choose another folder with {option}") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder}: no permission to write; choose another folder with {option}")
+
+
+def _keep_out(data: str, options: Options) -> None:
+    """Refuse a folder for results inside the photos, where the next run would take it for a class.
+
+    What lies directly beside the class folders is known by its name.
+    """
+    photos = datasets.folder_of(data)
+    if photos is None:
+        return
+    real = Path(os.path.realpath(photos))
+    for folder, option in ((options.out, "--out"), (options.cache, "--cache")):
+        if not isinstance(folder, Path):
+            continue
+        place = Path(os.path.realpath(folder))
+        inside = place.is_relative_to(real) and place != real
+        if inside and not scan.is_clutter(place.relative_to(real).parts[0]):
+            raise InputError(
+                f"{folder}: inside DATA ({photos}) it would be taken for a class; choose a folder "
+                f"outside with {option}"
+            )
 
 
 def _index(options: Options) -> Path:

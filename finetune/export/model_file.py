@@ -134,7 +134,7 @@ def _photos_to_compare(
 ) -> tuple[Location, list[str]]:
     """Return the root and the paths of some readable photos, evenly chosen from all of them."""
     if photos is None:
-        with features_file.open(features_file.file_of(result.data, out)) as features:
+        with features_file.open(features_file.path_of(result.data, out)) as features:
             root: Location = locations.location(str(features.attributes["root"]))
         paths = results.load_predictions(run).paths
     else:
