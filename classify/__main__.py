@@ -18,7 +18,7 @@ from classify.serving import HOST, PORT, answer_formats, model, predict
 from extract import options
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.store import features_file, shards
-from extract.system import console
+from extract.system import atomic, console
 from extract.system.console import say
 
 
@@ -88,6 +88,7 @@ def _train(given: argparse.Namespace) -> None:
         features_file.open_data_set(given.data, given.out) as features,
         ray_backend.parallel_on(given.on),
     ):
+        atomic.make_writable(results.runs_of(features.data, given.out), "--out")
         measurement = Measurement(given.heads, given.repeats, given.seed, given.balanced)
         if given.protocol:
             protocols.report_per_class(

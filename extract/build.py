@@ -18,7 +18,7 @@ from extract.photos.scan import Scan
 from extract.plan import Plan
 from extract.store import features_file, features_writer, shards
 from extract.store.features_file import Row
-from extract.system import console, lock, provenance
+from extract.system import atomic, console, lock, provenance
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location, readable_name
 from extract.vgg16 import weights
@@ -206,22 +206,12 @@ def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
 
 def _make_ready(folder: Path, cache: Location | None) -> None:
     """Create the folders, and remove what a killed run left where only this program writes."""
-    _make_writable(folder, "--out")
+    atomic.make_writable(folder, "--out")
     if isinstance(cache, Path):
-        _make_writable(cache / folder.name, "--cache")
+        atomic.make_writable(cache / folder.name, "--cache")
     # Unfinished shards, downloaded weights and features files.
     for parent in (folder, folder.parent, folder.parent.parent):
         shards.sweep(parent)
-
-
-def _make_writable(folder: Path, option: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        problem = f"cannot be created ({error.strerror})"
-        raise InputError(f"{folder}: {problem}; choose another folder with {option}") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder}: no permission to write; choose another folder with {option}")
 
 
 def _keep_out(data: str, options: Options) -> None:

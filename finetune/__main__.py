@@ -10,7 +10,7 @@ from classify import results
 from extract import options
 from extract.options import at_least
 from extract.store import features_file
-from extract.system import console
+from extract.system import atomic, console
 from extract.system.console import say, warn
 from finetune.compare.comparison import Comparison, compare_data_set
 from finetune.export.file_formats import FORMATS
@@ -135,6 +135,7 @@ def _train(chosen: argparse.Namespace) -> None:
             if not chosen.again and request.is_done(features):
                 say(f"{request.folder(features)}: nothing to do (--again trains it again)")
                 continue
+            atomic.make_writable(results.runs_of(features.data, chosen.out), "--out")
             # Importing Keras takes seconds, and there may be nothing to do.
             from finetune.train import run
 

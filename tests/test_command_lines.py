@@ -79,6 +79,16 @@ def test_another_folder_of_the_same_name_is_refused_and_nothing_written(
     assert sorted(out.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("package", "words"), [(classify, ()), (finetune, ("train",))])
+def test_a_file_where_results_go_is_refused_before_training(
+    package: ModuleType, words: tuple[str, ...], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (out / "runs").touch()
+    monkeypatch.setattr(sys, "argv", ["onepass", *words, "photos", "--out", str(out)])
+    with pytest.raises(InputError, match="runs/photos: cannot be created .*; choose .* --out"):
+        package.main()
+
+
 @pytest.mark.parametrize("data", ["A/photos", "A/photos/", "photos", "out/features/photos.h5"])
 def test_a_model_is_found_by_its_name_and_its_data_set(
     data: str, out: Path, monkeypatch: pytest.MonkeyPatch

@@ -61,6 +61,8 @@ def write(
         If the model cannot be exported, there is no photo to compare on, or the file's
         probabilities differ from the original's.
     """
+    if photos is not None and not photos.is_dir():
+        raise InputError(f"{photos}: no such folder; name a folder of photos with --photos")
     cache = shards.cache_of(out)
     model = load_model(run, cache=cache, weights_file=weights_file)
     root, paths = _photos_to_compare(run, model.result, out, photos)

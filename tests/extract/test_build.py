@@ -194,6 +194,17 @@ def test_results_inside_the_photos_are_refused_where_they_would_become_a_class(
         assert not out.exists()
 
 
+def test_photos_of_a_folder_whose_name_begins_with_a_dot_stay_in_the_cache(
+    photos: MakePhotos, out: Path
+) -> None:
+    root = photos(name=".pets")
+    stand_in.run(root, out)
+    assert stand_in.upkeep("gc", out).code == 0
+    (out / "features/.pets.h5").unlink()
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 0), done.err
+
+
 # Sizes
 
 

@@ -88,6 +88,11 @@ def run(raised: BaseException | None) -> None:
             2,
             ["error: /x: Not a directory", "--out"],
         ),
+        (
+            OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "x"),
+            2,
+            ["error: x: File name too long", "shorter"],
+        ),
         (Stopped(signal.SIGINT), 130, ["stopped", "again"]),
         (Stopped(signal.SIGTERM), 143, ["stopped", "again"]),
     ],
