@@ -85,7 +85,7 @@ def test_a_file_where_results_go_is_refused_before_training(
 ) -> None:
     (out / "runs").touch()
     monkeypatch.setattr(sys, "argv", ["onepass", *words, "photos", "--out", str(out)])
-    with pytest.raises(InputError, match="runs/photos: cannot be created .*; choose .* --out"):
+    with pytest.raises(InputError, match=r"runs/photos: cannot be created .*; choose .* --out"):
         package.main()
 
 

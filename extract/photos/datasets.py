@@ -153,7 +153,7 @@ def _prepare(name: str, root: Path) -> None:
 def _problem(data: str, root: Path) -> str:
     """Say why there are no photos at `root`, and what to give instead."""
     if root.is_file() and (zipfile.is_zipfile(root) or tarfile.is_tarfile(root)):
-        return "an archive; unpack it and give the folder"
+        return "not a folder but an archive; unpack it and give the folder"
     bare = data.strip("'\" ")
     if bare != data and os.path.isdir(bare):
         return f"no such folder; the folder {bare} exists, so leave out the quotes or spaces"

@@ -331,9 +331,7 @@ def _open(path: Path) -> Features:
     except PermissionError as error:
         raise InputError(f"{path}: no permission to read it; grant it") from error
     except IsADirectoryError as error:
-        raise InputError(
-            f"{path}: a folder, not a features file; move it, or name another"
-        ) from error
+        raise InputError(f"{path}: a folder, not a features file; {MOVE_AWAY}") from error
     except OSError as error:
         raise InputError(f"{path}: damaged or not HDF5; {MOVE_AWAY}") from error
     except ValueError as error:

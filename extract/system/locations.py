@@ -101,10 +101,11 @@ def typed(text: str) -> str:
     if match := FILE_URL.match(text):
         return _path_in(text, match)
     if (match := WINDOWS_PATH.fullmatch(text)) and not os.path.lexists(text):
-        drive, path = (match["drive"] or "x").lower(), (match["path"] or "").replace("\\", "/")
-        raise InputError(
-            f"{text} is a Windows path; give it as WSL does, such as /mnt/{drive}/{path}"
+        drive, rest = match["drive"], (match["path"] or "").replace("\\", "/")
+        here = (
+            f"is /mnt/{drive.lower()}/{rest}" if drive else "is below a folder that you mount it on"
         )
+        raise InputError(f"{text} is a Windows path; in WSL, it {here}")
     return text if is_url(text) else os.path.expanduser(text)
 
 

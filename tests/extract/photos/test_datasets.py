@@ -456,7 +456,7 @@ def test_a_built_in_data_set_is_the_same_in_every_checkout(
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        ("photos.zip", "photos.zip: an archive; unpack it and give the folder"),
+        ("photos.zip", "photos.zip: not a folder but an archive; unpack it and give the folder"),
         ("'pets'", "'pets': no such folder; the folder pets exists, so leave out the quotes"),
         ("pets ", "pets : no such folder; the folder pets exists, so leave out the quotes"),
         ("photo.png", "photo.png: not a folder; DATA is one of chess, "),

@@ -480,6 +480,8 @@ def test_a_data_set_is_opened_by_name_by_path_and_by_its_file(
 def test_a_file_is_refused_if_its_results_would_replace_those_of_another_data_set(
     tmp_path: Path,
 ) -> None:
+    for name in ("out", "same", "moved", "other"):
+        (tmp_path / name).mkdir()
     path = published(tmp_path / "out", "a", "b", root="/A/pets")
     same = published(tmp_path / "same", "a", "b", root="/A/pets", data_digest="e" * 64)
     moved = published(tmp_path / "moved", "a", "b", root="/B/pets")

@@ -472,9 +472,9 @@ def test_paths_and_urls_are_read_as_people_mean_them(
         ("file://server/a", "names the machine 'server'; "),
         (
             "C:\\my photos\\cats",
-            "a Windows path; give it as WSL does, such as /mnt/c/my photos/cats",
+            "a Windows path; in WSL, it is /mnt/c/my photos/cats",
         ),
-        ("d:/photos", "a Windows path; give it as WSL does, such as /mnt/d/photos"),
+        ("d:/photos", "a Windows path; in WSL, it is /mnt/d/photos"),
         ("\\\\server\\photos", "a Windows path; "),
     ],
 )

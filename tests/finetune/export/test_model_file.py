@@ -196,5 +196,5 @@ def test_a_tap_of_zeros_gives_probabilities_and_not_nan(
 
 
 def test_photos_to_compare_on_must_be_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere: no such folder; .* --photos"):
+    with pytest.raises(InputError, match=r"nowhere: no such folder; .* --photos"):
         model_file.write(tmp_path, to="onnx", out=tmp_path, photos=tmp_path / "nowhere")
