@@ -230,8 +230,8 @@ def _keep_out(data: str, options: Options) -> None:
         inside = place.is_relative_to(real) and place != real
         if inside and not scan.is_clutter(place.relative_to(real).parts[0]):
             raise InputError(
-                f"{folder}: inside DATA ({photos}) it would be taken for a class; choose a folder "
-                f"outside with {option}"
+                f"{folder.absolute()}: inside DATA ({photos}) it would be taken for a class; "
+                f"choose a folder outside with {option}"
             )
 
 

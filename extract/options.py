@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where to find help, then exit."""
-        if message.startswith("unrecognized arguments"):
+        if message.startswith("unrecognized arguments: ") and ": -" not in message:
             message += "; a path that contains spaces needs quotes"
         line = console.one_line(f"error: {message}; see {self.prog} --help")
         self.exit(console.UNUSABLE, f"{line}\n")

@@ -33,7 +33,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         (["chess", "--seed", "4294967296"], "--seed: 4294967296 is more than 4294967295"),
         (["chess", "--seed", "x"], "--seed: invalid whole_number value: 'x'"),
         (["chess", "--engine", "abacus"], "--engine: invalid choice: 'abacus'"),
-        (["chess", "--unknown"], "--unknown"),
+        (["chess", "--unknown"], "unrecognized arguments: --unknown; see python -m extract"),
         (["my", "photos"], "unrecognized arguments: photos; a path that contains spaces needs"),
         ([""], "DATA: it is empty"),
         (["C:\\photos"], "DATA: C:\\photos is a Windows path"),
