@@ -294,7 +294,7 @@ def another_root(path: Path, root: str, given: str, advice: str) -> InputError:
     """Return the error that two data sets would be stored under the same name."""
     return InputError(
         f"{path} belongs to {root}, and DATA is {given}{advice}rename one of the two folders, or "
-        "choose another OUT (--out) for one of them"
+        "choose another OUT (--out) for one of them; or move this file away, if it is not needed"
     )
 
 

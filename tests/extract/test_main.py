@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import pytest
 
@@ -101,6 +102,8 @@ def again(first: Run, tmp_path: Path) -> Run:
     """Return a copy of the photos and features of the first run, to change."""
     shutil.copytree(first.photos, tmp_path / "pets")
     shutil.copytree(first.out / "features", tmp_path / "features")
+    with h5py.File(tmp_path / "features/pets.h5", "r+") as file:
+        file.attrs["root"] = str(tmp_path / "pets")
     return Run(tmp_path / "pets", tmp_path, first.done)
 
 
@@ -218,8 +221,6 @@ def test_nothing_is_left_but_the_file_and_the_cache(first: Run) -> None:
 
 
 def test_second_run_has_nothing_to_do_and_needs_no_keras(again: Run, vgg16_weights: Path) -> None:
-    # The copies lie elsewhere, which is news; the run after that finds none.
-    assert rerun(again, vgg16_weights).code == 0
     before = again.features.read_bytes(), again.features.stat().st_mtime_ns
     program = (
         "import sys, atexit; from extract import __main__ as command; "
