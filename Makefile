@@ -12,9 +12,20 @@ PYTHON ?= python3#   the Python for .venv, 3.11.4 to 3.13
 TF := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
 INSTALLED := .venv/installed-$(TF)
 RUN := .venv/bin/python -m
-WHERE = --out "$(OUT)" --seed $(SEED)
-CLUSTER = $(if $(ON),--on "$(ON)")
-RUNS = $(OUT)/runs/$$(basename "$(DATA)")
+WHERE = --out="$$OUT" --seed="$$SEED"
+CLUSTER = $(if $(ON),--on="$$ON")
+
+# A name may contain any character. The shell gets each as it was typed, through the environment.
+TYPED := DATA SEED SIZES ON OUT MODEL IMAGES
+$(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
+export $(TYPED)
+
+# As in Python, ~ is the home folder. Python also reads file:///path, which the shell cannot.
+REMOVE = case "$$OUT" in \
+  "") echo "error: OUT is empty; give a folder, and . for the current one" >&2; exit 2;; \
+  *:/*) echo "error: $$OUT: give OUT as a path" >&2; exit 2;; \
+  "~"|"~/"*) OUT="$$HOME$${OUT\#"~"}";; \
+  esac; rm -rf --
 
 .NOTPARALLEL:
 .PHONY: all features heads finetune compare predict serve notebook test check bench lock clean distclean help
@@ -22,22 +33,22 @@ RUNS = $(OUT)/runs/$$(basename "$(DATA)")
 all: features heads finetune compare  ## features, heads, finetune and compare, in this order (the default)
 
 features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 sees every distinct image once, ever
-	@$(RUN) extract "$(DATA)" $(WHERE) --sizes $(SIZES) $(CLUSTER)
+	@$(RUN) extract features $(WHERE) $(CLUSTER) --sizes $$SIZES -- "$$DATA"
 
 heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
-	@$(RUN) classify "$(DATA)" $(WHERE) $(CLUSTER)
+	@$(RUN) classify train $(WHERE) $(CLUSTER) -- "$$DATA"
 
 finetune: features  ## photos -> OUT/runs/DATA/{baseline,finetuned}
-	@$(RUN) finetune train "$(DATA)" $(WHERE)
+	@$(RUN) finetune train $(WHERE) -- "$$DATA"
 
 compare: $(INSTALLED)  ## all results -> OUT/reports/DATA/{index.html,compare.md,compare.json}
-	@$(RUN) finetune compare "$(DATA)" --out "$(OUT)"
+	@$(RUN) finetune compare --out="$$OUT" -- "$$DATA"
 
 predict: $(INSTALLED)  ## what MODEL says about IMAGES, a photo or a folder
-	@$(RUN) classify predict "$(RUNS)/$(MODEL)" "$(IMAGES)" --out "$(OUT)"
+	@$(RUN) classify predict --data="$$DATA" --out="$$OUT" -- "$$MODEL" "$$IMAGES"
 
 serve: $(INSTALLED)  ## open a page on this machine to try MODEL
-	@$(RUN) classify serve "$(RUNS)/$(MODEL)" --out "$(OUT)"
+	@$(RUN) classify serve --data="$$DATA" --out="$$OUT" -- "$$MODEL"
 
 notebook: $(INSTALLED)  ## run the tutorial in both languages, from nothing, and keep its output
 	for notebook in notebooks/*.ipynb; do \
@@ -54,7 +65,7 @@ check: $(INSTALLED)  ## check lint, format and types
 	$(RUN) mypy
 
 bench: .venv/bench/installed  ## measure DATA's extraction against other libraries (installs them)
-	.venv/bench/bin/python -m benchmarks.extract "$(DATA)" --json benchmarks/extract.json
+	.venv/bench/bin/python -m benchmarks.extract --json benchmarks/extract.json -- "$$DATA"
 
 lock:  ## lock the newest version of every package (needs uv)
 	for tf in cpu gpu; do \
@@ -63,10 +74,11 @@ lock:  ## lock the newest version of every package (needs uv)
 	done
 
 clean:  ## remove results and reports, never features or the cache
-	rm -rf "$(OUT)/runs" "$(OUT)/reports"
+	@$(REMOVE) "$$OUT/runs" "$$OUT/reports"
 
 distclean: clean  ## also remove features, cache, .venv and downloaded data; what you put in data/ stays
-	rm -rf "$(OUT)/features" notebooks/out .venv data/.downloads
+	@$(REMOVE) "$$OUT/features"
+	rm -rf notebooks/out .venv data/.downloads
 	for record in data/*.fetched.json; do \
 	  [ ! -f "$$record" ] || rm -rf "$${record%.fetched.json}" "$$record"; \
 	done

@@ -4,21 +4,21 @@
 """
 
 import argparse
-import os
 import sys
 import webbrowser
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from classify import protocols, ray_backend, train
+from classify import protocols, ray_backend, results, train
 from classify.heads import HEADS
 from classify.protocols import Measurement
 from classify.serving import HOST, PORT, answer_formats, model, predict
 from extract import options
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.store import features_file, shards
-from extract.system import console
+from extract.system import atomic, console
 from extract.system.console import say
 
 
@@ -84,8 +84,11 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(given: argparse.Namespace) -> None:
-    file = features_file.file_of(given.data, given.out)
-    with features_file.open(file) as features, ray_backend.parallel_on(given.on):
+    with (
+        features_file.open_data_set(given.data, given.out) as features,
+        ray_backend.parallel_on(given.on),
+    ):
+        atomic.make_writable(results.runs_of(features.data, given.out), "--out")
         measurement = Measurement(given.heads, given.repeats, given.seed, given.balanced)
         if given.protocol:
             protocols.report_per_class(
@@ -109,7 +112,7 @@ def _add_predict(commands: Any) -> None:
         "photos",
         metavar="PHOTO",
         nargs="+",
-        type=os.path.expanduser,
+        type=options.local,
         help="a photo, a folder, or - for a photo on standard input",
     )
     parser.add_argument(
@@ -130,7 +133,7 @@ def _add_predict(commands: Any) -> None:
 
 def _predict(given: argparse.Namespace) -> None:
     predict.predict_photos(
-        given.run,
+        _run(given),
         given.photos,
         write=partial(given.write, top=given.top),
         unsure=given.unsure,
@@ -162,14 +165,15 @@ def _serve(given: argparse.Namespace) -> None:
     # Importing Flask takes a while, and the other commands do not need it.
     from classify.serving import web
 
-    loaded = model.load_model(given.run, **_vgg16(given))
+    run = _run(given)
+    loaded = model.load_model(run, **_vgg16(given))
     vgg16 = loaded.vgg16 or CachedVGG16(**_vgg16(given))
-    training = web.training_photos(features_file.file_of(loaded.result.data, given.out))
+    training = web.training_photos(features_file.path_of(loaded.result.data, given.out))
     app = web.application(loaded, vgg16, training, unsure=given.unsure, host=given.host)
     server = web.server(app, host=given.host, port=given.port)
     url = f"http://{given.host}:{server.port}"
     photos = console.count(len(training.paths), "training photo")
-    say(f"{given.run}: {url}, compared with {photos}; stop it with Ctrl-C")
+    say(f"{run}: {url}, compared with {photos}; stop it with Ctrl-C")
     if sys.stdout.isatty():
         webbrowser.open(url)
     with suppress(console.Stopped):
@@ -184,6 +188,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         type=options.path,
         help="the folder of a result, runs/<data>/<model>: a head or a network",
     )
+    parser.add_argument(
+        "--data",
+        type=options.data_set,
+        help="a data set; MODEL is then the name of one of its models, such as svm",
+    )
     options.add_out(parser, "features/")
     parser.add_argument(
         "--unsure",
@@ -194,6 +203,18 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     options.add_weights(parser)
     options.add_engine(parser)
+
+
+def _run(given: argparse.Namespace) -> Path:
+    """Return the folder of the result that the options of `_add_model` name."""
+    run: Path = given.run
+    if given.data is None:
+        return run
+    name = features_file.name_of(given.data)
+    if features_file.file_of(given.data, given.out).exists():
+        with features_file.open_data_set(given.data, given.out) as features:
+            name = features.data
+    return results.runs_of(name, given.out) / run
 
 
 def _vgg16(given: argparse.Namespace) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def load(folder: Path) -> Result:
         if not set(record["sizes"]) <= set(SIZES):
             raise ValueError(f"sizes {record['sizes']}")
         return Result(**record)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{path}: not there; train the model again") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a result record ({error}); train it again") from error

@@ -12,13 +12,13 @@ from extract import plan
 from extract.compute import missing
 from extract.compute.job import Job
 from extract.compute.missing import Images
-from extract.photos import datasets, duplicates, hashes, scan, splits
+from extract.photos import datasets, duplicates, hashes, scan, splits, tree
 from extract.photos.duplicates import NearPair
 from extract.photos.scan import Scan
 from extract.plan import Plan
 from extract.store import features_file, features_writer, shards
 from extract.store.features_file import Row
-from extract.system import console, lock, provenance
+from extract.system import atomic, console, lock, provenance
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location, readable_name
 from extract.vgg16 import weights
@@ -89,12 +89,17 @@ def build(data: str, options: Options) -> None:
         If the photos do not make a data set, or something that is needed cannot be found.
     """
     sizes = _ordered(options.sizes)
-    path = features_file.file_of(data, options.out)
-    published = _attributes(path)
     found = _list_photos(data, options)
+    path = features_file.path_of(features_file.name_of(data), options.out)
     with lock.held(shards.cache_of(options.out) / "lock"):
+        published = _attributes(path)
+        moved = bool(published) and not datasets.lies_at(data, published["root"])
+        if moved:
+            _refuse_another(path, found)
         jobs = _jobs(found.root, sizes, options)
         images = Images(_hash(found, options))
+        if moved:
+            _refuse_another(path, found, images.digests)
         # A class that is too small is refused here, before hours of computing.
         splits.members(found.class_names, *plan.columns(found.photos, images))
         pairs = None
@@ -140,14 +145,47 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 def _list_photos(data: str, options: Options) -> Scan:
+    root, name = datasets.locate(data), features_file.name_of(data)
+    _keep_out(data, options)
     exclude = () if options.background else (datasets.BACKGROUND,)
-    found = scan.labelled_photos(datasets.locate(data), exclude=exclude)
+    found = scan.labelled_photos(root, exclude=exclude)
     for note in found.notes:
         warn(note)
     classes = count(len(found.class_names), "class", "classes")
-    name, files = features_file.name_of(data), count(len(found.photos), "file")
-    say(f"{name}: {files} in {classes} at {found.root}")
+    say(f"{name}: {count(len(found.photos), 'file')} in {classes} at {found.root}")
     return found
+
+
+def _refuse_another(path: Path, found: Scan, digests: Mapping[str, str] | None = None) -> None:
+    """Refuse photos that are not those of the published file, as those of a moved folder are.
+
+    Parameters
+    ----------
+    path : Path
+        The published file, whose photos were in another folder.
+    found : Scan
+    digests : mapping of path to digest, or None
+        None compares only paths and classes, which takes no time.
+    """
+    with features_file.open(path) as features:
+        skipped = {name for name, _ in features.skipped}
+        names = [features.class_names[label] for label in features.labels]
+        published = {
+            name: (class_name, digest if digests is not None else None)
+            for name, class_name, digest in zip(
+                features.paths, names, features.digests, strict=True
+            )
+        }
+        here = {
+            photo.path: (photo.class_name, digests.get(photo.path) if digests is not None else None)
+            for photo in found.photos
+            if photo.path not in skipped
+        }
+        if here != published:
+            advice = ", which has other photos: "
+            raise features_file.another_root(path, features.root, str(found.root), advice)
+    if digests is not None:
+        say(f"{path}: its photos have moved from {features.root} to {found.root}")
 
 
 def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
@@ -167,18 +205,33 @@ def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
 
 def _make_ready(folder: Path, cache: Location | None) -> None:
     """Create the folders, and remove what a killed run left where only this program writes."""
-    _make_writable(folder, "--out")
+    atomic.make_writable(folder, "--out")
     if isinstance(cache, Path):
-        _make_writable(cache / folder.name, "--cache")
+        atomic.make_writable(cache / folder.name, "--cache")
     # Unfinished shards, downloaded weights and features files.
     for parent in (folder, folder.parent, folder.parent.parent):
         shards.sweep(parent)
 
 
-def _make_writable(folder: Path, option: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{folder}: no permission to write; choose another folder with {option}")
+def _keep_out(data: str, options: Options) -> None:
+    """Refuse a folder for results inside the photos, where the next run would take it for a class.
+
+    What lies directly beside the class folders is known by its name.
+    """
+    photos = datasets.folder_of(data)
+    if photos is None:
+        return
+    real = Path(os.path.realpath(photos))
+    for folder, option in ((options.out, "--out"), (options.cache, "--cache")):
+        if not isinstance(folder, Path):
+            continue
+        place = Path(os.path.realpath(folder))
+        inside = place.is_relative_to(real) and place != real
+        if inside and not tree.is_clutter(place.relative_to(real).parts[0]):
+            raise InputError(
+                f"{folder.absolute()}: inside DATA ({photos}) it would be taken for a class; "
+                f"choose a folder outside with {option}"
+            )
 
 
 def _index(options: Options) -> Path:

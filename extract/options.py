@@ -1,7 +1,6 @@
 """The command line: its parser, and the options that several commands share, each defined once."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, NoReturn
 
 from extract.engines.selection import ENGINES
 from extract.system import console, locations
+from extract.system.console import InputError
 
 LARGEST_SEED = 2**32 - 1
 """The largest seed that NumPy's generators accept."""
@@ -19,6 +19,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and where to find help, then exit."""
+        if message.startswith("unrecognized arguments: ") and ": -" not in message:
+            message += "; a path that contains spaces needs quotes"
         line = console.one_line(f"error: {message}; see {self.prog} --help")
         self.exit(console.UNUSABLE, f"{line}\n")
 
@@ -45,18 +47,29 @@ def parse(
     return parser.parse_args(words)
 
 
-def path(text: str) -> Path:
-    """Read a path; ``~`` is the user's home."""
-    return Path(os.path.expanduser(text))
-
-
 def data_set(text: str) -> str:
-    """Read the name, path or URL of a data set; ``~`` is the user's home."""
-    return text if locations.is_url(text) else os.path.expanduser(text)
+    """Read the name, path or URL of a data set, see `extract.system.locations.typed`."""
+    try:
+        return locations.typed(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def local(text: str) -> str:
+    """Read a path on this machine and keep it as it was written."""
+    given = data_set(text)
+    if locations.is_url(given):
+        raise argparse.ArgumentTypeError(f"{text} is a URL, and a path on this machine is needed")
+    return given
+
+
+def path(text: str) -> Path:
+    """Read a path on this machine."""
+    return Path(local(text))
 
 
 def location(text: str) -> locations.Location:
-    """Read the path or URL of a folder; ``~`` is the user's home."""
+    """Read the path or URL of a folder."""
     return locations.location(data_set(text))
 
 

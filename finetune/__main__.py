@@ -10,7 +10,7 @@ from classify import results
 from extract import options
 from extract.options import at_least
 from extract.store import features_file
-from extract.system import console
+from extract.system import atomic, console
 from extract.system.console import say, warn
 from finetune.compare.comparison import Comparison, compare_data_set
 from finetune.export.file_formats import FORMATS
@@ -126,7 +126,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(chosen: argparse.Namespace) -> None:
-    with features_file.open(features_file.file_of(chosen.data, chosen.out)) as features:
+    with features_file.open_data_set(chosen.data, chosen.out) as features:
         for model in chosen.models:
             training_options = OPTIONS[model].pick(vars(chosen))
             request = Request(
@@ -135,6 +135,7 @@ def _train(chosen: argparse.Namespace) -> None:
             if not chosen.again and request.is_done(features):
                 say(f"{request.folder(features)}: nothing to do (--again trains it again)")
                 continue
+            atomic.make_writable(results.runs_of(features.data, chosen.out), "--out")
             # Importing Keras takes seconds, and there may be nothing to do.
             from finetune.train import run
 
@@ -142,7 +143,11 @@ def _train(chosen: argparse.Namespace) -> None:
 
 
 def _compare(chosen: argparse.Namespace) -> None:
-    found = [_compare_one(data, chosen.out) for data in dict.fromkeys(chosen.data)]
+    # Two ways to write a data set are one, and what is refused is refused before any is compared.
+    data_sets = {features_file.file_of(data, chosen.out): data for data in reversed(chosen.data)}
+    for data in chosen.data:
+        features_file.open_data_set(data, chosen.out).file.close()
+    found = [_compare_one(data, chosen.out) for data in reversed(data_sets.values())]
     written = [page for page, _ in found]
     if len(found) > 1:
         several = [comparison for _, comparison in found]
@@ -155,7 +160,7 @@ def _compare(chosen: argparse.Namespace) -> None:
 
 def _compare_one(data: str, out: Path) -> tuple[Path, Comparison]:
     """Compare the results of one data set, write the report and print the table."""
-    with features_file.open(features_file.file_of(data, out)) as features:
+    with features_file.open_data_set(data, out) as features:
         found = compare_data_set(features, results.runs_of(features.data, out))
     for sentence in found.refused:
         warn(sentence)

@@ -1,13 +1,18 @@
-"""Every command has help, and the help of a package lists its commands."""
+"""Every command has help, and refuses the photos of another data set of the same name."""
 
+import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
+import h5py
 import pytest
 
 from classify import __main__ as classify
 from extract import __main__ as extract
+from extract.system.console import InputError
 from finetune import __main__ as finetune
+from tests.synthetic import publish
 
 COMMANDS = {
     extract: ("features", "info", "verify", "gc"),
@@ -31,3 +36,86 @@ def test_help_lists_every_command_and_every_command_has_help(
     for name in COMMANDS[package]:
         assert f"    {name} " in listed
         assert help_of(name).startswith(f"usage: python -m {package.__package__} {name} ")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder with the features of A/photos, beside an empty B/photos."""
+    for name in ("A/photos", "B/photos"):
+        (tmp_path / name).mkdir(parents=True)
+    path = tmp_path / "out/features/photos.h5"
+    path.parent.mkdir(parents=True)
+    shutil.move(publish(tmp_path, per_class=(3, 1, 1)), path)
+    with h5py.File(path, "r+") as file:
+        file.attrs.update({"data": "photos", "root": str(tmp_path / "A/photos")})
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        (classify, ("B/photos",)),
+        (classify, ("train", "B/photos", "--protocol", "per-class")),
+        (classify, ("train", "B/photos", "--learning-curve")),
+        (classify, ("predict", "svm", "photo.png", "--data", "B/photos")),
+        (classify, ("serve", "svm", "--data", "B/photos")),
+        (finetune, ("train", "B/photos")),
+        (finetune, ("compare", "B/photos")),
+        (finetune, ("compare", "A/photos", "B/photos")),
+    ],
+    ids=lambda value: "-".join(value).replace("/", "") if isinstance(value, tuple) else None,
+)
+def test_another_folder_of_the_same_name_is_refused_and_nothing_written(
+    package: ModuleType, words: tuple[str, ...], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(out.parent)
+    (out.parent / "photo.png").touch()
+    before = sorted(out.rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["onepass", *words, "--out", str(out)])
+    with pytest.raises(InputError) as refused:
+        package.main()
+    named = [f"belongs to {out.parent / 'A/photos'}, ", f"DATA is {out.parent / 'B/photos'}; "]
+    assert all(name in str(refused.value) for name in named)
+    assert sorted(out.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("package", "words"), [(classify, ()), (finetune, ("train",))])
+def test_a_file_where_results_go_is_refused_before_training(
+    package: ModuleType, words: tuple[str, ...], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (out / "runs").touch()
+    monkeypatch.setattr(sys, "argv", ["onepass", *words, "photos", "--out", str(out)])
+    with pytest.raises(InputError, match=r"runs/photos: cannot be created .*; choose .* --out"):
+        package.main()
+
+
+@pytest.mark.parametrize("data", ["A/photos", "A/photos/", "photos", "out/features/photos.h5"])
+def test_a_model_is_found_by_its_name_and_its_data_set(
+    data: str, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.chdir(out.parent)
+    monkeypatch.setattr(
+        classify.predict, "predict_photos", lambda run, photos, **options: asked.append(run)
+    )
+    words = ["predict", "svm", "photo.png", "--data", data, "--out", "out"]
+    monkeypatch.setattr(sys, "argv", ["onepass", *words])
+    classify.main()
+    assert asked == [Path("out/runs/photos/svm")]
+
+
+def test_a_data_set_that_is_written_in_two_ways_is_compared_once(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+    monkeypatch.chdir(out.parent)
+
+    def compare_one(data: str, folder: Path) -> tuple[Path, None]:
+        compared.append(data)
+        return folder, None
+
+    monkeypatch.setattr(finetune, "_compare_one", compare_one)
+    words = ["compare", "A/photos", "./A/photos/", "photos", "--out", "out"]
+    monkeypatch.setattr(sys, "argv", ["onepass", *words])
+    finetune.main()
+    assert compared == ["A/photos"]

@@ -10,15 +10,16 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import pooch
 import requests
 
+from extract.photos import layout
 from extract.system import atomic, downloads, locations
-from extract.system.console import InputError, say
+from extract.system.console import InputError, say, warn
 from extract.system.downloads import Wheel
-from extract.system.locations import Location
+from extract.system.locations import Location, readable_name
 
 DATA_FOLDER = Path("data")
 CONNECT_SECONDS = 10
@@ -72,32 +73,97 @@ def locate(data: str, *, folder: Path = DATA_FOLDER) -> Location:
     Parameters
     ----------
     data : str
-        A built-in name, or the path or URL of a folder. A built-in data set is downloaded if
-        ``folder/name`` does not exist.
+        A built-in name, the name of a folder in `folder`, or the path or URL of a folder. A
+        built-in data set is downloaded if ``folder/name`` does not exist.
     folder : Path
         Where built-in data sets are kept.
 
     Raises
     ------
     InputError
-        If there is no such folder, or a built-in data set cannot be downloaded.
+        If there is no such folder, it cannot be read, or a built-in data set cannot be downloaded.
     """
     if locations.is_url(data):
         return locations.location(data)
     if data in BUILT_IN:
-        root = folder / data
-        if not root.exists():
-            _fetch(data, root)
+        root = Path(os.path.abspath(folder / data))
+        _prepare(data, root)
     else:
-        root = Path(data)
-    if not root.is_dir():
-        problem = "not a folder" if root.exists() else "no such folder"
-        names = ", ".join(BUILT_IN)
-        raise InputError(
-            f"{data}: {problem}; DATA is one of {names}, or the path or URL of a folder with one "
-            "sub-folder per class"
-        )
+        root = folder_of(data, folder=folder) or Path(data)
+    try:
+        if not root.is_dir():
+            raise InputError(f"{data}: {_problem(data, root)}")
+    except PermissionError as error:
+        raise InputError(f"{data}: no permission to read this folder; grant it") from error
     return Path(os.path.abspath(root))
+
+
+def folder_of(data: str, *, folder: Path = DATA_FOLDER) -> Path | None:
+    """Return the folder on this machine that `data` stands for, or None if it is a mere name.
+
+    A path stands for itself, whether it exists or not. A name stands for ``folder/name`` if that
+    exists and the name is built-in or there is no folder of this name here.
+    """
+    kept = folder / data
+    is_path = os.path.lexists(data) or Path(data).name != data
+    if os.path.isdir(kept) and (data in BUILT_IN or not is_path):
+        return Path(os.path.abspath(kept))
+    return Path(os.path.abspath(data)) if is_path and data not in BUILT_IN else None
+
+
+def lies_at(data: str, root: str, *, folder: Path = DATA_FOLDER) -> bool:
+    """Say whether `data` is the data set whose class folders were at `root` when it was recorded.
+
+    Only paths are compared. A mere name may be any data set of this name.
+    """
+    given: PurePath | None
+    given = PurePosixPath(data) if locations.is_url(data) else folder_of(data, folder=folder)
+    if given is None:
+        return True
+    around = [PurePath(root), *PurePath(root).parents]
+    named = next((place for place in around if place.name == given.name), around[0])
+    if _is_same(given, named):
+        return True
+    # A checkout may have moved, with the built-in data in it.
+    if data in BUILT_IN and named.parts[-2:] == (folder.name, data):
+        return True
+    # A folder and the one that it wraps may have the same name, and links have any name.
+    may_wrap = given in around if locations.is_url(data) else os.path.isdir(given)
+    return may_wrap and _is_same(
+        PurePath(str(layout.innermost(locate(data, folder=folder)))), PurePath(root)
+    )
+
+
+def _is_same(one: PurePath, other: PurePath) -> bool:
+    """Say whether two absolute paths or two URLs name the same folder."""
+    if readable_name(str(one)) == readable_name(str(other)):
+        return True
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _prepare(name: str, root: Path) -> None:
+    """Fetch a built-in data set if it is missing."""
+    if not root.exists():
+        _fetch(name, root)
+    if os.path.isdir(name) and not os.path.samefile(name, root):
+        warn(f"{name}: the built-in data set is used; write ./{name} for the folder of this name")
+
+
+def _problem(data: str, root: Path) -> str:
+    """Say why there are no photos at `root`, and what to give instead."""
+    if root.is_file() and (zipfile.is_zipfile(root) or tarfile.is_tarfile(root)):
+        return "not a folder but an archive; unpack it and give the folder"
+    bare = data.strip("'\" ")
+    if bare != data and os.path.isdir(bare):
+        return f"no such folder; the folder {bare} exists, so leave out the quotes or spaces"
+    names = ", ".join(BUILT_IN)
+    return (
+        f"{'not a folder' if root.exists() else 'no such folder'}; DATA is one of {names}, or the "
+        "path or URL of a folder with one sub-folder per class"
+    )
 
 
 def _fetch(name: str, root: Path) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from extract.photos.tree import Tree, joined
 from extract.system.console import InputError, count
-from extract.system.locations import readable_name
+from extract.system.locations import Location, readable_name
 
 SPLIT_WORDS = {
     **dict.fromkeys(["train", "training", "trainval", "trn", "treino", "treinamento"], "train"),
@@ -89,6 +89,12 @@ def read(tree: Tree) -> Layout:
         _refuse_unnamed_splits(found.tree, names)
         _add_classes(found, "", names, split="")
     return found
+
+
+def innermost(folder: Location) -> Location:
+    """Return the folder that holds the class folders: the given one, or the one that it wraps."""
+    path = _wrapped(Tree(folder), "")[-1]
+    return folder / path if path else folder
 
 
 def split_folders(names: list[str]) -> dict[str, str]:

@@ -135,7 +135,7 @@ class Tree:
     def _is_clutter(self, path: str, entry: Entry) -> bool:
         """Say whether an entry is no concern of the user, and skip it."""
         folder, shown = _is_folder(entry), readable_name(path)
-        if entry.name.startswith(".") or entry.name.lower() in CLUTTER:
+        if is_clutter(entry.name):
             self.skipped[f"{shown}/" if folder else shown] = (
                 "hidden or system folder" if folder else "hidden or system file"
             )
@@ -157,6 +157,11 @@ class Tree:
     def _real(self, folder: str) -> str:
         """Return a name that is the same for every link to a folder; a store has no links."""
         return os.path.realpath(self.root / folder) if isinstance(self.root, Path) else folder
+
+
+def is_clutter(name: str) -> bool:
+    """Say whether a file or folder of this name belongs to the system, not to the user."""
+    return name.startswith(".") or name.lower() in CLUTTER
 
 
 def joined(folder: str, name: str) -> str:

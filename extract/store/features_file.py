@@ -27,6 +27,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.photos import datasets
 from extract.store import hdf5
 from extract.system import locations
 from extract.system.console import InputError, finishing
@@ -39,6 +40,9 @@ ROWS_AT_ONCE = 1024
 SPLITS = ("train", "val", "test")
 
 TEXT = h5py.string_dtype()
+
+LONGEST_NAME = 230
+"""Bytes. The name of a file has at most 255, and a file that is being written has a longer name."""
 
 MOVE_AWAY = "move it away and run make features (photos already seen are not computed again)"
 
@@ -61,19 +65,34 @@ def name_of(data: str) -> str:
     Raises
     ------
     InputError
-        If `data` is a path whose last part is not a name, such as ``..``.
+        If `data` is a path whose last part is not a name, such as ``/``, or is too long.
     """
     name = locations.readable_name(Path(os.path.abspath(data)).name)
     if not name:
         raise InputError(f"{data}: this path has no name for a data set; choose a folder inside it")
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise InputError(
+            f"{data}: the name of this folder has more than {LONGEST_NAME} bytes, which is too "
+            "long for files that are named after it; rename it"
+        )
     return name
 
 
 def file_of(data: str, out: Path) -> Path:
     """Return the features file of `data`: an .h5 file is its own, any other is below `out`."""
-    if data.endswith(".h5") and not Path(data).is_dir():
-        return Path(data)
-    return out / "features" / f"{name_of(data)}.h5"
+    return Path(data) if _is_file(data) else path_of(name_of(data), out)
+
+
+def path_of(name: str, out: Path) -> Path:
+    """Return the features file below `out` of the data set that is stored under a name."""
+    return out / "features" / f"{name}.h5"
+
+
+def _is_file(data: str) -> bool:
+    if not data.endswith(".h5") or locations.is_url(data):
+        return False
+    folder = datasets.folder_of(data)
+    return folder is None or not folder.is_dir()
 
 
 def data_digest(rows: Sequence[Row], class_names: Sequence[str]) -> str:
@@ -96,6 +115,8 @@ class Features:
     Attributes
     ----------
     data, data_digest, recipe_digest : str
+    root : str
+        The folder or URL that has the class folders.
     class_names : list of str, length k
     paths : list of str, length n
     digests : list of str, length n
@@ -121,6 +142,7 @@ class Features:
         self.file = file
         self.attributes = dict(file.attrs)
         self.data = str(file.attrs["data"])
+        self.root = str(file.attrs["root"])
         self.data_digest = str(file.attrs["data_digest"])
         self.recipe_digest = str(file.attrs["recipe_digest"])
         further = [size for size in SIZES[1:] if named("seconds", size) in file.attrs]
@@ -238,6 +260,57 @@ class Features:
         return values
 
 
+def open_data_set(data: str, out: Path) -> Features:
+    """Open the features of a data set.
+
+    Parameters
+    ----------
+    data : str
+        The name, path or URL of a data set, or a features file.
+    out : Path
+
+    Raises
+    ------
+    InputError
+        If the file cannot be used, as in `open`, or the data set that is stored under this name
+        below `out` is another one.
+    """
+    path = file_of(data, out)
+    features = open(path)
+    try:
+        if _is_file(data):
+            _check_results(features, path, out)
+        elif not datasets.lies_at(data, features.root):
+            given = data if locations.is_url(data) else datasets.folder_of(data)
+            advice = "; run make features if that is the same folder in another place, otherwise "
+            raise another_root(path, features.root, str(given), advice)
+    except BaseException:
+        features.file.close()
+        raise
+    return features
+
+
+def another_root(path: Path, root: str, given: str, advice: str) -> InputError:
+    """Return the error that two data sets would be stored under the same name."""
+    return InputError(
+        f"{path} belongs to {root}, and DATA is {given}{advice}rename one of the two folders, or "
+        "choose another OUT (--out) for one of them; or move this file away, if it is not needed"
+    )
+
+
+def _check_results(features: Features, path: Path, out: Path) -> None:
+    """Make sure that the results of a features file would not replace those of another one."""
+    published = path_of(features.data, out)
+    if not published.exists() or published.samefile(path):
+        return
+    with open(published) as other:
+        if other.root != features.root and other.data_digest != features.data_digest:
+            raise InputError(
+                f"{path} was made from {features.root}, and {published} from {other.root}: their "
+                "results would have the same names; choose another OUT (--out)"
+            )
+
+
 def open(path: Path) -> Features:
     """Open a published features file.
 
@@ -255,6 +328,10 @@ def open(path: Path) -> Features:
 def _open(path: Path) -> Features:
     try:
         file = hdf5.open_whole(path)
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read it; grant it") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path}: a folder, not a features file; {MOVE_AWAY}") from error
     except OSError as error:
         raise InputError(f"{path}: damaged or not HDF5; {MOVE_AWAY}") from error
     except ValueError as error:

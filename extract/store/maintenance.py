@@ -171,7 +171,8 @@ def _recipes(cache: Path) -> list[Path]:
 
 def _published(out: Path) -> list[Path]:
     found = (out / "features").glob("*.h5")
-    return sorted(path for path in found if not path.name.startswith("."))
+    # macOS leaves ._photos.h5 beside photos.h5 on foreign disks.
+    return sorted(path for path in found if not path.name.startswith("._"))
 
 
 def _problems(path: Path) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from extract.system.console import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -53,3 +55,20 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_writable(folder: Path, option: str) -> None:
+    """Create a folder if it is missing, before hours of work whose results it shall have.
+
+    Raises
+    ------
+    InputError
+        If nothing can be written there; the message names the option that chooses another folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        problem = f"cannot be created ({error.strerror})"
+        raise InputError(f"{folder}: {problem}; choose another folder with {option}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{folder}: no permission to write; choose another folder with {option}")

@@ -29,10 +29,11 @@ ADVICE = {
     errno.ENOSPC: "free some space, or choose another folder with --out",
     errno.EDQUOT: "free some space, or choose another folder with --out",
     errno.EFBIG: "raise the file-size limit, or choose another folder with --out",
-    errno.EACCES: "grant the permission, or choose another folder with --out",
-    errno.EPERM: "grant the permission, or choose another folder with --out",
+    errno.EACCES: "grant the permission; results may also go to another folder (--out)",
+    errno.EPERM: "grant the permission; results may also go to another folder (--out)",
     errno.EEXIST: "a file is in the way; move it, or choose another folder with --out",
     errno.ENOTDIR: "a file is in the way; move it, or choose another folder with --out",
+    errno.ENAMETOOLONG: "choose a shorter name or path",
     errno.EROFS: "choose a folder that can be written, with --out",
     errno.ENAMETOOLONG: "give it a shorter name",
 }

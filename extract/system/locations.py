@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from extract.system import atomic
 from extract.system.console import InputError
@@ -32,6 +32,8 @@ READERS = 16
 """Threads that read from a store; they mostly wait, so the number of cores does not matter."""
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
+FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/.*)?", re.IGNORECASE | re.DOTALL)
+WINDOWS_PATH = re.compile(r"(?P<drive>[A-Za-z]):[\\/](?!/)(?P<path>.*)|\\\\.*", re.DOTALL)
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}
 OPTIONS: dict[str, dict[str, Any]] = {
     # With several connections per object, s3fs first asks for its size: two requests per photo.
@@ -80,6 +82,44 @@ class Listing(NamedTuple):
 def is_url(text: str) -> bool:
     """Say whether `text` is a URL rather than a path on this machine."""
     return URL.match(text) is not None
+
+
+def typed(text: str) -> str:
+    """Return the path or URL that a person means by what they typed.
+
+    ``~`` is the home folder, and a ``file:`` URL is the path in it.
+
+    Raises
+    ------
+    InputError
+        If nothing on this machine can be meant.
+    """
+    if not text.strip():
+        raise InputError("it is empty; give a name, a path or a URL, and . for the current folder")
+    if "\0" in text:
+        raise InputError("it contains a zero byte, which no path may contain")
+    if match := FILE_URL.match(text):
+        return _path_in(text, match)
+    if (match := WINDOWS_PATH.fullmatch(text)) and not os.path.lexists(text):
+        drive, rest = match["drive"], (match["path"] or "").replace("\\", "/")
+        here = (
+            f"is /mnt/{drive.lower()}/{rest}" if drive else "is below a folder that you mount it on"
+        )
+        raise InputError(f"{text} is a Windows path; in WSL, it {here}")
+    return text if is_url(text) else os.path.expanduser(text)
+
+
+def _path_in(url: str, match: re.Match[str]) -> str:
+    """Return the path in a ``file:`` URL, in which ``%20`` is a space."""
+    path = unquote(match["path"] or "", errors="surrogateescape")
+    if (match["host"] or "").lower() not in ("", "localhost"):
+        raise InputError(
+            f"{url} names the machine '{match['host']}'; mount its folder and give the path here, "
+            "or write file:///path for a path on this machine"
+        )
+    if not path or "\0" in path:
+        raise InputError(f"{url} contains no path; write file:///path")
+    return path
 
 
 def location(text: str) -> Location:

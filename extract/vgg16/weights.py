@@ -125,6 +125,8 @@ def read(path: Path) -> Arrays:
             arrays = _from_onnx(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give VGG16's weights with --weights") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise InputError(f"{path}: {error.strerror}; give a file that can be read") from error
     # On a foreign file the parsers of protobuf and HDF5 raise exceptions of many types.
     except Exception as error:
         raise InputError(

@@ -61,6 +61,8 @@ def write(
         If the model cannot be exported, there is no photo to compare on, or the file's
         probabilities differ from the original's.
     """
+    if photos is not None and not photos.is_dir():
+        raise InputError(f"{photos}: no such folder; name a folder of photos with --photos")
     cache = shards.cache_of(out)
     model = load_model(run, cache=cache, weights_file=weights_file)
     root, paths = _photos_to_compare(run, model.result, out, photos)
@@ -134,7 +136,7 @@ def _photos_to_compare(
 ) -> tuple[Location, list[str]]:
     """Return the root and the paths of some readable photos, evenly chosen from all of them."""
     if photos is None:
-        with features_file.open(features_file.file_of(result.data, out)) as features:
+        with features_file.open(features_file.path_of(result.data, out)) as features:
             root: Location = locations.location(str(features.attributes["root"]))
         paths = results.load_predictions(run).paths
     else:

@@ -128,6 +128,83 @@ def test_another_recipe_computes_all_beside_the_old(
     assert contents(path) == before
 
 
+# Folders with the same name
+
+
+def same_names_other_photos(root: Path) -> Path:
+    return write_photos(root.parent / "other/pets", {"cats": 6, "dogs": 6}, seed=7)
+
+
+def same_photos_other_classes(root: Path) -> Path:
+    other = root.parent / "other/pets"
+    shutil.copytree(root / "cats", other / "dogs")
+    shutil.copytree(root / "dogs", other / "cats")
+    return other
+
+
+def a_photo_more(root: Path) -> Path:
+    other = shutil.copytree(root, root.parent / "other/pets")
+    picture(9).save(other / "cats/more.png")
+    return other
+
+
+@pytest.mark.parametrize(
+    "other", [same_names_other_photos, same_photos_other_classes, a_photo_more]
+)
+def test_another_folder_of_the_same_name_is_refused_and_replaces_nothing(
+    other: Callable[[Path], Path], pets: Path, out: Path, path: Path
+) -> None:
+    root, before = other(pets), path.read_bytes()
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (2, 0)
+    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith(f"error: {path} belongs to {pets}, and DATA is {root}, which has ")
+    assert "rename one of the two folders, or choose another OUT (--out)" in done.err
+    assert path.read_bytes() == before
+
+
+def test_a_copy_of_the_folder_takes_its_place_without_computing(
+    pets: Path, out: Path, path: Path
+) -> None:
+    (pets / "cats/damaged.png").write_bytes(b"no image")
+    stand_in.run(pets, out)
+    before = contents(path)
+    root = shutil.copytree(pets, pets.parent / "elsewhere/pets")
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 0), done.err
+    assert f"{path}: its photos have moved from {pets} to {root}" in done.out.splitlines()
+    after = contents(path)
+    assert (before.pop("@root"), after.pop("@root")) == (str(pets), str(root))
+    different = {name for name in before if before[name] != after[name]}
+    assert different <= {"@created", "@images_computed", "@images_reused"}
+
+
+@pytest.mark.parametrize("place", ["pets/out", "pets/cats/out", "pets/.out"])
+def test_results_inside_the_photos_are_refused_where_they_would_become_a_class(
+    place: str, photos: MakePhotos
+) -> None:
+    root = photos()
+    out = root.parent / place
+    done, given = stand_in.run(root, out, log_folder=root.parent / "log")
+    if place == "pets/.out":
+        assert (done.code, given) == (0, 12), done.err
+    else:
+        assert (done.code, given, done.out) == (2, 0, "")
+        assert done.err.startswith(f"error: {out}: inside DATA ({root}) it would be taken for ")
+        assert not out.exists()
+
+
+def test_photos_of_a_folder_whose_name_begins_with_a_dot_stay_in_the_cache(
+    photos: MakePhotos, out: Path
+) -> None:
+    root = photos(name=".pets")
+    stand_in.run(root, out)
+    assert stand_in.upkeep("gc", out).code == 0
+    (out / "features/.pets.h5").unlink()
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 0), done.err
+
+
 # Sizes
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from extract.engines import keras_engine
 from extract.engines.base import TOLERANCE
 from extract.photos.decode import decode_photo
 from extract.store import features_file
+from extract.system.locations import readable_name
 from extract.vgg16 import weights
 from extract.vgg16.recipe import TAPS, recipe, recipe_digest
 from tests import stand_in
@@ -101,6 +103,8 @@ def again(first: Run, tmp_path: Path) -> Run:
     """Return a copy of the photos and features of the first run, to change."""
     shutil.copytree(first.photos, tmp_path / "pets")
     shutil.copytree(first.out / "features", tmp_path / "features")
+    with h5py.File(tmp_path / "features/pets.h5", "r+") as file:
+        file.attrs["root"] = str(tmp_path / "pets")
     return Run(tmp_path / "pets", tmp_path, first.done)
 
 
@@ -218,8 +222,6 @@ def test_nothing_is_left_but_the_file_and_the_cache(first: Run) -> None:
 
 
 def test_second_run_has_nothing_to_do_and_needs_no_keras(again: Run, vgg16_weights: Path) -> None:
-    # The copies lie elsewhere, which is news; the run after that finds none.
-    assert rerun(again, vgg16_weights).code == 0
     before = again.features.read_bytes(), again.features.stat().st_mtime_ns
     program = (
         "import sys, atexit; from extract import __main__ as command; "
@@ -406,7 +408,7 @@ def test_odd_names_of_folders(name: str, photos: MakePhotos, tmp_path: Path) -> 
     done, given = stand_in.run(root, tmp_path / "out")
     assert (done.code, given) == (0, 12), done.err
     (path,) = (tmp_path / "out" / "features").glob("*.h5")
-    assert path.name == f"{name}.h5"
+    assert path.name == f"{readable_name(name)}.h5"
     assert len(done.out.splitlines()) == 6
     about = attributes_of(path)
     assert about["data"] == name.encode("utf-8", "backslashreplace").decode()

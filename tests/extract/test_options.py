@@ -33,7 +33,13 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         (["chess", "--seed", "4294967296"], "--seed: 4294967296 is more than 4294967295"),
         (["chess", "--seed", "x"], "--seed: invalid whole_number value: 'x'"),
         (["chess", "--engine", "abacus"], "--engine: invalid choice: 'abacus'"),
-        (["chess", "--unknown"], "--unknown"),
+        (["chess", "--unknown"], "unrecognized arguments: --unknown; see python -m extract"),
+        (["my", "photos"], "unrecognized arguments: photos; a path that contains spaces needs"),
+        ([""], "DATA: it is empty"),
+        (["C:\\photos"], "DATA: C:\\photos is a Windows path"),
+        (["pets", "--out", "s3://bucket/out"], "--out: s3://bucket/out is a URL, and a path "),
+        (["pets", "--out", ""], "--out: it is empty"),
+        (["pets", "--weights", "file://server/x"], "--weights: file://server/x names the machine"),
         (["features"], "DATA"),
         (["info"], "FILE"),
         (["verify", "chess"], "chess"),
@@ -88,6 +94,10 @@ def test_a_tilde_is_the_home_in_paths_and_not_in_urls(
     assert options.data_set("chess") == "chess"
     assert options.data_set("s3://bucket/~/photos") == "s3://bucket/~/photos"
     assert options.location("~/cache") == tmp_path / "cache"
+    assert options.local("./photo.png") == "./photo.png"
+    for read in (options.data_set, options.local):
+        assert read("file:///a%20b") == "/a b"
+    assert options.path("file:///a%20b") == options.location("file:///a%20b") == Path("/a b")
 
 
 def test_the_default_command_may_be_left_out(

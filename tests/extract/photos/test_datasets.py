@@ -349,3 +349,112 @@ def test_file_instead_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "photos.zip").write_bytes(zipped(TREE))
     with pytest.raises(InputError, match="not a folder"):
         locate(str(tmp_path / "photos.zip"))
+
+
+# Which folder is meant, and whether it is the one that was meant before
+
+
+def folders(*paths: Path) -> None:
+    for path in paths:
+        for name in ("cats", "dogs"):
+            (path / name).mkdir(parents=True)
+
+
+def test_a_name_is_a_folder_here_or_in_data_and_a_built_in_name_only_in_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "data"
+    folders(kept / "pets", kept / "both", kept / "chess", tmp_path / "both", tmp_path / "chess")
+    assert locate("pets") == kept / "pets"
+    assert locate("both") == tmp_path / "both"
+    assert locate("./chess") == tmp_path / "chess"
+    assert capsys.readouterr().err == ""
+    assert locate("chess") == kept / "chess"
+    assert "the built-in data set is used; write ./chess for" in capsys.readouterr().err
+    assert datasets.folder_of("nothing") is None
+    assert datasets.folder_of("a/nothing") == tmp_path / "a/nothing"
+
+
+def test_every_way_to_write_a_folder_is_the_same_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "A/photos"
+    folders(root, tmp_path / "B/photos")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root)
+    for same in (
+        ".",
+        "../photos",
+        "../photos/",
+        str(root),
+        f"{root}/cats/..",
+        "../../link",
+        "name",
+    ):
+        assert datasets.lies_at(same, str(root)), same
+    for other in ("../../B/photos", "s3://A/photos", "../gone", "cats"):
+        assert not datasets.lies_at(other, str(root)), other
+
+
+def test_a_folder_is_the_same_data_set_whatever_it_wraps(tmp_path: Path) -> None:
+    wrapping, same_name = tmp_path / "photos", tmp_path / "zip/photos"
+    folders(wrapping / "deep/inner", same_name / "photos", tmp_path / "all/photos/2024/photos")
+    (tmp_path / "link").symlink_to(same_name)
+    assert datasets.lies_at(str(wrapping), str(wrapping / "deep/inner"))
+    assert datasets.lies_at(str(same_name), str(same_name / "photos"))
+    assert datasets.lies_at(str(tmp_path / "link"), str(same_name / "photos"))
+    (wrapping / "more/birds").mkdir(parents=True)
+    assert datasets.lies_at(str(wrapping), str(wrapping / "deep/inner")), "it wraps no longer"
+    folders(tmp_path / "all/photos")
+    one, other = tmp_path / "all/photos", tmp_path / "all/photos/2024/photos"
+    assert not datasets.lies_at(str(one), str(other))
+    assert not datasets.lies_at(str(other), str(one))
+
+
+def test_urls_are_compared_as_they_are_written() -> None:
+    for url in ("s3://bucket/photos", "s3://bucket/photos/"):
+        assert datasets.lies_at(url, "s3://bucket/photos")
+        assert datasets.lies_at(url, "s3://bucket/photos/deep/inner")
+        assert not datasets.lies_at(url, "s3://other/photos")
+        assert not datasets.lies_at(url, "/mnt/bucket/photos")
+        assert not datasets.lies_at(url, "s3://bucket/photos 2")
+
+
+def test_a_built_in_data_set_is_the_same_in_every_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path / "data/chess", tmp_path / "chess")
+    assert datasets.lies_at("chess", "/elsewhere/data/chess/Chess")
+    assert not datasets.lies_at("chess", str(tmp_path / "chess"))
+    assert not datasets.lies_at("./chess", str(tmp_path / "data/chess"))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ("photos.zip", "photos.zip: not a folder but an archive; unpack it and give the folder"),
+        ("'pets'", "'pets': no such folder; the folder pets exists, so leave out the quotes"),
+        ("pets ", "pets : no such folder; the folder pets exists, so leave out the quotes"),
+        ("photo.png", "photo.png: not a folder; DATA is one of chess, "),
+        ("pots", "pots: no such folder; DATA is one of chess, "),
+    ],
+)
+def test_what_is_no_folder_is_refused_with_what_to_give(
+    data: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders(tmp_path / "pets")
+    (tmp_path / "photos.zip").write_bytes(zipped(TREE))
+    (tmp_path / "photo.png").write_bytes(PHOTO)
+    with pytest.raises(InputError) as refused:
+        locate(data)
+    assert str(refused.value).startswith(problem)
+
+
+def test_a_folder_in_one_without_permission_asks_for_it(unprivileged: Path) -> None:
+    folders(unprivileged / "outer/pets")
+    (unprivileged / "outer").chmod(0)
+    with pytest.raises(InputError, match="pets: no permission to read this folder"):
+        locate(str(unprivileged / "outer/pets"))

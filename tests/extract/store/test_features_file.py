@@ -45,6 +45,7 @@ def rows(*names: str) -> list[Row]:
 
 ATTRIBUTES = {
     "data": "pets",
+    "root": "/photos/pets",
     "data_digest": "d" * 64,
     "recipe": json.dumps(RECIPE),
     "recipe_digest": recipe_digest(RECIPE),
@@ -460,8 +461,54 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "photos.h5").mkdir()
     assert features_file.file_of("photos.h5", Path("out")) == Path("out/features/photos.h5.h5")
     assert features_file.file_of("./photos.h5/", Path("out")) == Path("out/features/photos.h5.h5")
+    assert features_file.path_of("photos.h5", Path("out")) == Path("out/features/photos.h5.h5")
+    url = "s3://bucket/photos.h5"
+    assert features_file.file_of(url, Path("out")) == Path("out/features/photos.h5.h5")
     with pytest.raises(InputError, match="no name for a data set"):
         features_file.name_of("/")
+    assert features_file.name_of("n" * 230) == "n" * 230
+    with pytest.raises(InputError, match="rename it"):
+        features_file.name_of("n" * 231)
+
+
+def test_a_data_set_is_opened_by_name_by_path_and_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "A/pets").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    path = published(tmp_path, "a", "b", root=str(tmp_path / "A/pets"))
+    monkeypatch.chdir(tmp_path / "here")
+    for data in ("pets", "../A/pets", str(tmp_path / "A/pets/"), str(path)):
+        with features_file.open_data_set(data, tmp_path) as features:
+            assert features.root == str(tmp_path / "A/pets")
+    for data, given in (("../B/pets", str(tmp_path / "B/pets")), ("s3://b/pets", "s3://b/pets")):
+        with pytest.raises(InputError) as refused:
+            features_file.open_data_set(data, tmp_path)
+        assert str(refused.value).startswith(
+            f"{path} belongs to {tmp_path / 'A/pets'}, and DATA is {given}; run make features if "
+        )
+
+
+def test_a_file_is_refused_if_its_results_would_replace_those_of_another_data_set(
+    tmp_path: Path,
+) -> None:
+    for name in ("out", "same", "moved", "other"):
+        (tmp_path / name).mkdir()
+    path = published(tmp_path / "out", "a", "b", root="/A/pets")
+    same = published(tmp_path / "same", "a", "b", root="/A/pets", data_digest="e" * 64)
+    moved = published(tmp_path / "moved", "a", "b", root="/B/pets")
+    other = published(tmp_path / "other", "a", "b", root="/B/pets", data_digest="e" * 64)
+    for file in (path, same, moved):
+        features_file.open_data_set(str(file), tmp_path / "out").file.close()
+    features_file.open_data_set(str(other), tmp_path / "new").file.close()
+    with pytest.raises(InputError) as refused:
+        features_file.open_data_set(str(other), tmp_path / "out")
+    assert f"{other} was made from /B/pets, and {path} from /A/pets" in str(refused.value)
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a folder, not a features file"):
+        features_file.open(tmp_path)
 
 
 @pytest.mark.parametrize("tap", TAPS)

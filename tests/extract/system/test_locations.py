@@ -435,3 +435,50 @@ def test_what_was_computed_before_the_credentials_expired_is_kept(
     done, computed = away.run(url, tmp_path / "out")
     assert done.code == 0
     assert 1 <= computed <= 3, "no more than what was not yet a batch"
+
+
+# What a person types
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("~/a b", "/home/me/a b"),
+        ("file:///a/b%20c#d?e%41", "/a/b c#d?eA"),
+        ("FILE://localhost/a/", "/a/"),
+        ("file:/a", "/a"),
+        ("s3://bucket/~/a%20b", "s3://bucket/~/a%20b"),
+        ("-", "-"),
+        ("a\nb", "a\nb"),
+        ("a:b", "a:b"),
+        ("./C:\\photos", "./C:\\photos"),
+    ],
+)
+def test_paths_and_urls_are_read_as_people_mean_them(
+    text: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert locations.typed(text) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "it is empty; "),
+        (" \n", "it is empty; "),
+        ("a\0b", "zero byte"),
+        ("file://", "contains no path"),
+        ("file:///a%00b", "contains no path"),
+        ("file://server/a", "names the machine 'server'; "),
+        (
+            "C:\\my photos\\cats",
+            "a Windows path; in WSL, it is /mnt/c/my photos/cats",
+        ),
+        ("d:/photos", "a Windows path; in WSL, it is /mnt/d/photos"),
+        ("\\\\server\\photos", "a Windows path; "),
+    ],
+)
+def test_what_no_path_here_can_mean_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(InputError) as refused:
+        locations.typed(text)
+    assert problem in str(refused.value)

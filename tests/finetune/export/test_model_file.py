@@ -202,3 +202,8 @@ def test_a_tap_of_zeros_gives_probabilities_and_not_nan(
     session = onnxruntime.InferenceSession(model.SerializeToString())
     found = session.run(None, {"rgb": noise(20, 30)[None]})[0]
     np.testing.assert_allclose(found, [[1 / (1 + np.e), np.e / (1 + np.e)]], atol=1e-6)
+
+
+def test_photos_to_compare_on_must_be_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere: no such folder; .* --photos"):
+        model_file.write(tmp_path, to="onnx", out=tmp_path, photos=tmp_path / "nowhere")

@@ -1,0 +1,93 @@
+"""Make gives every command what was typed, whatever is in it, and removes results alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+ODD = """it's "a" b$HOME$(OUT)`id`;#*\\n
+c\\"""
+STUB = f"""#!{sys.executable} -S
+import json, sys
+print(json.dumps(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the Makefile, whose Python prints the words that it is given."""
+    root = tmp_path / "checkout"
+    (root / "requirements").mkdir(parents=True)
+    for name in ("pyproject.toml", "requirements/cpu.txt", "requirements/gpu.txt"):
+        (root / name).touch()
+        os.utime(root / name, (1, 1))
+    shutil.copy(CHECKOUT / "Makefile", root)
+    python = root / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(STUB)
+    python.chmod(0o755)
+    for name in ("cpu", "gpu"):
+        (root / f".venv/installed-{name}").touch()
+    return root
+
+
+def make(checkout: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *words],
+        cwd=checkout,
+        env=os.environ | {"HOME": str(checkout)} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("odd", [ODD, "-x", ""])
+def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
+    done = make(checkout, "all", f"DATA={odd}", f"OUT={odd}", "SIZES=224 320")
+    assert done.returncode == 0, done.stderr
+    where, data = [f"--out={odd}", "--seed=0"], ["--", odd]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        ["-m", "extract", "features", *where, "--sizes", "224", "320", *data],
+        ["-m", "classify", "train", *where, *data],
+        ["-m", "finetune", "train", *where, *data],
+        ["-m", "finetune", "compare", f"--out={odd}", *data],
+    ]
+    typed = {"DATA": odd, "MODEL": odd, "IMAGES": odd}
+    done = make(checkout, "predict", "serve", **typed)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        ["-m", "classify", "predict", f"--data={odd}", "--out=.", "--", odd, odd],
+        ["-m", "classify", "serve", f"--data={odd}", "--out=.", "--", odd],
+    ]
+
+
+@pytest.mark.parametrize("out", [ODD, "a b", "-x", "~/o", "."])
+def test_clean_and_distclean_remove_results_alone(out: str, checkout: Path) -> None:
+    folder = checkout / out.replace("~/", "")
+    for name in ("runs", "reports", "features", "photos"):
+        (folder / name).mkdir(parents=True)
+    others = [checkout / name for name in ("a/runs", "b/runs", "~", "n/runs")]
+    for other in others:
+        other.mkdir(parents=True, exist_ok=True)
+    assert make(checkout, "clean", f"OUT={out}").returncode == 0
+    left = {path.name for path in folder.iterdir()}
+    assert {"runs", "reports", "features", "photos"} & left == {"features", "photos"}
+    assert make(checkout, "distclean", f"OUT={out}").returncode == 0
+    assert {"features", "photos"} & {path.name for path in folder.iterdir()} == {"photos"}
+    assert all(other.is_dir() for other in others)
+
+
+@pytest.mark.parametrize("out", ["", "file:///x", "s3://bucket/x"])
+def test_clean_refuses_an_out_that_is_no_path(out: str, checkout: Path) -> None:
+    (checkout / "runs").mkdir()
+    done = make(checkout, "distclean", f"OUT={out}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert (checkout / "runs").is_dir()
+    assert (checkout / ".venv").is_dir()
