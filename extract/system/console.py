@@ -1,9 +1,12 @@
 """The terminal: messages, progress bars, one-line errors, exit codes, signals."""
 
+import ctypes
 import errno
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -134,6 +137,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     input, a full disk and a missing permission become one line on standard error. Any other
     exception is a defect of the program and keeps its traceback.
     """
+    _hush_libraries()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     try:
@@ -155,6 +159,32 @@ def run(main: Callable[[], None]) -> NoReturn:
         warn("stopped; what was computed is kept, run the same command again to go on")
         sys.exit(128 + stopped.signal)
     sys.exit(0)
+
+
+def _hush_libraries() -> None:
+    """Keep from the user what libraries warn their programmers of; errors are still told."""
+    warnings.simplefilter("ignore")
+    # The processes that joblib starts read this variable.
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep C libraries from printing inside the block, which must not print anything itself."""
+    sys.stdout.flush()
+    saved_descriptors = os.dup(1), os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        for descriptor in (1, 2):
+            os.dup2(nowhere.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        # Otherwise a library's unwritten output would appear when the process ends.
+        ctypes.CDLL(None).fflush(None)
+        for descriptor, saved in zip((1, 2), saved_descriptors, strict=True):
+            os.dup2(saved, descriptor)
+            os.close(saved)
 
 
 @contextmanager
