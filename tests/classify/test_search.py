@@ -116,6 +116,7 @@ def test_choices_depend_neither_on_the_number_of_processes_nor_on_the_other_head
     # Three numbers of epochs show it as well as eight do.
     monkeypatch.setitem(search_space.GRIDS, "mlp", search_space.GRIDS["mlp"][:3])
     X, labels, folds = load(publish(tmp_path))
+    monkeypatch.setattr(cross_validation, "PROCESSES", 2)
     alone = choose(["mlp"], X, labels, folds)["mlp"]
     monkeypatch.setattr(cross_validation, "PROCESSES", 1)
     among = choose(list(HEADS), X, labels, folds)["mlp"]
