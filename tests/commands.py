@@ -27,8 +27,7 @@ def run(main: Callable[[], None], *arguments: object) -> CompletedProcess[str]:
             with redirect_stdout(out), redirect_stderr(err):
                 console.run(main)
         except SystemExit as end:
-            assert isinstance(end.code, int)
-            return CompletedProcess(words, end.code, out.getvalue(), err.getvalue())
+            return CompletedProcess(words, int(end.code or 0), out.getvalue(), err.getvalue())
         finally:
             logging.getLogger().setLevel(level)
             for number, handler in handlers.items():
