@@ -19,6 +19,8 @@ from finetune.__main__ import main
 from tests import commands
 from tests.conftest import CHECKOUT, write_photos
 
+pytestmark = pytest.mark.long
+
 
 def finetune(*arguments: object) -> subprocess.CompletedProcess[str]:
     return commands.run(main, *arguments)
