@@ -48,7 +48,7 @@ def test_photos_become_a_comparison_of_five_classifiers(out: Path) -> None:
     said = run("extract", photos, "--out", out)
     assert f"VGG16: {PHOTOS * len(PIECES)} images computed" in said
     run("classify", photos, "--out", out)
-    run("finetune", "train", photos, "--out", out, "--epochs", 2)
+    run("finetune", "train", photos, "--out", out, "--epochs", 1)
     said = run("finetune", "compare", photos, "--out", out)
     with features_file.open(out / "features/photos.h5") as features:
         assert len(features.paths) + len(features.skipped) == PHOTOS * len(PIECES)
