@@ -7,6 +7,7 @@ several rounds. ONNX Runtime, OpenVINO and PyTorch are measured if they are inst
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -153,6 +154,7 @@ def competitors(vgg16: Weights) -> dict[str, Forward]:
     }
     model, tap = onnx_graph.vgg16(vgg16.arrays).SerializeToString(), list(TAPS).index(TAP)
     if find_spec("onnxruntime"):
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
 
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])

@@ -197,8 +197,9 @@ def write_keras_file(
 def house(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
     """Return a folder with features of 13 photos, by random weights, and all heads trained on them.
 
-    The photos are of cats and dogs, in ``pets/``.
+    The photos are of cats and dogs, in ``pets/``. Of each head, fewer candidates were tried.
     """
+    from classify import cross_validation, search_space
     from classify.heads import HEADS
     from classify.train import train_heads
     from extract import build
@@ -209,7 +210,13 @@ def house(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path
     picture(9, size=(300, 700)).save(root / "cats/tall.png")
     options = build.Options(out=out, weights=vgg16_weights, engine="keras")
     build.build(str(root), options)
-    with features_file.open(out / "features/pets.h5") as opened:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        features_file.open(out / "features/pets.h5") as opened,
+    ):
+        short = {name: grid[:3] for name, grid in search_space.GRIDS.items()}
+        patch.setattr(search_space, "GRIDS", short)
+        patch.setattr(cross_validation, "PROCESSES", 1)
         train_heads(opened, list(HEADS), out=out, seed=0, balanced=False)
     return out
 

@@ -14,11 +14,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from extract import __main__ as command
@@ -29,6 +31,7 @@ from extract.store import shards
 from extract.system import console
 from extract.vgg16.recipe import TAPS
 from extract.vgg16.weights import Weights
+from tests.conftest import write_photos
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 WAITING = "waiting"
@@ -136,6 +139,16 @@ def values(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     seen = photos.reshape(len(photos), -1)[:, :4608].astype(np.float32)
     seen -= seen.mean(axis=1, keepdims=True)
     return {tap: seen[:, :width] * (i + 1) for i, (tap, width) in enumerate(TAPS.items())}
+
+
+def build_features(out: Path, classes: Mapping[str, int], weights: Path) -> Path:
+    """Build features of ``out/pets`` in this process, for tests that do not read the taps."""
+    root = write_photos(out / "pets", classes)
+    engine = SimpleNamespace(name="stand-in", forward=values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "choose", lambda *wanted, folder: engine)
+        build.build(str(root), build.Options(out=out, weights=weights))
+    return out / "features/pets.h5"
 
 
 _numbers: list[int] = []

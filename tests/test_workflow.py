@@ -17,7 +17,7 @@ from tests.conftest import CHECKOUT
 pytestmark = pytest.mark.long
 
 PIECES = ("Bishop", "Knight", "Rook")
-PHOTOS = 16
+PHOTOS = 8
 
 
 def run(*arguments: object) -> str:
@@ -48,16 +48,16 @@ def test_photos_become_a_comparison_of_five_classifiers(out: Path) -> None:
     said = run("extract", photos, "--out", out)
     assert f"VGG16: {PHOTOS * len(PIECES)} images computed" in said
     run("classify", photos, "--out", out)
-    run("finetune", "train", photos, "--out", out, "--epochs", 2)
+    run("finetune", "train", photos, "--out", out, "--epochs", 1)
     said = run("finetune", "compare", photos, "--out", out)
     with features_file.open(out / "features/photos.h5") as features:
         assert len(features.paths) + len(features.skipped) == PHOTOS * len(PIECES)
         test = len(features.rows("test"))
-    assert test == 9
+    assert test == 6
     found = {folder.name: results.load(folder) for folder in results.folders(out / "runs/photos")}
     assert set(found) == {"logistic", "svm", "mlp", "baseline", "finetuned"}
-    # Chance is a third, and three in nine: real features must do better than that.
-    assert max(found[name].metrics["accuracy"] for name in ("logistic", "svm", "mlp")) >= 6 / 9
+    # Chance is a third, and two in six: real features must do better than that.
+    assert max(found[name].metrics["accuracy"] for name in ("logistic", "svm", "mlp")) >= 4 / 6
     assert len({result.data_digest for result in found.values()}) == 1
     record = json.loads((out / "reports/photos/compare.json").read_text())
     assert len(record["models"]) == 5

@@ -49,6 +49,7 @@ def connected(on: str) -> Iterator[Any]:
     # says in one line what matters.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     warnings.filterwarnings("ignore", module="ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
     if address[1]:
@@ -60,7 +61,7 @@ def connected(on: str) -> Iterator[Any]:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise InputError(
             f"--on {on}: no Ray cluster answers ({error}); start one with ray start; if it asks "
             "for a token, set RAY_AUTH_MODE=token"

@@ -1,12 +1,8 @@
 """VGG16 by MNN: Winograd convolutions on the CPU, converted once from an ONNX graph."""
 
-import ctypes
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.engines.base import Engine, Taps, Unusable
-from extract.system import atomic
+from extract.system import atomic, console
 from extract.system.machine import cores
 from extract.vgg16 import onnx_graph
 from extract.vgg16.recipe import SIZE, TAPS
@@ -47,7 +43,7 @@ def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
     if not path.exists():
         atomic.write_bytes(path, _convert(weights, size))
     try:
-        with _silence():
+        with console.silence():
             from MNN import expr
 
             network = _load(path)
@@ -97,21 +93,3 @@ def _convert(weights: Weights, size: int) -> bytes:
         if done.returncode or not target.exists():
             raise Unusable(f"MNN's converter failed with exit code {done.returncode}")
         return target.read_bytes()
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep C libraries from printing inside the block."""
-    sys.stdout.flush()
-    saved_descriptors = os.dup(1), os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        for descriptor in (1, 2):
-            os.dup2(nowhere.fileno(), descriptor)
-    try:
-        yield
-    finally:
-        # Otherwise a library's unwritten output would appear when the process ends.
-        ctypes.CDLL(None).fflush(None)
-        for descriptor, saved in zip((1, 2), saved_descriptors, strict=True):
-            os.dup2(saved, descriptor)
-            os.close(saved)

@@ -1,21 +1,26 @@
 """Decode image files to pixels, or say why a file gives no picture."""
 
+import ctypes
 import functools
 import io
 import logging
 import re
 import warnings
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, _imaging
 from PIL.JpegImagePlugin import JpegImageFile
 
 from extract.photos import containers, depth
 
 # Pillow warns about odd palettes, EXIF blocks and sizes. Here an unusable photo raises Unreadable.
 warnings.filterwarnings("ignore", module="PIL")
-logging.getLogger("PIL").addHandler(logging.NullHandler())
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+# libtiff writes to the terminal what is wrong with a file, but not with which.
+with suppress(AttributeError):
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 DRAFT = 3
 """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if this many times the result remains."""

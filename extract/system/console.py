@@ -1,10 +1,13 @@
 """The terminal: messages, progress bars, one-line errors, exit codes, signals."""
 
+import ctypes
 import errno
 import io
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -143,6 +146,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     input, a full disk and a missing permission become one line on standard error. Any other
     exception is a defect of the program and keeps its traceback.
     """
+    _hush_libraries()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     _prepare_encodings()
@@ -178,6 +182,32 @@ def _prepare_encodings() -> None:
             f"file names are read as {encoding}, so those with letters outside ASCII are misread; "
             "set PYTHONUTF8=1"
         )
+
+
+def _hush_libraries() -> None:
+    """Keep from the user what libraries warn their programmers of; errors are still told."""
+    warnings.simplefilter("ignore")
+    # The processes that joblib starts read this variable.
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    logging.getLogger().setLevel(logging.ERROR)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep C libraries from printing inside the block, which must not print anything itself."""
+    sys.stdout.flush()
+    saved_descriptors = os.dup(1), os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        for descriptor in (1, 2):
+            os.dup2(nowhere.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        # Otherwise a library's unwritten output would appear when the process ends.
+        ctypes.CDLL(None).fflush(None)
+        for descriptor, saved in zip((1, 2), saved_descriptors, strict=True):
+            os.dup2(saved, descriptor)
+            os.close(saved)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.results import Result
+from extract.system import console
 from extract.vgg16.keras_backend import keras
 from finetune.export.file_formats import ExportedFunction, Probabilities, append_record
 
@@ -26,8 +27,8 @@ def encode(network: keras.Model, result: Result) -> bytes:
     """
     import tensorflow as tf
 
-    # The conversion prints every weight of a Keras network.
-    with redirect_stdout(io.StringIO()):
+    # The conversion prints every weight of a Keras network, and its C++ part what it ignores.
+    with console.silence(), redirect_stdout(io.StringIO()):
         content = tf.lite.TFLiteConverter.from_keras_model(network).convert()
     return append_record(content, result)
 
@@ -47,7 +48,9 @@ def load(content: bytes) -> ExportedFunction:
 
     def run(photos: NDArray[np.uint8]) -> Probabilities:
         interpreter.resize_tensor_input(input_info["index"], photos.shape)
-        interpreter.allocate_tensors()
+        # At first it tells what it computes with.
+        with console.silence():
+            interpreter.allocate_tensors()
         interpreter.set_tensor(input_info["index"], photos)
         interpreter.invoke()
         probabilities: Probabilities = interpreter.get_tensor(output_info["index"])

@@ -116,6 +116,7 @@ def test_choices_depend_neither_on_the_number_of_processes_nor_on_the_other_head
     # Three numbers of epochs show it as well as eight do.
     monkeypatch.setitem(search_space.GRIDS, "mlp", search_space.GRIDS["mlp"][:3])
     X, labels, folds = load(publish(tmp_path))
+    monkeypatch.setattr(cross_validation, "PROCESSES", 2)
     alone = choose(["mlp"], X, labels, folds)["mlp"]
     monkeypatch.setattr(cross_validation, "PROCESSES", 1)
     among = choose(list(HEADS), X, labels, folds)["mlp"]
@@ -157,7 +158,8 @@ def test_few_photos_of_many_classes_are_learned(classes: int, each: int) -> None
         assert (trained.predict(unseen) == np.arange(classes)).mean() > 0.8, name
 
 
-def test_a_class_may_have_photos_in_val_only() -> None:
+def test_a_class_may_have_photos_in_val_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(search_space.GRIDS, "mlp", search_space.GRIDS["mlp"][:3])
     random = np.random.default_rng(0)
     X = random.gamma(1.0, 1.0, (24, sum(TRIED.values()))).astype(np.float32)
     labels = np.array([0, 1] * 10 + [2] * 4)
@@ -171,8 +173,11 @@ def test_a_class_may_have_photos_in_val_only() -> None:
 
 
 def test_fewer_rows_than_a_batch_are_learned_without_a_warning(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(search_space.GRIDS, "mlp", search_space.GRIDS["mlp"][:1])
+    # What another process warns of would not be recorded.
+    monkeypatch.setattr(cross_validation, "PROCESSES", 1)
     X, labels, folds = load(publish(tmp_path, per_class=(4, 2, 1)))
     choose(["mlp"], X, labels, folds)
     assert [str(warning.message) for warning in recwarn] == []

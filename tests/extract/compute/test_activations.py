@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract import build
 from extract.compute import activations, pipeline
 from extract.compute.activations import make, variant_recipe, vary
 from extract.engines import keras_engine
@@ -19,7 +18,8 @@ from extract.vgg16 import weights
 from extract.vgg16.recipe import MAPS
 from extract.vgg16.weights import Weights
 from finetune.train.batches import ActivationBatches
-from tests.conftest import Arrays, write_photos
+from tests import stand_in
+from tests.conftest import Arrays
 from tests.damage import flip, tap_offset
 
 LAYER = "block4_pool"
@@ -32,11 +32,10 @@ def vgg16(vgg16_arrays: Arrays) -> Weights:
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Iterator[Features]:
-    """Features, with random weights, of 5 photos in each of 2 classes: 6 to train."""
+    """Features, not by VGG16, of 5 photos in each of 2 classes: 6 to train."""
     folder = tmp_path_factory.mktemp("activations")
-    root = write_photos(folder / "pets", {"cats": 5, "dogs": 5})
-    build.build(str(root), build.Options(out=folder, weights=vgg16_weights))
-    with features_file.open(folder / "features/pets.h5") as opened:
+    path = stand_in.build_features(folder, {"cats": 5, "dogs": 5}, vgg16_weights)
+    with features_file.open(path) as opened:
         yield opened
 
 

@@ -1,5 +1,6 @@
 """Connecting to a cluster; tests/test_ray_coordinator.py tests the work on it."""
 
+import os
 import socket
 import time
 
@@ -19,7 +20,10 @@ def test_an_address_of_no_cluster_is_refused(on: str) -> None:
         pass
 
 
-def test_a_cluster_that_does_not_answer_is_reported_at_once() -> None:
+def test_a_cluster_that_does_not_answer_is_reported_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     started = time.monotonic()
@@ -30,6 +34,7 @@ def test_a_cluster_that_does_not_answer_is_reported_at_once() -> None:
         ):
             pass
     assert time.monotonic() - started < 5
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0", "Ray would report what it runs"
 
 
 def test_without_ray_the_message_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -280,6 +280,16 @@ def test_a_heic_file_that_would_end_the_process_is_refused() -> None:
         decode_photo(content, size=64)
 
 
+def test_libtiff_says_nothing_of_damage_by_itself(capfd: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    picture(0).save(file, "TIFF", compression="tiff_deflate")
+    content = bytearray(file.getvalue())
+    content[20:60] = bytes(40)
+    with pytest.raises(Unreadable):
+        decode_photo(bytes(content), size=32)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_decompression_bomb_that_its_own_pixels_make(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 // 2 - 1)
     with pytest.raises(Unreadable, match="more pixels than is safe"):

@@ -286,3 +286,28 @@ def test_signal_waits_for_what_must_be_finished(program: str, out: str) -> None:
     )
     assert (done.returncode, done.stdout) == (143, out)
     assert len(done.stderr.splitlines()) == 1
+
+
+LIBRARIES = """
+import logging, subprocess, sys, warnings
+from extract.system import console
+
+def main():
+    warnings.warn("a library warns")
+    logging.getLogger("library").warning("a library warns")
+    logging.getLogger("library").error("a library fails")
+    # As joblib starts its processes: without the options of this one.
+    subprocess.run([sys.executable, "-c", "import warnings; warnings.warn('a child warns')"])
+    with console.silence():
+        subprocess.run(["sh", "-c", "echo C; echo C >&2"])
+    console.warn("we warn")
+
+console.run(main)
+"""
+
+
+def test_libraries_warn_nobody_and_their_errors_and_our_warnings_are_told() -> None:
+    command = [sys.executable, "-W", "always", "-c", LIBRARIES]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr.splitlines() == ["a library fails", "we warn"]

@@ -45,7 +45,8 @@ def probabilities(house: Path, weights: Path, name: str, photo: np.ndarray) -> n
     """Return the probabilities of the original model for a new photo."""
     Image.fromarray(photo).save(house / "one.png")
     cache = house / "features/cache"
-    model = load_model(house / "runs/pets" / name, cache=cache, weights_file=weights)
+    run = house / "runs/pets" / name
+    model = load_model(run, cache=cache, weights_file=weights, engine="keras")
     item = LoadedPhoto("one.png", "", decode.square(Image.fromarray(photo), size=224), "")
     return model.probabilities([item])
 
@@ -102,7 +103,9 @@ print(json.dumps([names, found.tolist()]))
     onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
-def test_keras_and_litert_files_agree_with_the_head(house: Path, vgg16_weights: Path) -> None:
+def test_keras_and_litert_files_agree_with_the_head(
+    house: Path, vgg16_weights: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run, photo = house / "runs/pets/logistic", noise(300, 700)
     wanted = probabilities(house, vgg16_weights, "logistic", photo)
     for to, read in (("keras", keras_format.load), ("litert", litert_format.load)):
@@ -114,6 +117,8 @@ def test_keras_and_litert_files_agree_with_the_head(house: Path, vgg16_weights: 
             record = json.loads(file.read(RECORD))
             assert file.read("labels.txt").decode().split() == record["class_names"]
         assert record["class_names"] == ["cats", "dogs"]
+    # Nothing from the C++ part of TensorFlow either.
+    assert capfd.readouterr().err == ""
 
 
 def test_every_class_has_one_line_in_the_labels(house: Path) -> None:
@@ -182,7 +187,12 @@ def test_a_folder_without_photos_to_compare_on_is_an_input_error(
         model_file.write(run, to="onnx", out=house, weights_file=vgg16_weights, photos=tmp_path)
 
 
-def test_the_command_says_where_the_file_is(house: Path, vgg16_weights: Path) -> None:
+def test_the_command_says_where_the_file_is_and_reports_nothing_to_others(
+    house: Path, vgg16_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    # Libraries that report what is done keep the number of this machine in the home folder.
+    monkeypatch.setenv("HOME", str(tmp_path))
     run = house / "runs/pets/mlp"
     words = ["finetune", "export", run, "--to", "onnx", "--out", house, "--weights", vgg16_weights]
     done = subprocess.run(
@@ -190,6 +200,8 @@ def test_the_command_says_where_the_file_is(house: Path, vgg16_weights: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert f"{run / 'exported.onnx'}: written, " in done.stdout
+    assert done.stderr == ""
+    assert not [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name]
 
 
 def test_a_tap_of_zeros_gives_probabilities_and_not_nan(

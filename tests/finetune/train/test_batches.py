@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import build
 from extract.photos.decode import decode_photo
 from extract.store import features_file
 from extract.store.features_file import Features
@@ -20,16 +19,15 @@ from finetune.train.batches import (
     balanced_sample_weights,
     one_hot,
 )
-from tests.conftest import write_photos
+from tests import stand_in
 
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Iterator[Features]:
-    """Features, with random weights, of 11 photos in each of 3 classes: 21 to train."""
+    """Features, not by VGG16, of 11 photos in each of 3 classes: 21 to train."""
     folder = tmp_path_factory.mktemp("networks")
-    root = write_photos(folder / "pets", {"cats": 11, "dogs": 11, "owls": 11})
-    build.build(str(root), build.Options(out=folder, weights=vgg16_weights, engine="keras"))
-    with features_file.open(folder / "features/pets.h5") as opened:
+    path = stand_in.build_features(folder, {"cats": 11, "dogs": 11, "owls": 11}, vgg16_weights)
+    with features_file.open(path) as opened:
         yield opened
 
 

@@ -100,9 +100,13 @@ def two_ports() -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """The result of one process on one device."""
+    """The result of one process, this one, on one device."""
     out = tmp_path_factory.mktemp("alone") / "weights.npz"
-    return ended(start(out), out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TF_CONFIG", raising=False)
+        patch.setattr(sys, "argv", ["", "1", str(out)])
+        exec(TRAINING, {"__name__": "training"})
+    return dict(np.load(out))
 
 
 def test_two_workers_end_with_equal_weights_those_of_one_process(

@@ -18,9 +18,9 @@ from tests.conftest import Arrays, write_photos
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Iterator[Features]:
-    """Features, with random weights, of 11 photos in each of 3 classes: 21 to train."""
+    """Features, with random weights, of 4 photos in each of 3 classes: 6 to train."""
     folder = tmp_path_factory.mktemp("networks")
-    root = write_photos(folder / "pets", {"cats": 11, "dogs": 11, "owls": 11})
+    root = write_photos(folder / "pets", {"cats": 4, "dogs": 4, "owls": 4})
     build.build(str(root), build.Options(out=folder, weights=vgg16_weights, engine="keras"))
     with features_file.open(folder / "features/pets.h5") as opened:
         yield opened
