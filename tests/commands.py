@@ -22,6 +22,7 @@ def run(main: Callable[[], None], *arguments: object) -> CompletedProcess[str]:
     level = logging.getLogger().level
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", ["onepass", *words])
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         patch.setenv("PYTHONWARNINGS", "")
         try:
             with redirect_stdout(out), redirect_stderr(err):

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -149,6 +150,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     _hush_libraries()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    sys.unraisablehook = _stop_again
     _prepare_encodings()
     try:
         main()
@@ -247,3 +249,12 @@ def _stop(number: int, frame: FrameType | None) -> None:
     _arrived.append(number)
     if not _unfinished:
         _check()
+
+
+def _stop_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send a signal once more that came where Python drops exceptions, in ``__del__`` for one."""
+    if isinstance(unraisable.exc_value, Stopped):
+        # Python also drops what is raised here, so the signal comes a little later.
+        threading.Timer(0.1, os.kill, (os.getpid(), unraisable.exc_value.signal)).start()
+    else:
+        sys.__unraisablehook__(unraisable)

@@ -279,7 +279,26 @@ CHECK = FINISH.replace("finishing(), console.finishing()", "finishing() as check
 )
 
 
-@pytest.mark.parametrize(("program", "out"), [(FINISH, "finished\n"), (CHECK, "some\n")])
+DROPPED = """
+import os, signal, time
+from extract.system import console
+
+class Closing:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("not to be seen")
+
+def main():
+    Closing()
+    time.sleep(30)
+
+console.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "out"), [(FINISH, "finished\n"), (CHECK, "some\n"), (DROPPED, "")]
+)
 def test_signal_waits_for_what_must_be_finished(program: str, out: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
