@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -34,6 +34,7 @@ from classify.search import SearchPlan
 from classify.search_space import FeatureSet, SearchSpace
 from extract import options as shared
 from extract.store import features_file
+from extract.system.processes import parallel
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     # Start joblib's processes before anything is measured.
-    Parallel(n_jobs=-1)(delayed(abs)(1) for _ in range(8))
+    parallel(-1)(delayed(abs)(1) for _ in range(8))
     measured = [_measure(data, options) for data in options.data]
     if options.json:
         options.json.write_text(json.dumps(measured, indent=1) + "\n")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import skops.io
-from joblib import Parallel, delayed
+from joblib import delayed
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
@@ -18,9 +18,10 @@ from classify.heads import HEADS
 from classify.results import Predictions, Result
 from classify.search import Choice, SearchOutcome, SearchPlan
 from extract.store.features_file import Features
-from extract.system import atomic, console
+from extract.system import console
 from extract.system.console import InputError, say
 from extract.system.machine import machine
+from extract.system.processes import parallel
 from extract.system.provenance import now, versions
 
 
@@ -132,7 +133,7 @@ def fit_heads(
     # Every process holds a matrix of its own, which memory has room for only if it is small.
     is_small = data.X.size <= out_of_core.IN_MEMORY // 4
     jobs = [delayed(_timed_fit)(name, choice, data, seed) for name, choice in choices.items()]
-    answers = Parallel(n_jobs=cross_validation.PROCESSES if is_small else 1)(jobs)
+    answers = parallel(cross_validation.PROCESSES if is_small else 1)(jobs)
     fitted = []
     for (name, choice), (pipeline, seconds) in zip(choices.items(), answers, strict=True):
         fitted.append(FittedHead(name, pipeline, choice.hyperparameters, seconds))
@@ -224,4 +225,4 @@ def _test_and_save(
 
 
 def _write(pipeline: Pipeline, folder: Path) -> None:
-    atomic.write_bytes(folder / "head.skops", skops.io.dumps(pipeline))
+    (folder / "head.skops").write_bytes(skops.io.dumps(pipeline))
