@@ -241,7 +241,7 @@ def save(
 def consistent(
     read: Callable[Concatenate[Path, P], T],
 ) -> Callable[Concatenate[Path, P], T]:
-    """Make a function, which reads a result's files, read again if the result was replaced meanwhile.
+    """Make a function that reads a result read again if the result is replaced meanwhile.
 
     Otherwise it could take the record of one result and the model of the next.
     """
@@ -252,7 +252,7 @@ def consistent(
         while True:
             try:
                 answer = read(folder, *args, **named)
-            except InputError:
+            except Exception:
                 if before == (after := _record(folder)):
                     raise
             else:

@@ -55,7 +55,7 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def since_best(self) -> int:
-        """Number of epochs since the best one; an epoch whose loss is no number is never the best."""
+        """Number of epochs since the best one, which is none whose loss is no number."""
         sign = 1 if self.schedule.monitor == "accuracy" else -1
         monitored = self.history.get(f"val_{self.schedule.monitor}", [])
         values = sign * np.array([self.initial[self.schedule.monitor], *monitored])
@@ -106,7 +106,7 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _fits(self, state: State) -> bool:
-        """Say whether a state has the arrays of this network; another version of Keras may differ."""
+        """Say whether a state is of this network, which another version of Keras may change."""
         return [array.shape for array in (*state.variables, *state.best)] == [
             tuple(array.shape) for array in (*self._variables(), *self.best)
         ]
