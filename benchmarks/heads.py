@@ -128,7 +128,7 @@ def _ours(case: Case, spaces: Mapping[str, SearchSpace]) -> dict[str, float]:
     plan = SearchPlan(spaces, case.plan.folds, case.plan.seed)
     started = time.perf_counter()
     outcome = search.search(case.data, plan)
-    fitted = train.fit_heads(case.data, search.choose(outcome), seed=plan.seed)
+    fitted = train.fit_heads(case.data, search.choose(outcome), plan)
     seconds = time.perf_counter() - started
     head = fitted[-1]
     test = heads.select(case.test, head.hyperparameters["taps"], among=case.data.taps)

@@ -20,6 +20,10 @@ from extract.system.console import finishing, warn
 
 Arrays = list[NDArray[Any]]
 
+MARK = b"SHA-256 of all after this block: "
+BLOCK = 512
+"""The file begins with the mark, the digest and padding to this size, which HDF5 skips."""
+
 
 class State(NamedTuple):
     """The state of a training after some epochs.
@@ -60,11 +64,11 @@ class Checkpoint:
         about = json.dumps([self.depends_on, state.history], sort_keys=True)
         with finishing(), h5py.File(image, "w") as file:
             file["about"] = np.void(about.encode())
-            file["digest"] = _digest(state)
             for name, arrays in (("variables", state.variables), ("best", state.best)):
                 for number, array in enumerate(arrays):
                     file[f"{name}/{number}"] = array
-        atomic.write_bytes(self.path, image.getvalue())
+        content = image.getvalue()
+        atomic.write_bytes(self.path, (MARK + _digest(content)).ljust(BLOCK, b"\0") + content)
 
     def read(self) -> State | None:
         """Return the state of this training; None, and a warning, if the file has another or none.
@@ -72,19 +76,13 @@ class Checkpoint:
         A missing file needs no warning.
         """
         try:
-            # An error of the moment, such as a missing permission, is no damage.
-            open(self.path, "rb").close()
+            content = self.path.read_bytes()
         except FileNotFoundError:
             return None
         try:
-            with finishing(), hdf5.open_whole(self.path) as file:
+            with finishing(), hdf5.open_whole(io.BytesIO(_checked(content))) as file:
                 depended_on, history = json.loads(file["about"][()].tobytes())
                 state = State(history, _arrays(file["variables"]), _arrays(file["best"]))
-                # Earlier versions wrote no digest.
-                if "digest" in file and file["digest"].asstr()[()] != _digest(state):
-                    raise ValueError("its content is not what was written")
-        except MemoryError:
-            raise
         # HDF5 raises exceptions of many types on a damaged file, which here only costs time.
         except Exception as error:
             warn(f"{self.path}: damaged ({error}), so the training begins anew")
@@ -99,9 +97,21 @@ def _arrays(group: h5py.Group) -> Arrays:
     return [group[str(number)][()] for number in range(len(group))]
 
 
-def _digest(state: State) -> str:
-    """Return the SHA-256 of everything in a state."""
-    digest = hashlib.sha256(json.dumps(state.history, sort_keys=True).encode())
-    for array in (*state.variables, *state.best):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _checked(content: bytes) -> bytes:
+    """Return the HDF5 file in a checkpoint, before HDF5, which a damaged file can hang, reads it.
+
+    Raises
+    ------
+    ValueError
+        If it is not what was written. Earlier versions wrote no digest.
+    """
+    if not content.startswith(MARK):
+        return content
+    whole, digest = content[BLOCK:], content[len(MARK) : len(MARK) + 64]
+    if digest != _digest(whole):
+        raise ValueError("its content is not what was written")
+    return whole
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
