@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -35,6 +35,7 @@ from classify.search_space import FeatureSet, SearchSpace
 from extract import options as shared
 from extract.store import features_file
 from extract.system import console
+from extract.system.processes import parallel
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     # Start joblib's processes before anything is measured.
-    Parallel(n_jobs=-1)(delayed(abs)(1) for _ in range(8))
+    parallel(-1)(delayed(abs)(1) for _ in range(8))
     measured = [_measure(data, options) for data in options.data]
     if options.json:
         options.json.write_text(json.dumps(measured, indent=1) + "\n")
@@ -128,7 +129,7 @@ def _ours(case: Case, spaces: Mapping[str, SearchSpace]) -> dict[str, float]:
     plan = SearchPlan(spaces, case.plan.folds, case.plan.seed)
     started = time.perf_counter()
     outcome = search.search(case.data, plan)
-    fitted = train.fit_heads(case.data, search.choose(outcome), seed=plan.seed)
+    fitted = train.fit_heads(case.data, search.choose(outcome), plan)
     seconds = time.perf_counter() - started
     head = fitted[-1]
     test = heads.select(case.test, head.hyperparameters["taps"], among=case.data.taps)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import delayed
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from classify import calibration, heads, row_space
 from classify.arrays import Labels, Matrix, Rows, TrainingData
 from classify.heads import HEADS
+from extract.system.processes import parallel
 
 FOLDS = 5
 FEW_ROWS = 1000
@@ -128,7 +129,7 @@ def out_of_fold(
     classes = int(labels.max()) + 1
     parts = [(np.flatnonzero(dealt != i), np.flatnonzero(dealt == i)) for i in range(FOLDS)]
     parts = [(fitted, held_out) for fitted, held_out in parts if len(fitted) and len(held_out)]
-    answers = Parallel(n_jobs=PROCESSES)(
+    answers = parallel(PROCESSES)(
         delayed(_held_out_scores)(name, hyperparameters, data, part, seed) for part in parts
     )
     scores = np.full((len(labels), classes), -np.inf, np.float32)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from scipy.special import expit, softmax
+from scipy.special import expit, log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
@@ -152,7 +152,10 @@ class Head(NamedTuple):
 def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
     """Return scores whose softmax is the probabilities of a classifier, shape (n, k)."""
     if isinstance(classifier, MLPClassifier):
-        logarithms: Matrix = np.log(np.clip(classifier.predict_proba(X), 1e-30, None))
+        # Not the logarithm of its probabilities, whose difference from 1 float32 cannot hold.
+        hidden = np.maximum(X @ classifier.coefs_[0] + classifier.intercepts_[0], 0)
+        outputs = hidden @ classifier.coefs_[1] + classifier.intercepts_[1]
+        logarithms: Matrix = log_softmax(_two_columns(outputs), axis=1)
         return logarithms
     return _two_columns(classifier.decision_function(X))
 

@@ -5,7 +5,8 @@ What is done depends on the size of the data alone:
 - Heads are searched on about 20,000 rows, drawn from each class in proportion.
 - A matrix of more than 2^28 values (1 GiB) is mapped from a file on disk, which the operating
   system reads and drops as needed. This holds for the taps, which are read in batches, and for
-  the prepared rows. The chosen head is fitted on all rows, in blocks or batches.
+  the prepared rows. The chosen head is fitted on all rows, in blocks or batches, and so is another
+  one that is fitted only to find the temperature, because this depends on the number of rows.
 - `classify.search_space` leaves out sets of taps whose matrix would be larger than 1 GiB, except
   the smallest set.
 """
@@ -57,6 +58,15 @@ def columns(X: Matrix, slices: Sequence[slice]) -> Matrix:
     for start in range(0, len(X), BLOCK):
         block = slice(start, start + BLOCK)
         np.concatenate([X[block, part] for part in slices], axis=1, out=selected[block])
+    return selected
+
+
+def rows(X: Matrix, numbers: Rows) -> Matrix:
+    """Return some rows of a matrix, in the order of their numbers."""
+    selected = matrix((len(numbers), X.shape[1]))
+    for start in range(0, len(numbers), BLOCK):
+        block = slice(start, start + BLOCK)
+        selected[block] = X[numbers[block]]
     return selected
 
 

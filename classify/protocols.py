@@ -188,7 +188,7 @@ def _measure(
     data = TrainingData.weighted(X[fitted], taps, labels, balanced=measurement.balanced)
     choices = search.choose(search.search(data, plan))
     measured = {}
-    for head in fit_heads(data, choices, seed=seed):
+    for head in fit_heads(data, choices, plan):
         unseen = heads.select(X[tested], head.hyperparameters["taps"], among=taps)
         predictions = predict(head.pipeline, features, unseen, tested)
         measured[head.name] = results.metrics(predictions)

@@ -7,10 +7,13 @@ itself is in a file beside them.
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import h5py
 import numpy as np
@@ -33,6 +36,9 @@ BINS = 15
 PHASES = ("features", "tune", "fit", "predict")
 MODELS = ("head.skops", "model.keras")
 """The file that holds the model: a head's, and a network's."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -211,26 +217,65 @@ def save(
     *,
     write_model: Callable[[Path], None],
 ) -> None:
-    """Save a result; ``result.json`` is written last, so that a result that has it is complete.
+    """Save a result as a whole: until all its files are written, the earlier result stays.
 
     Parameters
     ----------
     folder : Path
         It is created if it is missing.
     write_model : callable
-        A function that writes the model's own files into `folder`.
+        A function that writes the model's own files into the folder that it is given.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    record = folder / "result.json"
-    record.unlink(missing_ok=True)
-    write_model(folder)
     image = io.BytesIO()
     with h5py.File(image, "w") as file:
         file["path"] = np.array(predictions.paths, dtype=h5py.string_dtype())
         file["label"] = predictions.labels.astype(np.int64)
         file["probability"] = predictions.probabilities.astype(np.float32)
-    atomic.write_bytes(folder / "predictions.h5", image.getvalue())
-    atomic.write_text(record, json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n")
+    record = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
+    with atomic.replacing_files(folder) as new:
+        write_model(new)
+        (new / "predictions.h5").write_bytes(image.getvalue())
+        (new / "result.json").write_bytes(record.encode())
+
+
+def consistent(
+    read: Callable[Concatenate[Path, P], T],
+) -> Callable[Concatenate[Path, P], T]:
+    """Make a function that reads a result read again if the result is replaced meanwhile.
+
+    Otherwise it could take the record of one result and the model of the next.
+    """
+
+    @wraps(read)
+    def read_one_result(folder: Path, /, *args: P.args, **named: P.kwargs) -> T:
+        before = _record(folder)
+        while True:
+            try:
+                answer = read(folder, *args, **named)
+            except Exception:
+                if before == (after := _record(folder)):
+                    raise
+            else:
+                if before == (after := _record(folder)):
+                    return answer
+            before = after
+
+    return read_one_result
+
+
+def _record(folder: Path) -> bytes | None:
+    """Return the content of ``result.json``; None if there is no result."""
+    try:
+        atomic.finish(folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder / atomic.COMMITTED}: the files of a result that a killed run saved, and they "
+            f"cannot be moved into {folder} ({error.strerror}); grant the permission"
+        ) from error
+    try:
+        return (folder / "result.json").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def load(folder: Path) -> Result:
@@ -242,8 +287,11 @@ def load(folder: Path) -> Result:
         If ``result.json`` is missing or is not such a record.
     """
     path = folder / "result.json"
+    content = _record(folder)
+    if content is None:
+        raise InputError(f"{path}: not there; train the model again")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(content.decode())
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']}, and this version reads {SCHEMA}")
         names = {field.name for field in fields(Result)}
@@ -252,8 +300,6 @@ def load(folder: Path) -> Result:
         if not set(record["sizes"]) <= set(SIZES):
             raise ValueError(f"sizes {record['sizes']}")
         return Result(**record)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path}: not there; train the model again") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a result record ({error}); train it again") from error
 
@@ -286,10 +332,35 @@ def load_predictions(folder: Path) -> Predictions:
         raise InputError(f"{path}: not a file of predictions ({error}); train it again") from error
 
 
+def check_files(folder: Path) -> None:
+    """Make sure that the predictions and the model of a result are there and not damaged.
+
+    Raises
+    ------
+    InputError
+        If they are not.
+    """
+    load_predictions(folder)
+    path = _model_file(folder)
+    if path is None:
+        raise InputError(f"{folder}: the model is missing; train it again")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise InputError(f"{path}: damaged ({damaged}); train it again")
+
+
 def model_bytes(folder: Path) -> int | None:
     """Return the size in bytes of the file that holds the model; None if it is missing."""
-    sizes = [(folder / name).stat().st_size for name in MODELS if (folder / name).is_file()]
-    return sizes[0] if sizes else None
+    path = _model_file(folder)
+    return path.stat().st_size if path else None
+
+
+def _model_file(folder: Path) -> Path | None:
+    return next((folder / name for name in MODELS if (folder / name).is_file()), None)
 
 
 def runs_of(data: str, out: Path) -> Path:
@@ -299,4 +370,6 @@ def runs_of(data: str, out: Path) -> Path:
 
 def folders(runs: Path) -> list[Path]:
     """Return the folders below `runs` that have a complete result, sorted by name."""
-    return sorted(path.parent for path in runs.glob("*/result.json"))
+    saved = {path.parent for path in runs.glob("*/result.json")}
+    committed = {path.parents[1] for path in runs.glob(f"*/{atomic.COMMITTED}/result.json")}
+    return sorted(saved | committed)

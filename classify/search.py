@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import delayed, effective_n_jobs
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -20,6 +20,7 @@ from classify.calibration import fit_temperature
 from classify.cross_validation import Fold
 from classify.heads import HEADS
 from classify.search_space import FeatureSet, SearchSpace
+from extract.system.processes import parallel
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def search(
     if folds:
         # The largest first, so that no processor has to wait for a slow one at the end.
         feature_sets = plan.feature_sets[::-1]
-        answers = Parallel(n_jobs=cross_validation.PROCESSES, return_as="generator")(
+        answers = parallel(cross_validation.PROCESSES, return_as="generator")(
             delayed(_try)(features, data, plan) for features in feature_sets
         )
         for features, answer in zip(feature_sets, answers, strict=True):

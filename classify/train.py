@@ -8,19 +8,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import skops.io
-from joblib import Parallel, delayed
+from joblib import delayed
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from classify import cross_validation, heads, out_of_core, results, row_space, search, search_space
 from classify.arrays import Matrix, Rows, TrainingData
+from classify.calibration import fit_temperature
+from classify.cross_validation import Fold
 from classify.heads import HEADS
 from classify.results import Predictions, Result
 from classify.search import Choice, SearchOutcome, SearchPlan
 from extract.store.features_file import Features
-from extract.system import atomic, console
+from extract.system import console
 from extract.system.console import InputError, say
 from extract.system.machine import machine
+from extract.system.processes import parallel
 from extract.system.provenance import now, versions
 
 
@@ -70,7 +73,7 @@ def train_heads(
     with console.progress("heads", plan.steps, unit="steps") as advance:
         outcome = search.search(data, plan, advance=advance)
         choices = search.choose(outcome)
-        fitted = fit_heads(data, choices, seed=seed, advance=advance)
+        fitted = fit_heads(data, choices, plan, advance=advance)
     for head in fitted:
         _test_and_save(head, outcome, features, out=out, seed=seed)
 
@@ -114,8 +117,8 @@ def prepare(
 def fit_heads(
     data: TrainingData,
     choices: Mapping[str, Choice],
+    plan: SearchPlan,
     *,
-    seed: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[FittedHead]:
     """Fit each head, as it was chosen, to all photos of train and val.
@@ -125,14 +128,19 @@ def fit_heads(
     data : TrainingData
     choices : mapping of str to Choice
         By head, see `classify.search.choose`.
-    seed : int
+    plan : SearchPlan
+        If the search used a sample of the photos, each head is first fitted to the fitted rows of
+        the plan, which are about as many, to find its temperature on the held-out rows.
     advance : callable
         Called with 1 for each head that is fitted.
     """
     # Every process holds a matrix of its own, which memory has room for only if it is small.
     is_small = data.X.size <= out_of_core.IN_MEMORY // 4
-    jobs = [delayed(_timed_fit)(name, choice, data, seed) for name, choice in choices.items()]
-    answers = Parallel(n_jobs=cross_validation.PROCESSES if is_small else 1)(jobs)
+    fold = _recalibrated_on(data, plan)
+    jobs = [
+        delayed(_timed_fit)(name, choice, data, fold, plan.seed) for name, choice in choices.items()
+    ]
+    answers = parallel(cross_validation.PROCESSES if is_small else 1)(jobs)
     fitted = []
     for (name, choice), (pipeline, seconds) in zip(choices.items(), answers, strict=True):
         fitted.append(FittedHead(name, pipeline, choice.hyperparameters, seconds))
@@ -140,10 +148,48 @@ def fit_heads(
     return fitted
 
 
-def _timed_fit(name: str, choice: Choice, data: TrainingData, seed: int) -> tuple[Pipeline, float]:
+def _recalibrated_on(data: TrainingData, plan: SearchPlan) -> Fold | None:
+    """Return rows to fit and to find the temperature on; None if the search used all rows."""
+    if len(data.labels) <= out_of_core.SEARCH_ROWS or not plan.folds:
+        return None
+    fitted, held_out = plan.folds[0]
+    enough = out_of_core.sample(data.labels[held_out], rows=out_of_core.SEARCH_ROWS, seed=plan.seed)
+    return fitted, held_out[enough]
+
+
+def _timed_fit(
+    name: str, choice: Choice, data: TrainingData, fold: Fold | None, seed: int
+) -> tuple[Pipeline, float]:
     started = time.perf_counter()
+    if fold is not None:
+        choice = choice._replace(temperature=_temperature(name, choice, data, fold, seed=seed))
     pipeline = fit_head(name, choice, data, seed=seed)
     return pipeline, time.perf_counter() - started
+
+
+def _temperature(name: str, choice: Choice, data: TrainingData, fold: Fold, *, seed: int) -> float:
+    """Return the temperature of a head that is fitted to one part of a fold, on the other part.
+
+    The temperature depends on how many rows are fitted.
+    """
+    fitted, held_out = fold
+    taps = {tap: data.taps[tap] for tap in choice.hyperparameters["taps"]}
+    X = heads.select(data.X, taps, among=data.taps)
+    part = TrainingData(
+        out_of_core.rows(X, fitted), taps, data.labels[fitted], data.sample_weight[fitted]
+    )
+    head = fit_head(name, choice._replace(temperature=1.0), part, seed=seed)
+    blocks = [
+        held_out[start : start + out_of_core.BLOCK]
+        for start in range(0, len(held_out), out_of_core.BLOCK)
+    ]
+    scores = [heads.scores(head[-1], head[:-1].transform(X[block])) for block in blocks]
+    known, classes = np.unique(part.labels), int(data.labels.max()) + 1
+    return fit_temperature(
+        cross_validation.for_all_classes(np.concatenate(scores), known, classes),
+        data.labels[held_out],
+        data.sample_weight[held_out],
+    ).temperature
 
 
 def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pipeline:
@@ -224,4 +270,4 @@ def _test_and_save(
 
 
 def _write(pipeline: Pipeline, folder: Path) -> None:
-    atomic.write_bytes(folder / "head.skops", skops.io.dumps(pipeline))
+    (folder / "head.skops").write_bytes(skops.io.dumps(pipeline))

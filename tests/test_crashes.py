@@ -179,7 +179,7 @@ def test_signals_at_random_moments_lose_at_most_the_batches_in_flight(
             continue
         stops += 1
         assert done.code == code, done
-        assert done.err.splitlines()[-1].startswith("stopped; what was computed is kept")
+        assert done.err.splitlines()[-1].startswith("stopped; what was saved is kept")
         finish_a_copy(out, forty, kept)
 
 
@@ -298,7 +298,7 @@ def assert_told(done: stand_in.Done, number: int) -> None:
     *others, last = done.err.splitlines()
     assert last.startswith("error: ")
     assert os.strerror(number) in last
-    assert last.endswith("what was computed is kept")
+    assert last.endswith("what was saved is kept")
     for line in others:
         assert "digests are not remembered" in line
 

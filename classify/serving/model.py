@@ -76,6 +76,7 @@ class Answer(NamedTuple):
     sure: bool
 
 
+@results.consistent
 def load_model(
     run: Path, *, cache: Path, weights_file: Path | None = None, engine: str = "auto"
 ) -> Model:

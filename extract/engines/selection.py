@@ -5,6 +5,7 @@ fewer multiplications than direct ones. Which of the two is faster depends on th
 """
 
 import json
+import os
 import signal
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from extract.engines.base import (
     Unusable,
     relative_difference,
 )
-from extract.system import atomic, machine
+from extract.system import atomic, machine, processes
 from extract.system.console import InputError, say
 from extract.vgg16.recipe import SIZE
 from extract.vgg16.weights import Weights
@@ -183,11 +184,16 @@ def _check(engine: Engine, photos: NDArray[np.uint8], reference: Taps) -> Check:
 
 def _compute_reference(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
     """Compute Keras's taps in another process, whose end frees the gigabyte that Keras takes."""
-    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    prepare = partial(_prepare_process, os.getpid())
     # Unlike multiprocessing's processes, joblib's do not run the user's script again.
-    with loky.ProcessPoolExecutor(1, initializer=ignore) as process:
+    with loky.ProcessPoolExecutor(1, initializer=prepare) as process:
         taps: Taps = process.submit(_run_keras, weights, photos).result()
         return taps
+
+
+def _prepare_process(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    processes.end_with(parent)
 
 
 def _run_keras(weights: Weights, photos: NDArray[np.uint8]) -> Taps:

@@ -15,8 +15,8 @@ from extract.system import locations
 from extract.system.locations import Location
 
 
-def open_whole(path: Location) -> h5py.File:
-    """Open a file for reading; a file in a store is read into memory.
+def open_whole(path: Location | io.BytesIO) -> h5py.File:
+    """Open a file, or one in memory, for reading; a file in a store is read into memory.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def open_whole(path: Location) -> h5py.File:
         If its store cannot be reached.
     """
     file = h5py.File(
-        path if isinstance(path, Path) else io.BytesIO(locations.read_bytes(path)), "r"
+        path if isinstance(path, Path | io.BytesIO) else io.BytesIO(locations.read_bytes(path)), "r"
     )
     try:
         outside = file.visititems_links(_link_outside) or file.visititems(_data_outside)

@@ -1,12 +1,28 @@
-"""Write files whole or not at all: a temporary name in the same folder, fsync, rename."""
+"""Write files whole or not at all: a temporary name in the same folder, fsync, rename.
 
+`replacing` does so with one file, `replacing_files` with several that belong together. A process
+that is killed leaves files with temporary names, which `sweep` removes.
+"""
+
+import errno
+import fcntl
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from extract.system.console import InputError
+
+COMMITTED = ".new"
+"""Folder with files that were all written and wait to be moved into the folder that it lies in."""
+
+LAST = "result.json"
+"""A file that is moved after all others, for programs that take its presence for completeness."""
+
+TEMPORARY = re.compile(r"\.(.+\.)?[0-9a-f]{16,32}\.tmp")
 
 
 @contextmanager
@@ -18,23 +34,55 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary : Path
         A name beside `path`, removed if the block raises.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A process number is not unique: a machine that shares the folder may have the same one. With
-    # the name of `path` in it, it could be longer than a file system allows.
-    temporary = path.with_name(f".{secrets.token_hex(16)}.tmp")
-    try:
+    with _writing(path.parent), _named_for(path, _temporary(path)) as temporary:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
-        # A failed write names no file or the temporary one, but the user knows only the real name.
-        if error.filename in (None, str(temporary)):
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_files(folder: Path) -> Iterator[Path]:
+    """Give the block a folder to write files to; they replace those of `folder` all together.
+
+    All files are flushed to disk, then a single rename makes them valid (`COMMITTED`), and only
+    then they are moved to their places. A kill before that rename leaves the earlier files; after
+    it, `finish` moves the rest. Other files in `folder` stay.
+
+    Yields
+    ------
+    temporary : Path
+        An empty folder in `folder`, removed if the block raises.
+    """
+    sweep(folder)
+    with _writing(folder), _named_for(folder, _temporary(folder / "files")) as temporary:
+        temporary.mkdir()
+        yield temporary
+        for path in temporary.iterdir():
+            _sync(path)
+        sync_folder(temporary)
+        _commit(temporary, folder)
+        finish(folder)
+
+
+def finish(folder: Path) -> None:
+    """Move files to their places that a killed process wrote completely but did not move.
+
+    Whoever reads several files of a folder calls this first. Several processes may do so at once.
+    """
+    committed = folder / COMMITTED
+    try:
+        names = os.listdir(committed)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in sorted(names, key=lambda name: (name == LAST, name)):
+        # Another process may have moved it.
+        with suppress(FileNotFoundError):
+            os.replace(committed / name, folder / name)
+    # There may be files in it again, of a later write.
+    with suppress(OSError):
+        committed.rmdir()
+    sync_folder(folder)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -50,9 +98,78 @@ def write_text(path: Path, text: str) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
+    with _opened(folder) as descriptor:
+        os.fsync(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in a folder, unless another process is writing to it."""
+    with suppress(OSError), _opened(folder) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                _remove(path)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _commit(temporary: Path, folder: Path) -> None:
+    """Rename the temporary folder to `COMMITTED`, after what another process committed."""
+    while True:
+        finish(folder)
+        try:
+            os.rename(temporary, folder / COMMITTED)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            sync_folder(folder)
+            return
+
+
+def _temporary(path: Path) -> Path:
+    # A process number is not unique: a machine that shares the folder may have the same one. With
+    # the name of `path` in it, it could be longer than a file system allows.
+    return path.with_name(f".{secrets.token_hex(16)}.tmp")
+
+
+@contextmanager
+def _named_for(path: Path, temporary: Path) -> Iterator[Path]:
+    """Remove `temporary` at the end. An error in it names `path`, which the user knows."""
+    try:
+        yield temporary
+    except OSError as error:
+        # A failed write names no file.
+        failed = Path(str(error.filename or temporary))
+        if failed.is_relative_to(temporary):
+            error.filename = str(path / failed.relative_to(temporary))
+        raise
+    finally:
+        _remove(temporary)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Keep `sweep` away from a folder while the block writes to it.
+
+    The operating system releases the lock when the process dies. On a network disk without such
+    locks nothing is ever swept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _opened(folder) as descriptor:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -72,3 +189,10 @@ def make_writable(folder: Path, option: str) -> None:
         raise InputError(f"{folder}: {problem}; choose another folder with {option}") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"{folder}: no permission to write; choose another folder with {option}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -165,10 +165,10 @@ def run(main: Callable[[], None]) -> NoReturn:
         if error.errno not in ADVICE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        warn(f"error: {where}{error.strerror}: {ADVICE[error.errno]}; what was computed is kept")
+        warn(f"error: {where}{error.strerror}: {ADVICE[error.errno]}; what was saved is kept")
         sys.exit(UNUSABLE)
     except Stopped as stopped:
-        warn("stopped; what was computed is kept, run the same command again to go on")
+        warn("stopped; what was saved is kept, run the same command again to go on")
         sys.exit(128 + stopped.signal)
     sys.exit(0)
 

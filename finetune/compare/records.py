@@ -1,6 +1,7 @@
 """The records of the models: read from ``runs/``, and checked before anything is compared."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from classify import results
 from classify.results import Predictions, Result
 from extract.store.features_file import Features
-from extract.system.console import InputError
+from extract.system.console import InputError, warn
 from finetune.compare.significance import Interval, bootstrap_intervals, wilson_interval
 
 COMMANDS = {"head": "make heads", "network": "make finetune"}
@@ -117,6 +118,7 @@ def read_records(
     return records, refused
 
 
+@results.consistent
 def _read_record(folder: Path, features: Features) -> ModelRecord:
     result = results.load(folder)
     if result.data_digest != features.data_digest:
@@ -176,10 +178,23 @@ def _photos_per_second(result: Result, features: Features, photos: int) -> float
 
 
 def _read_history(folder: Path) -> dict[str, list[Any]]:
+    """Read the learning curves. A damaged file is told, because only the curves are missing."""
+    path = folder / "history.json"
     try:
-        history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        history = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(history, dict):
+            raise ValueError("not an object")
+        return {name: _curve(name, values) for name, values in history.items()}
+    except FileNotFoundError:
         return {}
-    if not isinstance(history, dict):
+    except ValueError as error:
+        warn(f"{path}: damaged ({error}), so the report has no learning curves of {folder.name}")
         return {}
-    return {name: values for name, values in history.items() if isinstance(values, list)}
+
+
+def _curve(name: str, values: Any) -> list[Any]:
+    """Return one value per epoch; a number that JSON cannot hold was written as null."""
+    kind = str if name == "phase" else int | float | None
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise ValueError(f"{name} has something else than one value per epoch")
+    return [math.nan if value is None else value for value in values]

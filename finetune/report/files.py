@@ -30,7 +30,8 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 def write_texts(texts: dict[str, str], folder: Path) -> list[Path]:
-    """Write each text to the file of its name in `folder`, and return the files."""
-    for name, text in texts.items():
-        atomic.write_text(folder / name, text)
+    """Write each text to the file of its name in `folder`, all or none; return the files."""
+    with atomic.replacing_files(folder) as new:
+        for name, text in texts.items():
+            (new / name).write_bytes(text.encode())
     return [folder / name for name in texts]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from extract.system import console
-from extract.system.console import InputError, say
+from extract.system.console import InputError, say, warn
 from extract.vgg16 import keras_backend
 from extract.vgg16.keras_backend import keras
 from finetune.train.batches import TrainingData
@@ -36,7 +36,7 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         train: Any,
         schedule: Schedule,
         *,
-        initial: float,
+        initial: dict[str, float],
         checkpoint: Checkpoint | None,
         hardware: Hardware,
     ) -> None:
@@ -55,10 +55,12 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def since_best(self) -> int:
-        """Number of epochs since the best one."""
+        """Number of epochs since the best one, which is none whose loss is no number."""
         sign = 1 if self.schedule.monitor == "accuracy" else -1
         monitored = self.history.get(f"val_{self.schedule.monitor}", [])
-        values = sign * np.array([self.initial, *monitored])
+        values = sign * np.array([self.initial[self.schedule.monitor], *monitored])
+        losses = [self.initial["loss"], *self.history.get("val_loss", [])]
+        values[~np.isfinite(losses)] = -np.inf
         return len(values) - 1 - int(np.argmax(values))
 
     @property
@@ -68,8 +70,11 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 
     def resume(self) -> None:
         """Continue from the checkpoint, if it has a state of this training."""
-        state = self.checkpoint.read() if self.checkpoint is not None else None
-        if state is None:
+        state = self.checkpoint.read() if self.checkpoint else None
+        if self.checkpoint is None or state is None:
+            return
+        if not self._fits(state):
+            warn(f"{self.checkpoint.path}: of another network, so the training begins anew")
             return
         self.history, self.best = state.history, state.best
         for variable, value in zip(self._variables(), state.variables, strict=True):
@@ -81,9 +86,9 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         metrics = self.hardware.mean({name: float(value) for name, value in (logs or {}).items()})
-        if not np.isfinite(metrics["loss"]):
+        if not np.isfinite(metrics["loss"]) or not _are_finite(self.network.get_weights()):
             # The best weights and the checkpoint stay those of earlier epochs.
-            self.history.setdefault("loss", []).append(metrics["loss"])
+            self.history.setdefault("loss", []).append(np.nan)
             self.model.stop_training = True
             return
         for name, value in metrics.items():
@@ -99,6 +104,16 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
     def _variables(self) -> list[Any]:
         """Return everything that changes in training: weights, random generators, optimizer."""
         return [*self.model.variables, *self.model.optimizer.variables]
+
+    def _fits(self, state: State) -> bool:
+        """Say whether a state is of this network, which another version of Keras may change."""
+        return [array.shape for array in (*state.variables, *state.best)] == [
+            tuple(array.shape) for array in (*self._variables(), *self.best)
+        ]
+
+
+def _are_finite(weights: Arrays) -> bool:
+    return all(np.isfinite(array).all() for array in weights)
 
 
 def fit(
@@ -155,6 +170,11 @@ def fit(
             f"{phase.name}: the loss is no longer a number after epoch {epochs.done}; "
             "choose a smaller --learning-rate"
         )
+    if not np.any(np.isfinite(epochs.history["val_loss"])):
+        raise InputError(
+            f"{phase.name}: the loss on val was no number after any of {epochs.done} epochs; "
+            "choose a smaller --learning-rate"
+        )
     return {**epochs.history, "phase": [phase.name] * epochs.done}
 
 
@@ -207,7 +227,7 @@ def _epochs(
         network,
         data.train,
         schedule,
-        initial=metrics[schedule.monitor],
+        initial=metrics,
         checkpoint=checkpoint,
         hardware=hardware,
     )

@@ -13,7 +13,7 @@ from extract.photos import hashes
 from extract.store import shards
 from extract.store.features_file import SPLITS, Features
 from extract.system import locations
-from extract.system.console import InputError, count
+from extract.system.console import InputError, count, warn
 from extract.vgg16.recipe import SIZE, recipe_digest
 
 UNFREEZE = {"block5": "block5_conv1", "block4": "block4_conv1", "all": "block1_conv1"}
@@ -119,11 +119,19 @@ class Request:
         return results.runs_of(features.data, self.out) / self.options.model
 
     def is_done(self, features: Features) -> bool:
-        """Say whether a result of an equal request on equal features exists."""
+        """Say whether a whole result of an equal request on equal features exists.
+
+        If there is one that is damaged, a warning says so.
+        """
         folder = self.folder(features)
-        if not (folder / "result.json").exists():
+        if folder not in results.folders(folder.parent):
             return False
-        result = results.load(folder)
+        try:
+            result = results.load(folder)
+            results.check_files(folder)
+        except InputError as error:
+            warn(error)
+            return False
         made_from = (result.data_digest, result.recipe_digest, result.seed)
         expected = (features.data_digest, recipe_digest(features.recipes[SIZE]), self.seed)
         return made_from == expected and result.hyperparameters.get("asked") == asdict(self.options)

@@ -1,7 +1,6 @@
 """From a request to a result: train a network and write its files."""
 
 import json
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -108,12 +107,9 @@ def predict(network: keras.Model, features: Features) -> Predictions:
 
 
 def save_network(network: keras.Model, path: Path) -> None:
-    """Write a network to a ``.keras`` file, so that it is whole at any moment."""
-    with console.finishing(), tempfile.TemporaryDirectory() as temporary:
-        # Keras requires a name that ends in .keras; the temporary one does not.
-        written = Path(temporary, "model.keras")
-        network.save(written)
-        atomic.write_bytes(path, written.read_bytes())
+    """Write a network to a ``.keras`` file, whole or not at all."""
+    with atomic.replacing_files(path.parent) as new:
+        _write_network(network, new / path.name)
 
 
 def _set_up(features: Features, request: Request, hardware: Hardware) -> Setup:
@@ -219,5 +215,15 @@ def _result(
 
 
 def _write_model(trained: Trained, folder: Path) -> None:
-    atomic.write_text(folder / "history.json", json.dumps(trained.history) + "\n")
-    save_network(trained.network, folder / "model.keras")
+    # JSON has no NaN, which the loss of an epoch may be.
+    history = {
+        name: [None if value != value else value for value in values]
+        for name, values in trained.history.items()
+    }
+    (folder / "history.json").write_bytes(json.dumps(history).encode() + b"\n")
+    _write_network(trained.network, folder / "model.keras")
+
+
+def _write_network(network: keras.Model, path: Path) -> None:
+    with console.finishing():
+        network.save(path)

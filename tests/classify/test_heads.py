@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.linear_model import RidgeClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from classify import heads, out_of_core, train
@@ -143,6 +144,15 @@ def test_every_trusted_type_is_needed_by_some_head() -> None:
     for name in HEADS:
         needed |= set(skops.io.get_untrusted_types(data=skops.io.dumps(fitted(name, X, labels))))
     assert needed == set(TRUSTED)
+
+
+@pytest.mark.parametrize("log_odds", [41.6, -41.6, 0.25, 300.0])
+def test_scores_of_a_network_for_two_classes_are_exact_on_both_sides(log_odds: float) -> None:
+    network = MLPClassifier((2,), max_iter=1).fit(np.eye(2), [0, 1])
+    network.coefs_ = [np.array([[1, -1]], np.float32), np.array([[1], [-1]], np.float32)]
+    network.intercepts_ = [np.zeros(2, np.float32), np.zeros(1, np.float32)]
+    ((first, second),) = heads.scores(network, np.array([[log_odds]], np.float32))
+    assert second - first == pytest.approx(log_odds, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -36,8 +36,9 @@ is_val = np.arange(200_000) % 5 == 0
 folds = cross_validation.folds(labels, [], is_val, seed=0)
 cross_validation.PROCESSES = 1
 data = TrainingData.weighted(X, taps, labels)
-choices = search.choose(search.search(data, SearchPlan(spaces, folds, 0)))
-for head in train.fit_heads(data, choices, seed=0):
+plan = SearchPlan(spaces, folds, 0)
+choices = search.choose(search.search(data, plan))
+for head in train.fit_heads(data, choices, plan):
     assert (head.pipeline.predict(X[:5000]) == labels[:5000]).mean() > 0.7, head.name
 # Not ru_maxrss, which begins with the peak of the process that started this one.
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -101,7 +102,34 @@ def test_heads_searched_on_a_sample_are_fitted_on_all_rows(
     plan = SearchPlan(search_space.search_spaces(["svm"], labels, TRIED), folds, 0)
     outcome = search.search(data, plan)
     assert len(outcome.sample_weight) == 60
-    (head,) = train.fit_heads(data, search.choose(outcome), seed=0)
+    (head,) = train.fit_heads(data, search.choose(outcome), plan)
     assert head.pipeline["centre"].n_samples_seen_ == 200
     own = heads.select(X, head.hyperparameters["taps"], among=TRIED)
     assert (head.pipeline.predict(own) == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", heads.HEADS)
+def test_the_temperature_of_a_head_searched_on_a_sample_is_that_of_its_size(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taps = {"block5_avg": 30}
+    labels = np.arange(900) % 3
+    X = np.random.default_rng(0).gamma(1.0, 1.0, (900, 30)).astype(np.float32)
+    X[np.arange(900), labels] += 1
+    folds = [(np.arange(600), np.arange(600, 900))]
+    data = TrainingData.weighted(X, taps, labels)
+    space = search_space.SearchSpace(
+        [search_space.FeatureSet(("block5_avg",), True)], search_space.GRIDS[name][2:3]
+    )
+    plan = SearchPlan({name: space}, folds, 0)
+    monkeypatch.setattr(cross_validation, "PROCESSES", 1)
+    exact = search.choose(search.search(data, plan))[name].temperature
+    monkeypatch.setattr(out_of_core, "SEARCH_ROWS", 60)
+    choice = search.choose(search.search(data, plan))
+    assert abs(choice[name].temperature / exact - 1) > 0.1
+    monkeypatch.setattr(out_of_core, "SEARCH_ROWS", 300)
+    (head,) = train.fit_heads(data, choice, plan)
+    uncalibrated = train.fit_head(name, choice[name]._replace(temperature=1.0), data, seed=0)
+    found = [heads.scores(one[-1], one[:-1].transform(X)) for one in (uncalibrated, head.pipeline)]
+    spread = [np.ptp(scores, axis=1).sum() for scores in found]
+    assert spread[0] / spread[1] == pytest.approx(exact, rel=0.01)

@@ -67,7 +67,7 @@ def trained(path: Path) -> Trained:
     done: list[int] = []
     outcome = search.search(data, plan, advance=done.append)
     choices = search.choose(outcome)
-    fitted = train.fit_heads(data, choices, seed=0, advance=done.append)
+    fitted = train.fit_heads(data, choices, plan, advance=done.append)
     assert sum(done) == plan.steps
     probabilities = [
         one.pipeline.predict_proba(heads.select(X, one.hyperparameters["taps"], among=TRIED))

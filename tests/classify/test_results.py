@@ -1,5 +1,10 @@
 import json
 import math
+import os
+import shutil
+import threading
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +13,8 @@ import pytest
 
 from classify import results
 from extract.system.console import InputError
+from tests.damage import as_empty, as_text, as_truncated
+from tests.failing_writes import every_full_disk, every_kill
 
 
 def predictions(labels: list[int], probabilities: list[list[float]]) -> results.Predictions:
@@ -76,14 +83,114 @@ def test_round_trip(tmp_path: Path) -> None:
     assert list(results.folders(folder.parent)) == [folder]
 
 
-def test_a_model_that_cannot_be_written_leaves_no_record(tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
-        raise OSError("disk full")
+def save_number(folder: Path, number: int) -> None:
+    """Save a result whose files all tell its number."""
 
-    results.save(tmp_path / "svm", RECORD, FOUR, write_model=lambda f: None)
-    with pytest.raises(OSError, match="disk full"):
-        results.save(tmp_path / "svm", RECORD, FOUR, write_model=fail)
-    assert list(results.folders(tmp_path)) == []
+    def write_model(new: Path) -> None:
+        with zipfile.ZipFile(new / "head.skops", "w") as archive:
+            archive.writestr("number", str(number))
+
+    told = replace(FOUR, paths=[f"{number}"] * 4)
+    results.save(folder, replace(RECORD, seed=number), told, write_model=write_model)
+
+
+@results.consistent
+def read_number(folder: Path) -> int:
+    """Return the number that all files of a result tell."""
+    results.check_files(folder)
+    with zipfile.ZipFile(folder / "head.skops") as archive:
+        numbers = {int(archive.read("number")), results.load(folder).seed}
+    numbers |= {int(path) for path in results.load_predictions(folder).paths}
+    (number,) = numbers
+    return number
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+WHOLE = {"head.skops", "predictions.h5", "result.json"}
+
+
+def test_a_full_disk_at_any_moment_leaves_a_whole_result(tmp_path: Path) -> None:
+    folder = tmp_path / "svm"
+    save_number(folder, 0)
+    (folder / "notes.txt").write_text("mine")
+    numbers = [0]
+    for error in every_full_disk(lambda: save_number(folder, numbers[-1] + 1)):
+        assert Path(error.filename).is_relative_to(folder)
+        assert ".tmp" not in error.filename
+        (listed,) = results.folders(tmp_path)
+        numbers.append(read_number(listed))
+        assert files(folder) == WHOLE | {"notes.txt"}
+    replaced = np.diff(numbers).tolist()
+    assert set(replaced) == {0, 1}
+    assert replaced == sorted(replaced), "before the new result is whole, nothing of it is there"
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_result(tmp_path: Path) -> None:
+    folder = tmp_path / "svm"
+    save_number(folder, 0)
+    numbers = [0]
+    for _ in every_kill(lambda: save_number(folder, numbers[-1] + 1)):
+        assert len(files(folder)) <= 2 * len(WHOLE) + 1, "the next run removes what is left"
+        (listed,) = results.folders(tmp_path)
+        numbers.append(read_number(listed))
+    replaced = np.diff(numbers).tolist()
+    assert set(replaced) == {0, 1}
+    assert replaced == sorted(replaced)
+    assert files(folder) == WHOLE
+
+
+def test_a_kill_while_the_first_result_is_saved_leaves_it_whole_or_none(tmp_path: Path) -> None:
+    folder = tmp_path / "svm"
+    found = []
+    for _ in every_kill(lambda: save_number(folder, 1)):
+        listed = results.folders(tmp_path)
+        found.append([read_number(one) for one in listed])
+        shutil.rmtree(folder, ignore_errors=True)
+    assert found == sorted(found)
+    assert found[0] == []
+    assert found[-1] == [1]
+
+
+def test_readers_never_mix_two_results(tmp_path: Path) -> None:
+    folder = tmp_path / "svm"
+    save_number(folder, 0)
+    writer = threading.Thread(target=lambda: [save_number(folder, n) for n in range(1, 60)])
+    writer.start()
+    found = [0]
+    while writer.is_alive():
+        found.append(read_number(folder))
+    assert found == sorted(found)
+    assert len(set(found)) > 3
+
+
+def test_a_committed_result_that_cannot_be_moved_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_number(tmp_path, 1)
+    (tmp_path / ".new").mkdir()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / ".new/result.json").touch()
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(InputError, match=r"\.new: .*cannot be moved .*Permission denied"):
+        results.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [as_truncated, as_empty, Path.unlink, as_text])
+@pytest.mark.parametrize("name", ["head.skops", "predictions.h5"])
+def test_a_damaged_file_of_a_result_is_found(
+    name: str, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    save_number(tmp_path, 1)
+    results.check_files(tmp_path)
+    damage(tmp_path / name)
+    with pytest.raises(InputError, match="train it again"):
+        results.check_files(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -3])

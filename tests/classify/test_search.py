@@ -50,7 +50,7 @@ def choose(
     plan = SearchPlan(search_space.search_spaces(names, labels, taps), folds, 0)
     done: list[int] = []
     outcome = search.search(data, plan, advance=done.append)
-    fitted = train.fit_heads(data, search.choose(outcome), seed=0, advance=done.append)
+    fitted = train.fit_heads(data, search.choose(outcome), plan, advance=done.append)
     assert sum(done) == plan.steps
     tried = {
         name: [candidate.record for candidate in candidates]

@@ -576,7 +576,7 @@ def test_disk_that_is_full_at_publishing_keeps_what_was_computed(
     # Three batches give shards of 32 and 8 photos; all 40 in one file are more than the limit.
     root, out = photos({"cats": 20, "dogs": 20}), tmp_path / "out"
     done, given = stand_in.run(root, out, shard_images=32, limit=1_000_000)
-    refused(done, os.strerror(errno.EFBIG), "what was computed is kept")
+    refused(done, os.strerror(errno.EFBIG), "what was saved is kept")
     assert given == 40
     left = {path.name for path in out.rglob("*") if path.is_file()}
     assert {path for path in left if not path.endswith(".h5")} == {"lock", "digests.sqlite"}
@@ -613,7 +613,7 @@ def test_stopped_run_keeps_even_the_last_batch(
     assert done.err.splitlines() == [
         stand_in.WAITING,
         "VGG16: 32 of 40 images computed and kept",
-        "stopped; what was computed is kept, run the same command again to go on",
+        "stopped; what was saved is kept, run the same command again to go on",
     ]
     done, given = stand_in.run(root, out)
     assert (done.code, given) == (0, 8), done.err

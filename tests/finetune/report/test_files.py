@@ -1,13 +1,26 @@
+"""The files of a report: replaced together or not at all."""
+
 from pathlib import Path
 
-from finetune.report.files import write_report
-from tests.synthetic_results import five
+from finetune.report.files import write_texts
+from tests.failing_writes import every_full_disk
+
+NAMES = ("index.html", "compare.md", "compare.json", "compare.svg")
 
 
-def test_same_comparison_same_bytes(tmp_path: Path) -> None:
-    found = five(tmp_path / "given", [f"class {i}" for i in range(6)], test=60)
-    first = [path.read_bytes() for path in write_report(found, tmp_path / "one")]
-    again = [path.read_bytes() for path in write_report(found, tmp_path / "two")]
-    assert first == again
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["compare.json", "compare.md", "compare.svg", "index.html"]
+def test_a_full_disk_at_any_moment_leaves_a_whole_report(tmp_path: Path) -> None:
+    def texts(text: str) -> dict[str, str]:
+        return dict.fromkeys(NAMES, text)
+
+    write_texts(texts("old"), tmp_path)
+    (tmp_path / "mine.txt").write_text("mine")
+    found = []
+    for _ in every_full_disk(lambda: write_texts(texts("new"), tmp_path)):
+        moved = {name: (tmp_path / name).read_text() for name in NAMES}
+        waiting = tmp_path / ".new"
+        moved |= {path.name: path.read_text() for path in waiting.glob("*")}
+        (text,) = set(moved.values())
+        found.append(text)
+    assert found == sorted(found, reverse=True)
+    assert set(found) == {"old", "new"}
+    assert {path.name for path in tmp_path.iterdir()} == {*NAMES, "mine.txt"}

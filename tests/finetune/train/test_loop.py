@@ -126,6 +126,57 @@ def test_a_loss_of_nan_stops_with_advice_and_the_earlier_weights() -> None:
         np.testing.assert_array_equal(old, new)
 
 
+class Unsound(Given):
+    """A val split whose loss is no number in some evaluations: before training, then by epoch."""
+
+    def __init__(self, seed: int, unsound: set[int], value: float = np.nan) -> None:
+        super().__init__(*points(seed).batch)
+        self.unsound, self.value = unsound, value
+        self.evaluations = -1
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        x, y = self.batch
+        return (np.full_like(x, self.value) if self.evaluations in self.unsound else x), y
+
+    def on_epoch_begin(self) -> None:
+        """Keras calls this at the beginning of every evaluation."""
+        self.evaluations += 1
+
+
+@pytest.mark.parametrize("monitor", ["loss", "accuracy"])
+def test_an_epoch_whose_val_loss_is_no_number_is_never_the_best(monitor: str) -> None:
+    network, val = line(), Unsound(1, {3, 6})
+    how = Schedule(0.5, 6, 6, monitor=monitor)
+    history = fit(network, TrainingData(points(0), val), Phase("p", how))
+    losses = np.array(history["val_loss"])
+    assert np.isnan(losses).any()
+    val.unsound = set()
+    left = network.evaluate(val, verbose=0, return_dict=True)
+    best = np.nanmin(losses) if monitor == "loss" else np.nanmax(history["val_accuracy"])
+    assert left[monitor] == pytest.approx(best, rel=1e-4)
+
+
+def test_a_val_loss_that_is_never_a_number_gives_no_network() -> None:
+    data = TrainingData(points(0), Unsound(1, set(range(1, 99))))
+    with pytest.raises(InputError, match=r"p: the loss on val was no number after any of 3 epochs"):
+        fit(line(), data, Phase("p", Schedule(0.1, 9, 3)))
+
+
+def test_weights_that_are_no_numbers_are_never_kept() -> None:
+    network = line()
+
+    class Breaking(Drawn):
+        def begin(self, epoch: int) -> None:
+            super().begin(epoch)
+            if epoch == 2:
+                # No step of training makes such weights finite again.
+                network.set_weights([weight * np.inf for weight in network.get_weights()])
+
+    with pytest.raises(InputError, match="no longer a number after epoch 3"):
+        fit(network, TrainingData(Breaking(0), points(1)), Phase("p", Schedule(0.1, 5, 5)))
+    assert all(np.isfinite(weight).all() for weight in network.get_weights())
+
+
 def test_frozen_layers_stay_bit_equal_and_thawed_ones_change(vgg16_arrays: Arrays) -> None:
     random = np.random.default_rng(0)
     photos = random.integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
@@ -234,6 +285,18 @@ def test_a_state_of_another_training_or_a_damaged_one_is_not_used(tmp_path: Path
     assert epochs_run(other) == 4
     # The curves of the earlier trainings are gone.
     assert curve(logs) == list(range(4))
+
+
+def test_a_state_of_another_network_is_told_and_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "training.h5", {})
+    phase = Phase("p", Schedule(0.1, 2, 2))
+    fit(line(), TrainingData(points(0), points(1)), phase, checkpoint=checkpoint)
+    fit(noisy_line(), TrainingData(points(0), points(1)), phase, checkpoint=checkpoint)
+    assert capsys.readouterr().err == (
+        f"{checkpoint.path}: of another network, so the training begins anew\n"
+    )
 
 
 def test_training_that_ended_early_and_is_resumed_leaves_the_best_weights(tmp_path: Path) -> None:
