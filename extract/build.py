@@ -13,12 +13,12 @@ from extract.compute import missing
 from extract.compute.job import Job
 from extract.compute.missing import Images
 from extract.photos import datasets, duplicates, hashes, scan, splits
-from extract.photos.duplicates import NearPair
+from extract.photos.duplicates import Near
 from extract.photos.scan import Scan
 from extract.plan import Plan
 from extract.store import features_file, features_writer, shards
 from extract.store.features_file import Row
-from extract.system import console, lock, provenance
+from extract.system import atomic, console, lock, provenance
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location, readable_name
 from extract.vgg16 import weights
@@ -97,8 +97,8 @@ def build(data: str, options: Options) -> None:
         images = Images(_hash(root, found, options))
         # A class that is too small is refused here, before hours of computing.
         splits.members(found.class_names, *plan.columns(found.photos, images))
-        pairs = None
-        while pairs is None:
+        near = None
+        while near is None:
             missing.compute(images, [photo.path for photo in found.photos], jobs, on=options.on)
             hashes.correct(root, images.digests, index=_index(options))
             plan.check(
@@ -110,8 +110,8 @@ def build(data: str, options: Options) -> None:
             if attributes.items() <= published.items():
                 say(f"{path}: nothing to do, it has {count(len(planned.rows), 'photo')}")
                 return
-            pairs = _publish(path, planned, images, attributes)
-        _report_near(pairs, planned.rows)
+            near = _publish(path, planned, images, attributes)
+        _report_near(near, planned.rows)
         say(f"{path}: written")
 
 
@@ -170,7 +170,7 @@ def _make_ready(folder: Path, cache: Location | None) -> None:
         _make_writable(cache / folder.name, "--cache")
     # Unfinished shards, downloaded weights and features files.
     for parent in (folder, folder.parent, folder.parent.parent):
-        shards.sweep(parent)
+        atomic.sweep(parent)
 
 
 def _make_writable(folder: Path, option: str) -> None:
@@ -222,12 +222,12 @@ def _attributes_of(
 
 def _publish(
     path: Path, planned: Plan, images: Images, attributes: Mapping[str, Any]
-) -> list[NearPair] | None:
+) -> Near | None:
     """Write the features file and return its near-duplicates.
 
     Returns
     -------
-    list of NearPair or None
+    Near or None
         None if a shard proved damaged. It was set aside, and its images must be computed again.
     """
     rows = planned.rows
@@ -247,12 +247,12 @@ def _publish(
                 draft.write_taps(advance)
             compared = duplicates.rows_compared(split)
             with console.progress("near-duplicates", compared, unit="rows") as advance:
-                pairs = duplicates.near(draft.read, digests, split, advance=advance)
-            draft.write_near(pairs)
+                near = duplicates.near(draft.read, digests, split, advance=advance)
+            draft.write_near(near)
     except shards.Damaged as damaged:
         shards.set_aside(damaged)
         return None
-    return pairs
+    return near
 
 
 def _report(planned: Plan) -> None:
@@ -278,17 +278,16 @@ def _report(planned: Plan) -> None:
         _warn_each([f"{path}: {reason}" for path, reason in planned.skipped])
 
 
-def _report_near(pairs: Sequence[NearPair], rows: Sequence[Row]) -> None:
+def _report_near(near: Near, rows: Sequence[Row]) -> None:
     if len(rows) > duplicates.ROWS:
         warn(duplicates.NOT_LOOKED_FOR)
-    if pairs:
-        number = count(len(pairs), "pair")
-        warn(f"near-duplicates in different splits: {number} to look at, the most alike first")
+    if near.pairs:
+        warn(f"near-duplicates in different splits: {near.summary()}, the most alike first")
         _warn_each(
             [
                 f"{rows[row].path} ({rows[row].split}) and {rows[other].path} "
                 f"({rows[other].split}): cosine {cosine:.3f}"
-                for row, other, cosine in pairs
+                for row, other, cosine in near.pairs
             ]
         )
 

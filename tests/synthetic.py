@@ -18,6 +18,21 @@ from extract.store.shards import Shard
 from extract.vgg16.recipe import SIZE, TAPS, joint_digest, named, recipe
 
 RECIPE = recipe("w" * 64)
+ABOUT = {
+    "root": "/photos",
+    "weights": "none",
+    "weights_digest": "w" * 64,
+    "skipped_digest": "5" * 64,
+    "split_rule": "made",
+    "seed": 0,
+    "created": "2026-01-01T00:00:00+00:00",
+    "versions": "{}",
+    "copies": 0,
+    "images_computed": 0,
+    "images_reused": 0,
+}
+"""Root attributes that a features file must have, and that few tests look at."""
+
 Taps = dict[str, NDArray[np.float32]]
 
 
@@ -121,17 +136,13 @@ def publish(
         class_names=names,
         skipped=[("class 0/notes.txt", "not an image file that Pillow can read")],
         attributes={
+            **ABOUT,
             "data": "synthetic",
             "root": str(folder),
-            "weights": "none",
             "weights_digest": "0" * 64,
             **{named("recipe", size): json.dumps(recipe) for size, recipe in recipes.items()},
             "recipe_digest": joint_digest(recipes.values()),
             "data_digest": features_file.data_digest(rows, names),
-            "split_rule": "made",
-            "seed": 0,
-            "created": "2026-01-01T00:00:00+00:00",
-            "versions": "{}",
         },
     )
     return path

@@ -21,6 +21,7 @@ from extract.compute.pipeline import Computed
 from extract.compute.ray_cluster import connected
 from extract.compute.ray_worker import Worker
 from extract.store.shards import SHARD_IMAGES
+from extract.system import atomic
 from extract.system.console import InputError, count, finishing, say, warn
 from extract.system.locations import Location
 
@@ -168,9 +169,9 @@ def _marker(folder: Location) -> Iterator[Path | None]:
         yield None
         return
     marker = folder / f".{secrets.token_hex(8)}.tmp"
-    marker.touch()
     try:
-        yield marker
+        with atomic.in_use(marker):
+            yield marker
     finally:
         marker.unlink(missing_ok=True)
 

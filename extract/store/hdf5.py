@@ -6,12 +6,14 @@ as its content.
 """
 
 import io
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from extract.system import locations
+from extract.system import availability, locations
 from extract.system.locations import Location
 
 
@@ -23,21 +25,25 @@ def open_whole(path: Location) -> h5py.File:
     OSError
         If it is missing or not HDF5.
     ValueError
-        If it refers to another file.
+        If it refers to another file, or is no file at all.
     InputError
-        If its store cannot be reached.
+        If it cannot be read at this moment, or its store cannot be reached.
     """
-    file = h5py.File(
-        path if isinstance(path, Path) else io.BytesIO(locations.read_bytes(path)), "r"
-    )
-    try:
-        outside = file.visititems_links(_link_outside) or file.visititems(_data_outside)
-        if outside:
-            raise ValueError(f"{outside} lies in another file, which is not read")
-    except BaseException:
-        file.close()
-        raise
-    return file
+    with availability.expected(path):
+        if isinstance(path, Path) and not stat.S_ISREG(os.stat(path).st_mode):
+            # A pipe would keep this program waiting for ever.
+            raise ValueError("it is not a file")
+        file = h5py.File(
+            path if isinstance(path, Path) else io.BytesIO(locations.read_bytes(path)), "r"
+        )
+        try:
+            outside = file.visititems_links(_link_outside) or file.visititems(_data_outside)
+            if outside:
+                raise ValueError(f"{outside} lies in another file, which is not read")
+        except BaseException:
+            file.close()
+            raise
+        return file
 
 
 def open_prefix(prefix: bytes, size: int, dataset: str) -> h5py.File:

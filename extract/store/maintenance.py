@@ -6,7 +6,7 @@ from pathlib import Path
 from extract.photos import duplicates
 from extract.store import features_file, shards
 from extract.store.shards import Damaged
-from extract.system import console, locations, lock
+from extract.system import atomic, console, locations, lock
 from extract.system.console import InputError, count, say
 from extract.system.locations import Location
 from extract.vgg16.recipe import recipe_digest
@@ -52,7 +52,10 @@ def info(path: Path) -> None:
         if len(features.paths) > duplicates.ROWS:
             say(duplicates.NOT_LOOKED_FOR)
         else:
-            say(f"near-duplicates in different splits: {len(features.near):,}")
+            summary = duplicates.summary(
+                len(features.near), features.near_found, features.near_photos
+            )
+            say(f"near-duplicates in different splits: {summary}")
         for row, other, cosine in features.near:
             say(f"  {features.paths[row]} and {features.paths[other]}: cosine {cosine:.3f}")
         say(f"skipped: {len(features.skipped):,}")
@@ -131,7 +134,7 @@ def collect(out: Path) -> None:
 
 def _collect(folder: Path, needed: set[str]) -> None:
     """Keep one copy of every needed image of a recipe."""
-    shards.sweep(folder)
+    atomic.sweep(folder)
     before = {path: path.stat().st_size for path in shards.files(folder)}
     kept: set[str] = set()
     small: list[Location] = []

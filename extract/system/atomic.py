@@ -1,9 +1,10 @@
 """Write files whole or not at all: a temporary name in the same folder, fsync, rename."""
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -20,7 +21,8 @@ def replacing(path: Path) -> Iterator[Path]:
     # A process number is not unique: a machine that shares the folder may have the same one.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        yield temporary
+        with in_use(temporary):
+            yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -32,6 +34,26 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def in_use(temporary: Path) -> Iterator[None]:
+    """Create a temporary file that `sweep` leaves alone while the block runs."""
+    # The system releases this lock when the process dies, so what a killed run left has none.
+    with open(temporary, "xb") as file:
+        # A file system without locks cannot hold a store either, but it can hold an export.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of killed runs; those that any process is writing stay."""
+    for path in folder.glob(".*.tmp"):
+        # Another process may have finished or removed it meanwhile, or it may not be ours.
+        with suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

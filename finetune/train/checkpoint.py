@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.store import hdf5
-from extract.system import atomic
+from extract.system import atomic, availability
 from extract.system.console import finishing
 
 Arrays = list[NDArray[Any]]
@@ -65,15 +65,27 @@ class Checkpoint:
         atomic.write_bytes(self.path, image.getvalue())
 
     def read(self) -> State | None:
-        """Return the state of this training, or None if the file has no usable state."""
+        """Return the state of this training, or None if the file has no usable state.
+
+        Raises
+        ------
+        Unavailable
+            If the file cannot be read at this moment.
+        """
         try:
-            with finishing(), hdf5.open_whole(self.path) as file:
+            with (
+                finishing(),
+                hdf5.open_whole(self.path) as file,
+                availability.expected(self.path),
+            ):
                 depended_on, history = json.loads(file["about"][()].tobytes())
                 if depended_on != json.loads(json.dumps(self.depends_on)):
                     return None
                 return State(history, _arrays(file["variables"]), _arrays(file["best"]))
         # HDF5 raises exceptions of many types on a damaged file, which here only costs time.
-        except Exception:
+        except Exception as error:
+            if availability.is_of_the_moment(error):
+                raise
             return None
 
 

@@ -120,7 +120,7 @@ def test_info_says_everything_in_the_file(
         "versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()),
         f"images: 19 computed, 0 reused; {seconds:.0f} s in all",
         "copies: 1",
-        f"near-duplicates in different splits: {len(near)}",
+        f"near-duplicates in different splits: {len(near)} pairs to look at",
         *near,
         "skipped: 2",
         "  cats/broken.jpg: not an image file that Pillow can read",
