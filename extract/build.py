@@ -22,7 +22,7 @@ from extract.system import atomic, console, lock, provenance
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location, readable_name
 from extract.vgg16 import weights
-from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, recipe
+from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, pixels_note, recipe
 
 SHOWN = 10
 """At most this many skipped files and near-duplicates are named on the screen."""
@@ -153,6 +153,8 @@ def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
     own_cache = shards.cache_of(options.out)
     vgg16 = weights.load(options.weights, cache=own_cache)
     say(f"weights: VGG16 {vgg16.digest[:12]} from {vgg16.origin}")
+    if note := pixels_note():
+        warn(note)
     jobs = []
     for size in sizes:
         the_recipe = recipe(vgg16.digest, size=size)

@@ -165,7 +165,7 @@ class _Nearest:
         self, rows: NDArray[np.intp], others: NDArray[np.intp], cosines: NDArray[np.float32]
     ) -> None:
         """Add the cosines of some rows with others; 0 stands for a pair that is not alike."""
-        self.found += np.count_nonzero(cosines)
+        self.found += int(np.count_nonzero(cosines))
         self._keep(rows, others, cosines)
         self._keep(others, rows, cosines.T)
 
@@ -190,7 +190,7 @@ class _Nearest:
         order = np.lexsort((higher, lower, -cosine))
         columns = (column[order].tolist() for column in (lower, higher, cosine))
         pairs = list(zip(*columns, strict=True))
-        return Near(pairs, int(self.found), int(np.count_nonzero(self.alike)))
+        return Near(pairs, self.found, int(np.count_nonzero(self.alike)))
 
 
 def rows_compared(splits: Sequence[str] | NDArray[np.str_]) -> int:

@@ -66,7 +66,18 @@ Pair = tuple[int, int, float]
 
 
 class Damaged(InputError):
-    """The content of a features file was read and found wrong."""
+    """The content of a features file was read and found wrong.
+
+    Attributes
+    ----------
+    path : Path
+    reason : str
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; {MOVE_AWAY}")
+        self.path = path
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,14 +326,14 @@ class Features:
                 )
 
     def _block(self, tap: str, block: slice) -> NDArray[np.float32]:
-        path = self.file.filename
+        path = Path(self.file.filename)
         try:
             with availability.expected(path):
                 values: NDArray[np.float32] = self.file[f"taps/{tap}"][block]
         except OSError as error:
-            raise Damaged(f"{path}: damaged ({error}); {MOVE_AWAY}") from error
+            raise Damaged(path, f"damaged ({error})") from error
         if not taps_are_possible(values):
-            raise Damaged(f"{path}: taps/{tap} has values that no photo gives; {MOVE_AWAY}")
+            raise Damaged(path, f"damaged (taps/{tap} has values that no photo gives)")
         return values
 
 
@@ -350,7 +361,7 @@ def _open(path: Path) -> Features:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run make features first") from error
     except OSError as error:
-        raise Damaged(f"{path}: damaged or not HDF5; {MOVE_AWAY}") from error
+        raise Damaged(path, "damaged or not HDF5") from error
     except ValueError as error:
         raise InputError(f"{path}: not a features file ({error}); {MOVE_AWAY}") from error
     try:
@@ -367,4 +378,4 @@ def _open(path: Path) -> Features:
     # HDF5 raises exceptions of many types on a damaged or foreign file.
     except Exception as error:
         file.close()
-        raise Damaged(f"{path}: not a features file ({error}); {MOVE_AWAY}") from error
+        raise Damaged(path, f"not a features file ({error})") from error
