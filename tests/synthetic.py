@@ -105,7 +105,7 @@ def publish(
     random = np.random.default_rng(seed)
     names = [f"class {label}" for label in range(classes)]
     rows = [
-        Row(f"{names[label]}/{split}{i}.jpg", f"{label}{split}{i}".rjust(64, "0"), label, split)
+        Row(f"{names[label]}/{split}{i}.jpg", *digests(f"{label}{split}{i}"), label, split)
         for label in range(classes)
         for split, photos in zip(("train", "val", "test"), per_class, strict=True)
         for i in range(photos)
@@ -113,7 +113,7 @@ def publish(
     rows.sort(key=lambda row: row.path)
     labels = np.array([row.label for row in rows])
     is_test = np.array([row.split == "test" for row in rows])
-    digests = [row.digest for row in rows]
+    row_digests = [row.digest for row in rows]
     recipes = {size: recipe("0" * 64, size=size) for size in sizes}
     places = {}
     for size, the_recipe in recipes.items():
@@ -126,8 +126,8 @@ def publish(
             values[is_test] += test_noise
             taps[tap] = values
         cache = folder / named("cache", size)
-        shard = shards.write(cache, Shard(digests, taps, "none", 10.0), the_recipe)
-        places[size] = {d: ShardRow(shard, i, 10.0 / len(rows)) for i, d in enumerate(digests)}
+        shard = shards.write(cache, Shard(row_digests, taps, "none", 10.0), the_recipe)
+        places[size] = {d: ShardRow(shard, i, 10.0 / len(rows)) for i, d in enumerate(row_digests)}
     path = folder / "synthetic.h5"
     write_features(
         path,

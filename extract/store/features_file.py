@@ -369,7 +369,7 @@ def _open(path: Path) -> Features:
             schema = Columns(file).attribute("schema")
             if schema != SCHEMA:
                 raise InputError(
-                    f"{path}: its schema is {schema}, and this version reads {SCHEMA}; {MOVE_AWAY}"
+                    f"{path}: its schema is {str(schema)[:20]}, and this version reads {SCHEMA}; {MOVE_AWAY}"
                 )
             return Features(file)
     except InputError:

