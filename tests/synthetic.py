@@ -129,12 +129,13 @@ def publish(
         shard = shards.write(cache, Shard(row_digests, taps, "none", 10.0), the_recipe)
         places[size] = {d: ShardRow(shard, i, 10.0 / len(rows)) for i, d in enumerate(row_digests)}
     path = folder / "synthetic.h5"
+    skipped = [("class 0/notes.txt", "not an image file that Pillow can read")]
     write_features(
         path,
         rows,
         places,
         class_names=names,
-        skipped=[("class 0/notes.txt", "not an image file that Pillow can read")],
+        skipped=skipped,
         attributes={
             **ABOUT,
             "data": "synthetic",
@@ -143,6 +144,7 @@ def publish(
             **{named("recipe", size): json.dumps(recipe) for size, recipe in recipes.items()},
             "recipe_digest": joint_digest(recipes.values()),
             "data_digest": features_file.data_digest(rows, names),
+            "skipped_digest": features_file.skipped_digest(skipped),
         },
     )
     return path

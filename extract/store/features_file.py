@@ -368,8 +368,9 @@ def _open(path: Path) -> Features:
         with availability.expected(path):
             schema = Columns(file).attribute("schema")
             if schema != SCHEMA:
+                shown = str(schema)[:20]
                 raise InputError(
-                    f"{path}: its schema is {str(schema)[:20]}, and this version reads {SCHEMA}; {MOVE_AWAY}"
+                    f"{path}: its schema is {shown}, and this version reads {SCHEMA}; {MOVE_AWAY}"
                 )
             return Features(file)
     except InputError:

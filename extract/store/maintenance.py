@@ -213,8 +213,7 @@ def _recipes(cache: Path) -> list[Path]:
 
 
 def _published(out: Path) -> list[Path]:
-    found = (out / "features").glob("*.h5")
-    return sorted(path for path in found if not path.name.startswith("."))
+    return shards.listed(out / "features")
 
 
 def _check(path: Path) -> None:

@@ -8,9 +8,10 @@ import hashlib
 import io
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -89,8 +90,22 @@ def folder_of(out: Path, recipe: dict[str, Any]) -> Path:
 def files(folder: Location) -> list[Location]:
     """Return the shards in a recipe's folder, except those being written or set aside."""
     if isinstance(folder, Path):
-        return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
+        return [*listed(folder)]
     return [folder / name for name in sorted(sizes(folder))]
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return the HDF5 files in a folder, sorted; none if there is no folder.
+
+    Raises
+    ------
+    Unavailable
+        If the folder cannot be read. `Path.glob` would take it for empty.
+    """
+    with availability.expected(folder), suppress(FileNotFoundError):
+        names = sorted(os.listdir(folder))
+        return [folder / name for name in names if name.endswith(".h5") and name[0] != "."]
+    return []
 
 
 def sizes(folder: "UPath") -> dict[str, int]:

@@ -150,7 +150,9 @@ def read_bytes(place: Location, path: str = "") -> bytes:
 
 
 def read_prefixes(folder: "UPath", names: Sequence[str], size: int) -> dict[str, bytes]:
-    """Read the first `size` bytes of many objects in one request; those that cannot be read are left out.
+    """Read the first `size` bytes of many objects in one request.
+
+    Objects that cannot be read are left out.
 
     Raises
     ------

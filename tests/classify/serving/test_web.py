@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def app(tmp_path: Path) -> Flask:
         return np.array([[r, 1 - r] for r in red], np.float32)
 
     model = Model(result, 224, (), probabilities)  # type: ignore[arg-type]
-    training = TrainingPhotos(tmp_path / "pets", paths, names, vectors)
+    digests = [sha256((tmp_path / "pets" / path).read_bytes()).hexdigest() for path in paths]
+    training = TrainingPhotos(tmp_path / "pets", paths, digests, names, vectors)
     return web.application(model, Red(), training, unsure=0.6)  # type: ignore[arg-type]
 
 
