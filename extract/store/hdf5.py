@@ -41,8 +41,11 @@ def open_whole(path: Location) -> h5py.File:
         )
         try:
             _check_items(file)
-        except BaseException:
+        except BaseException as error:
             file.close()
+            if isinstance(error, RuntimeError | KeyError):
+                # HDF5 raises them for damage as well.
+                raise OSError(f"damaged: {error}") from error
             raise
         return file
 
