@@ -71,3 +71,15 @@ def test_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path: Pat
     with pytest.raises(FileNotFoundError), atomic.replacing(path):
         pass
     assert path.read_text() == "old"
+
+
+def test_a_sweep_removes_what_a_killed_run_left_and_nothing_that_is_being_written(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".left.h5.0123.tmp").write_bytes(b"half")
+    with atomic.replacing(tmp_path / "new.h5") as temporary:
+        temporary.write_bytes(b"whole")
+        atomic.sweep(tmp_path)
+        assert os.listdir(tmp_path) == [temporary.name]
+    assert os.listdir(tmp_path) == ["new.h5"]
+    assert (tmp_path / "new.h5").read_bytes() == b"whole"

@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import io
 import os
@@ -501,3 +502,27 @@ def test_published_weights_see_a_flower_and_a_temple(published: Weights) -> None
     # A working network tells a flower from a temple; to a broken one they look much alike.
     one, two = found["block5_avg"] / np.linalg.norm(found["block5_avg"], axis=1, keepdims=True)
     assert one @ two < 0.6
+
+
+def test_weights_that_are_not_finite_are_refused(vgg16_arrays: Arrays, tmp_path: Path) -> None:
+    arrays = [*vgg16_arrays[:-1], np.full_like(vgg16_arrays[-1], np.nan)]
+    write_keras_file(tmp_path / "nan.h5", arrays)
+    with pytest.raises(InputError, match=r"nan\.h5: not VGG16's weights \(it has weights that are"):
+        weights.read(tmp_path / "nan.h5")
+
+
+def test_an_array_that_vgg16_does_not_have_is_not_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "large.h5", "w") as file:
+        file.create_dataset("block1_conv1/kernel", (10**12,), "f4", chunks=(1024,))
+    with pytest.raises(InputError, match="an array of shape .* which VGG16 does not have"):
+        weights.read(tmp_path / "large.h5")
+
+
+def test_kept_weights_that_cannot_be_read_now_are_not_fetched_again(
+    vgg16_arrays: Arrays, keras_home: Path, tmp_path: Path
+) -> None:
+    weights._keep(tmp_path / "vgg16.h5", Weights(vgg16_arrays, "", ""))
+    with open(tmp_path / "vgg16.h5", "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"vgg16\.h5: it cannot be read now"):
+            weights.load(None, cache=tmp_path)
