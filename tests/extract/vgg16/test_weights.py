@@ -514,7 +514,7 @@ def test_weights_that_are_not_finite_are_refused(vgg16_arrays: Arrays, tmp_path:
 def test_an_array_that_vgg16_does_not_have_is_not_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "large.h5", "w") as file:
         file.create_dataset("block1_conv1/kernel", (10**12,), "f4", chunks=(1024,))
-    with pytest.raises(InputError, match="an array of shape .* which VGG16 does not have"):
+    with pytest.raises(InputError, match=r"an array of shape .* which VGG16 does not have"):
         weights.read(tmp_path / "large.h5")
 
 
