@@ -1,11 +1,15 @@
 """Write files whole or not at all: a temporary name in the same folder, fsync, rename."""
 
+import errno
 import fcntl
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+UNWRITTEN = 0
+"""The time of a temporary file that nobody has written to. Even writing nothing changes it."""
 
 
 @contextmanager
@@ -23,6 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with in_use(temporary):
             yield temporary
+        if temporary.stat().st_mtime_ns == UNWRITTEN:
+            raise FileNotFoundError(errno.ENOENT, "nothing was written", str(path))
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -44,6 +50,7 @@ def in_use(temporary: Path) -> Iterator[None]:
         # A file system without locks cannot hold a store either, but it can hold an export.
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_SH)
+        os.utime(temporary, ns=(UNWRITTEN, UNWRITTEN))
         yield
 
 

@@ -73,6 +73,11 @@ def test_block_that_writes_nothing_is_an_error_and_changes_nothing(tmp_path: Pat
     assert path.read_text() == "old"
 
 
+def test_an_empty_file_is_written_like_any_other(tmp_path: Path) -> None:
+    atomic.write_bytes(tmp_path / "empty", b"")
+    assert (tmp_path / "empty").read_bytes() == b""
+
+
 def test_a_sweep_removes_what_a_killed_run_left_and_nothing_that_is_being_written(
     tmp_path: Path,
 ) -> None:
