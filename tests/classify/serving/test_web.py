@@ -216,3 +216,9 @@ def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str) -> None:
 def test_the_record_that_the_page_shows_has_what_it_asks_for() -> None:
     wanted = {"model", "data", "class_names", "metrics"}
     assert wanted <= {field.name for field in fields(Result)}
+
+
+def test_a_file_that_is_not_the_training_photo_is_not_shown(app: Flask, tmp_path: Path) -> None:
+    first, *_, other = sorted(tmp_path.rglob("*.png"))
+    first.write_bytes(other.read_bytes())
+    assert app.test_client().get("/training/0").status_code == 404
