@@ -368,9 +368,10 @@ def _open(path: Path) -> Features:
         with availability.expected(path):
             schema = Columns(file).attribute("schema")
             if schema != SCHEMA:
-                shown = str(schema)[:20]
+                shown = "none" if schema is None else str(schema)[:20]
                 raise InputError(
-                    f"{path}: its schema is {shown}, and this version reads {SCHEMA}; {MOVE_AWAY}"
+                    f"{path}: not a features file (its schema is {shown}, and this version reads "
+                    f"{SCHEMA}); {MOVE_AWAY}"
                 )
             return Features(file)
     except InputError:

@@ -268,7 +268,8 @@ def test_verify_leaves_files_of_another_kind_where_they_are(pets: Path, out: Pat
     before = sorted(os.listdir(out / "features"))
     done = stand_in.upkeep("verify", out)
     assert done.code == 2
-    assert f"not checked: {path}: its schema is 2, and this version reads 1; move it" in done.out
+    why = "not a features file (its schema is 2, and this version reads 1); move it away"
+    assert f"not checked: {path}: {why}" in done.out
     assert "not checked: " + str(out / "features" / "foreign.h5") in done.out
     assert done.err.splitlines()[-1] == "error: 2 files could not be checked, see above"
     assert sorted(os.listdir(out / "features")) == before
