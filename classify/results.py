@@ -26,7 +26,7 @@ from sklearn.metrics import (
 )
 
 from classify.arrays import Labels, Matrix
-from extract.store import hdf5
+from extract.store import features_file, hdf5
 from extract.system import atomic
 from extract.system.console import InputError
 from extract.vgg16.recipe import SIZE, SIZES, named, plain
@@ -299,6 +299,7 @@ def load(folder: Path) -> Result:
         record.setdefault("sizes", _inferred_sizes(record))
         if not set(record["sizes"]) <= set(SIZES):
             raise ValueError(f"sizes {record['sizes']}")
+        features_file.check_name(record["data"])
         return Result(**record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a result record ({error}); train it again") from error

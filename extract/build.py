@@ -13,7 +13,7 @@ from extract.compute import missing
 from extract.compute.job import Job
 from extract.compute.missing import Images
 from extract.photos import datasets, duplicates, hashes, scan, splits, tree
-from extract.photos.duplicates import NearPair
+from extract.photos.duplicates import Near
 from extract.photos.scan import Scan
 from extract.plan import Plan
 from extract.store import features_file, features_writer, shards
@@ -22,7 +22,7 @@ from extract.system import atomic, console, lock, provenance
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location, readable_name
 from extract.vgg16 import weights
-from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, recipe
+from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, pixels_note, recipe
 
 SHOWN = 10
 """At most this many skipped files and near-duplicates are named on the screen."""
@@ -102,8 +102,8 @@ def build(data: str, options: Options) -> None:
             _refuse_another(path, found, images.digests)
         # A class that is too small is refused here, before hours of computing.
         splits.members(found.class_names, *plan.columns(found.photos, images))
-        pairs = None
-        while pairs is None:
+        near = None
+        while near is None:
             missing.compute(images, [photo.path for photo in found.photos], jobs, on=options.on)
             hashes.correct(found.root, images.digests, index=_index(options))
             plan.check(
@@ -115,8 +115,8 @@ def build(data: str, options: Options) -> None:
             if attributes.items() <= published.items():
                 say(f"{path}: nothing to do, it has {count(len(planned.rows), 'photo')}")
                 return
-            pairs = _publish(path, planned, images, attributes)
-        _report_near(pairs, planned.rows)
+            near = _publish(path, planned, images, attributes)
+        _report_near(near, planned.rows)
         say(f"{path}: written")
 
 
@@ -193,6 +193,8 @@ def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
     own_cache = shards.cache_of(options.out)
     vgg16 = weights.load(options.weights, cache=own_cache)
     say(f"weights: VGG16 {vgg16.digest[:12]} from {vgg16.origin}")
+    if note := pixels_note():
+        warn(note)
     jobs = []
     for size in sizes:
         the_recipe = recipe(vgg16.digest, size=size)
@@ -210,7 +212,7 @@ def _make_ready(folder: Path, cache: Location | None) -> None:
         atomic.make_writable(cache / folder.name, "--cache")
     # Unfinished shards, downloaded weights and features files.
     for parent in (folder, folder.parent, folder.parent.parent):
-        shards.sweep(parent)
+        atomic.sweep(parent)
 
 
 def _keep_out(data: str, options: Options) -> None:
@@ -277,12 +279,12 @@ def _attributes_of(
 
 def _publish(
     path: Path, planned: Plan, images: Images, attributes: Mapping[str, Any]
-) -> list[NearPair] | None:
+) -> Near | None:
     """Write the features file and return its near-duplicates.
 
     Returns
     -------
-    list of NearPair or None
+    Near or None
         None if a shard proved damaged. It was set aside, and its images must be computed again.
     """
     rows = planned.rows
@@ -302,12 +304,12 @@ def _publish(
                 draft.write_taps(advance)
             compared = duplicates.rows_compared(split)
             with console.progress("near-duplicates", compared, unit="rows") as advance:
-                pairs = duplicates.near(draft.read, digests, split, advance=advance)
-            draft.write_near(pairs)
+                near = duplicates.near(draft.read, digests, split, advance=advance)
+            draft.write_near(near)
     except shards.Damaged as damaged:
         shards.set_aside(damaged)
         return None
-    return pairs
+    return near
 
 
 def _report(planned: Plan) -> None:
@@ -333,17 +335,16 @@ def _report(planned: Plan) -> None:
         _warn_each([f"{path}: {reason}" for path, reason in planned.skipped])
 
 
-def _report_near(pairs: Sequence[NearPair], rows: Sequence[Row]) -> None:
+def _report_near(near: Near, rows: Sequence[Row]) -> None:
     if len(rows) > duplicates.ROWS:
         warn(duplicates.NOT_LOOKED_FOR)
-    if pairs:
-        number = count(len(pairs), "pair")
-        warn(f"near-duplicates in different splits: {number} to look at, the most alike first")
+    if near.pairs:
+        warn(f"near-duplicates in different splits: {near.summary()}, the most alike first")
         _warn_each(
             [
                 f"{rows[row].path} ({rows[row].split}) and {rows[other].path} "
                 f"({rows[other].split}): cosine {cosine:.3f}"
-                for row, other, cosine in pairs
+                for row, other, cosine in near.pairs
             ]
         )
 

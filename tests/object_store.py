@@ -27,7 +27,8 @@ class ObjectStore:
     asked : list of str
         Every request so far, as ``GET photos/cats/000.png`` or ``LIST photos/``.
     refused : callable
-        A function from a request, as in `asked`, to the S3 error code to answer, or nothing.
+        A function from a request, as in `asked`, to the S3 error code to answer, or a web page, or
+        nothing.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,12 @@ class ObjectStore:
             request = _request(about)
             self.asked.append(request)
             code = self.refused(request)
+            if code.startswith("<"):
+                respond("200 OK", [("Content-Type", "text/html")])
+                return [code.encode()]
+            if code == "InternalError":
+                respond("500 Internal Server Error", [("Content-Type", "application/xml")])
+                return [DENIED % code.encode()]
             if code:
                 respond("403 Forbidden", [("Content-Type", "application/xml")])
                 return [DENIED % code.encode()]

@@ -138,6 +138,7 @@ def values(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """Return taps that tell photos apart, and by their cosine alike ones from others."""
     seen = photos.reshape(len(photos), -1)[:, :4608].astype(np.float32)
     seen -= seen.mean(axis=1, keepdims=True)
+    seen = seen.clip(0)
     return {tap: seen[:, :width] * (i + 1) for i, (tap, width) in enumerate(TAPS.items())}
 
 

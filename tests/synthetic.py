@@ -18,6 +18,21 @@ from extract.store.shards import Shard
 from extract.vgg16.recipe import SIZE, TAPS, joint_digest, named, recipe
 
 RECIPE = recipe("w" * 64)
+ABOUT = {
+    "root": "/photos",
+    "weights": "none",
+    "weights_digest": "w" * 64,
+    "skipped_digest": "5" * 64,
+    "split_rule": "made",
+    "seed": 0,
+    "created": "2026-01-01T00:00:00+00:00",
+    "versions": "{}",
+    "copies": 0,
+    "images_computed": 0,
+    "images_reused": 0,
+}
+"""Root attributes that a features file must have, and that few tests look at."""
+
 Taps = dict[str, NDArray[np.float32]]
 
 
@@ -90,7 +105,7 @@ def publish(
     random = np.random.default_rng(seed)
     names = [f"class {label}" for label in range(classes)]
     rows = [
-        Row(f"{names[label]}/{split}{i}.jpg", f"{label}{split}{i}".rjust(64, "0"), label, split)
+        Row(f"{names[label]}/{split}{i}.jpg", *digests(f"{label}{split}{i}"), label, split)
         for label in range(classes)
         for split, photos in zip(("train", "val", "test"), per_class, strict=True)
         for i in range(photos)
@@ -98,7 +113,7 @@ def publish(
     rows.sort(key=lambda row: row.path)
     labels = np.array([row.label for row in rows])
     is_test = np.array([row.split == "test" for row in rows])
-    digests = [row.digest for row in rows]
+    row_digests = [row.digest for row in rows]
     recipes = {size: recipe("0" * 64, size=size) for size in sizes}
     places = {}
     for size, the_recipe in recipes.items():
@@ -111,27 +126,25 @@ def publish(
             values[is_test] += test_noise
             taps[tap] = values
         cache = folder / named("cache", size)
-        shard = shards.write(cache, Shard(digests, taps, "none", 10.0), the_recipe)
-        places[size] = {d: ShardRow(shard, i, 10.0 / len(rows)) for i, d in enumerate(digests)}
+        shard = shards.write(cache, Shard(row_digests, taps, "none", 10.0), the_recipe)
+        places[size] = {d: ShardRow(shard, i, 10.0 / len(rows)) for i, d in enumerate(row_digests)}
     path = folder / "synthetic.h5"
+    skipped = [("class 0/notes.txt", "not an image file that Pillow can read")]
     write_features(
         path,
         rows,
         places,
         class_names=names,
-        skipped=[("class 0/notes.txt", "not an image file that Pillow can read")],
+        skipped=skipped,
         attributes={
+            **ABOUT,
             "data": "synthetic",
             "root": str(folder),
-            "weights": "none",
             "weights_digest": "0" * 64,
             **{named("recipe", size): json.dumps(recipe) for size, recipe in recipes.items()},
             "recipe_digest": joint_digest(recipes.values()),
             "data_digest": features_file.data_digest(rows, names),
-            "split_rule": "made",
-            "seed": 0,
-            "created": "2026-01-01T00:00:00+00:00",
-            "versions": "{}",
+            "skipped_digest": features_file.skipped_digest(skipped),
         },
     )
     return path

@@ -24,7 +24,7 @@ from extract.compute.cached_vgg16 import CachedVGG16
 from extract.compute.pipeline import BATCH_SIZE, LoadedPhoto
 from extract.engines.base import Taps
 from extract.system.console import InputError, warn
-from extract.vgg16.recipe import SIZE, joint_digest, plain, recipe
+from extract.vgg16.recipe import SIZE, joint_digest, pixels_note, plain, recipe
 
 UNSURE = 0.6
 """A photo whose most probable class is less probable than this is called unsure. With two classes,
@@ -129,8 +129,13 @@ def _check_features(run: Path, result: Result, head: Pipeline, *, weights_digest
     if result.recipe_digest != here:
         raise InputError(
             f"{run}: trained on features of recipe {result.recipe_digest[:12]}, but this version "
-            f"makes {here[:12]} with these weights; run make features heads"
+            f"makes {here[:12]} with these weights{_because()}; run make features heads"
         )
+
+
+def _because() -> str:
+    note = pixels_note()
+    return f" ({note})" if note else ""
 
 
 def load_head(run: Path) -> Pipeline:

@@ -4,6 +4,7 @@ The user drops photos on the page; they never leave this machine. The page shows
 of the classes and the training photos whose features are most similar.
 """
 
+import hashlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ class TrainingPhotos(NamedTuple):
     root : Path or UPath
     paths : list of str, length n
         Relative to the root.
+    digests : list of str, length n
+        Only a file whose SHA-256 is its digest is shown.
     class_names : list of str, length n
         The class of each photo.
     vectors : ndarray of shape (n, d), float32
@@ -64,6 +67,7 @@ class TrainingPhotos(NamedTuple):
 
     root: Location
     paths: list[str]
+    digests: list[str]
     class_names: list[str]
     vectors: Matrix
 
@@ -81,6 +85,7 @@ def training_photos(path: Path) -> TrainingPhotos:
         return TrainingPhotos(
             locations.location(str(features.attributes["root"])),
             [features.paths[row] for row in rows],
+            [features.digests[row] for row in rows],
             [features.class_names[features.labels[row]] for row in rows],
             _unit(features.read([SIMILARITY_TAP], "train")),
         )
@@ -222,6 +227,9 @@ def _thumbnail(training: TrainingPhotos, row: int) -> Response:
         flask.abort(404, "no such photo")
     try:
         data = locations.read_bytes(training.root, training.paths[row])
+        # A stranger's features file must not make this page show other files of this machine.
+        if hashlib.sha256(data).hexdigest() != training.digests[row]:
+            flask.abort(404, "the photo has changed")
         return Response(decode.thumbnail(data, size=THUMBNAIL), mimetype="image/webp")
     except (OSError, InputError, decode.Unreadable):
         flask.abort(404, "the photo is no longer there")

@@ -19,10 +19,10 @@ from PIL import Image
 from extract.compute import pipeline
 from extract.engines import base, selection
 from extract.engines.base import Engine, Taps, Unusable
-from extract.store import hdf5, shard_index, shards
+from extract.store import open_shards, shard_index, shards
 from extract.store.features_file import Features
 from extract.store.shard_index import ShardRow
-from extract.system import console, locations, lock, machine
+from extract.system import atomic, console, locations, lock, machine
 from extract.system.console import InputError, count, say
 from extract.system.locations import Location
 from extract.vgg16.recipe import MAPS, recipe
@@ -80,7 +80,6 @@ class Activations:
         self.layer = layer
         self.rows = rows
         self.seconds = sum(row.seconds for row in rows.values())
-        self.files = {shard: hdf5.open_whole(shard) for shard in _shards(rows.values())}
 
     def read(self, digest: str) -> NDArray[np.float16]:
         """Return the activations of one photo: (height, width, channels), float16.
@@ -88,12 +87,12 @@ class Activations:
         Raises
         ------
         InputError
-            If a checksum shows that the shard was damaged after it was opened.
+            If the shard was damaged or removed after it was checked, or cannot be read now.
         """
         shard, row, _ = self.rows[digest]
         try:
-            values: NDArray[np.float16] = self.files[shard][f"taps/{self.layer}"][row]
-        except OSError as error:
+            values: NDArray[np.float16] = open_shards.kept_open.read(shard, self.layer, row)
+        except (OSError, KeyError, ValueError) as error:
             message = f"{shard}: damaged ({error}); run the same command again to compute it anew"
             raise InputError(message) from error
         return values
@@ -134,7 +133,7 @@ def make(
     folder = shards.folder_of(out, layer_recipe)
     paths = {features.digests[row]: features.paths[row] for row in features.rows(*splits)}
     with lock.held(shards.cache_of(out) / "lock"):
-        shards.sweep(folder)
+        atomic.sweep(folder)
         while True:
             rows = shard_index.read(folder, layer_recipe)
             pending = [path for digest, path in paths.items() if digest not in rows]

@@ -7,7 +7,6 @@ The workers read the photos and write the shards; see `extract.compute.ray_worke
 
 import math
 import re
-import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from extract.compute.pipeline import Computed
 from extract.compute.ray_cluster import connected
 from extract.compute.ray_worker import Worker
 from extract.store.shards import SHARD_IMAGES
+from extract.system import atomic
 from extract.system.console import InputError, count, finishing, say, warn
 from extract.system.locations import Location
 
@@ -167,12 +167,13 @@ def _marker(folder: Location) -> Iterator[Path | None]:
     if not isinstance(folder, Path):
         yield None
         return
-    marker = folder / f".{secrets.token_hex(8)}.tmp"
-    marker.touch()
-    try:
-        yield marker
-    finally:
-        marker.unlink(missing_ok=True)
+    with atomic.writing(folder):
+        marker = atomic.temporary(folder / "marker")
+        marker.touch()
+        try:
+            yield marker
+        finally:
+            marker.unlink(missing_ok=True)
 
 
 class Coordinator:

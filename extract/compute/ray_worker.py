@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pooch
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ from extract.compute.job import Job
 from extract.compute.pipeline import Computed
 from extract.engines import selection
 from extract.engines.base import Engine
+from extract.photos import pixels
 from extract.store.shards import Writer
 from extract.system import lock
 from extract.system.console import Stopped
@@ -54,6 +56,11 @@ class Worker:
             return (
                 f"{marker.parent} is not the same folder as on the other machines; name a folder "
                 "that all machines see, or a URL, with --cache"
+            )
+        if self.job.recipe.get("pixels_differ", {}) != pixels.differences():
+            return (
+                f"its Pillow {PIL.__version__} makes other pixels than Pillow here; install the "
+                "same version on all machines"
             )
         return ""
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from extract.system.console import count
 
 NEAR = 0.96
 """Two photos whose ``block5_avg`` have at least this cosine are called near-duplicates.
@@ -30,8 +33,47 @@ NOT_LOOKED_FOR = f"near-duplicates: not looked for among more than {ROWS:,} phot
 BLOCK = 1024
 """At most this many rows are compared at once, on either side."""
 
+LISTED = 5
+"""For each photo, at most this many pairs are listed: those with the photos most like it. A camera
+that does not move would make pairs of all its photos, and their number grows with the square."""
+
 NearPair = tuple[int, int, float]
 """Two row numbers, the lower first, and their cosine."""
+
+
+class Near(NamedTuple):
+    """The near-duplicates of a data set.
+
+    Attributes
+    ----------
+    pairs : list of NearPair
+        The pair with the highest cosine, at most 1, comes first; pairs with equal cosines are in
+        the order of their rows. A pair is listed if one of its photos has fewer than `LISTED`
+        photos that are more like it, in other splits.
+    found : int
+        The number of all pairs, listed or not.
+    photos : int
+        The number of photos in these pairs.
+    """
+
+    pairs: list[NearPair]
+    found: int
+    photos: int
+
+    def summary(self) -> str:
+        """Return one line that says how many there are, and whether the list was cut."""
+        return summary(len(self.pairs), self.found, self.photos)
+
+
+def summary(listed: int, found: int, photos: int) -> str:
+    """Return one line for a number of listed pairs, out of all pairs of some photos."""
+    if listed == found:
+        return f"{count(found, 'pair')} to look at"
+    return (
+        f"{count(found, 'pair')} among {photos:,} photos; listed are {listed:,}, of each photo the "
+        f"{LISTED} most alike"
+    )
+
 
 Read = Callable[[NDArray[np.intp]], NDArray[np.float32]]
 
@@ -62,12 +104,12 @@ def near(
     *,
     threshold: float = NEAR,
     advance: Callable[[int], None] = lambda rows: None,
-) -> list[NearPair]:
-    """Return the pairs of different photos in different splits that look the same.
+) -> Near:
+    """Find the pairs of different photos in different splits that look the same.
 
     Every row is compared with every row of the other splits, in blocks of `BLOCK`, so time grows
-    with the product of their numbers. Memory holds a few blocks, their products and the pairs
-    found, for any n. With more than `ROWS` rows the result is empty.
+    with the product of their numbers. Memory holds a few blocks, their products, and at most
+    `LISTED` pairs for each row. With more than `ROWS` rows the result is empty.
 
     Parameters
     ----------
@@ -84,9 +126,8 @@ def near(
 
     Returns
     -------
-    list of NearPair
-        The pair with the highest cosine, at most 1, comes first; pairs with equal cosines are in
-        the order of their rows. A vector of zeros has cosine 0 with every other vector.
+    near : Near
+        A vector of zeros has cosine 0 with every other vector.
 
     Raises
     ------
@@ -97,12 +138,59 @@ def near(
         raise ValueError(f"{len(digests)} digests and {len(splits)} splits")
     if not 0 < threshold < 1:
         raise ValueError(f"threshold {threshold} is not between 0 and 1")
-    pairs = []
+    _, numbers = np.unique(np.asarray(digests, dtype=str), return_inverse=True)
+    nearest = _Nearest(len(digests))
     for outer, inner in _sides(splits):
-        for row, other, cosine in _alike(read, outer, inner, threshold, advance):
-            if digests[row] != digests[other]:
-                pairs.append((min(row, other), max(row, other), min(cosine, 1.0)))
-    return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
+        for rows, vectors in _blocks(read, outer):
+            for others, other_vectors in _blocks(read, inner):
+                cosines = vectors @ other_vectors.T
+                alike = cosines >= np.float32(threshold)
+                if alike.any():
+                    alike &= numbers[rows][:, None] != numbers[others]
+                    nearest.add(rows, others, np.where(alike, cosines, 0))
+            advance(len(rows))
+    return nearest.near()
+
+
+class _Nearest:
+    """For each of n rows, the rows of other splits that are most like it."""
+
+    def __init__(self, n: int) -> None:
+        self.rows = np.zeros((n, LISTED), np.int64)
+        self.cosines = np.zeros((n, LISTED), np.float32)
+        self.found = 0
+        self.alike = np.zeros(n, bool)
+
+    def add(
+        self, rows: NDArray[np.intp], others: NDArray[np.intp], cosines: NDArray[np.float32]
+    ) -> None:
+        """Add the cosines of some rows with others; 0 stands for a pair that is not alike."""
+        self.found += int(np.count_nonzero(cosines))
+        self._keep(rows, others, cosines)
+        self._keep(others, rows, cosines.T)
+
+    def _keep(
+        self, rows: NDArray[np.intp], others: NDArray[np.intp], cosines: NDArray[np.float32]
+    ) -> None:
+        some = cosines.any(axis=1)
+        rows, cosines = rows[some], cosines[some]
+        self.alike[rows] = True
+        all_cosines = np.hstack([self.cosines[rows], cosines])
+        all_rows = np.hstack([self.rows[rows], np.broadcast_to(others, cosines.shape)])
+        best = np.argpartition(-all_cosines, LISTED - 1, axis=1)[:, :LISTED]
+        self.cosines[rows] = np.take_along_axis(all_cosines, best, axis=1)
+        self.rows[rows] = np.take_along_axis(all_rows, best, axis=1)
+
+    def near(self) -> Near:
+        row, place = np.nonzero(self.cosines)
+        other, cosine = self.rows[row, place], self.cosines[row, place]
+        lower, higher = np.minimum(row, other), np.maximum(row, other)
+        _, first = np.unique(lower * len(self.rows) + higher, return_index=True)
+        lower, higher, cosine = lower[first], higher[first], np.minimum(cosine[first], 1)
+        order = np.lexsort((higher, lower, -cosine))
+        columns = (column[order].tolist() for column in (lower, higher, cosine))
+        pairs = list(zip(*columns, strict=True))
+        return Near(pairs, self.found, int(np.count_nonzero(self.alike)))
 
 
 def rows_compared(splits: Sequence[str] | NDArray[np.str_]) -> int:
@@ -120,23 +208,6 @@ def _sides(
     # The smaller side is the outer one: the inner side is read once for each outer block.
     sides = sorted((np.flatnonzero(names == name) for name in np.unique(names)), key=len)
     return list(combinations(sides, 2))
-
-
-def _alike(
-    read: Read,
-    outer: NDArray[np.intp],
-    inner: NDArray[np.intp],
-    threshold: float,
-    advance: Callable[[int], None],
-) -> Iterator[tuple[int, int, float]]:
-    for rows, vectors in _blocks(read, outer):
-        for others, other_vectors in _blocks(read, inner):
-            cosines = vectors @ other_vectors.T
-            i, j = np.nonzero(cosines >= np.float32(threshold))
-            yield from zip(
-                rows[i].tolist(), others[j].tolist(), cosines[i, j].tolist(), strict=True
-            )
-        advance(len(rows))
 
 
 def _blocks(

@@ -17,6 +17,7 @@ With plain h5py, or any other HDF5 tool::
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,10 @@ from numpy.typing import NDArray
 
 from extract.photos import datasets
 from extract.store import hdf5
-from extract.system import locations
+from extract.store.columns import Columns, number, record, text
+from extract.system import availability, locations
 from extract.system.console import InputError, finishing
-from extract.vgg16.recipe import SIZE, SIZES, TAPS, named
+from extract.vgg16.recipe import SIZE, SIZES, TAPS, joint_digest, named
 
 SCHEMA = 1
 
@@ -46,7 +48,39 @@ LONGEST_NAME = 230
 
 MOVE_AWAY = "move it away and run make features (photos already seen are not computed again)"
 
+TEXTS = (
+    "data",
+    "root",
+    "weights",
+    "weights_digest",
+    "recipe_digest",
+    "data_digest",
+    "skipped_digest",
+    "split_rule",
+    "created",
+    "versions",
+)
+NUMBERS = ("seed", "copies", "images_computed", "images_reused")
+DIGEST = re.compile("[0-9a-f]{64}")
+LARGEST_TAP = 1e9
+"""Real photos stay far below; the square of a larger value would soon be infinite."""
+
 Pair = tuple[int, int, float]
+
+
+class Damaged(InputError):
+    """The content of a features file was read and found wrong.
+
+    Attributes
+    ----------
+    path : Path
+    reason : str
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; {MOVE_AWAY}")
+        self.path = path
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +110,23 @@ def name_of(data: str) -> str:
             "long for files that are named after it; rename it"
         )
     return name
+
+
+def check_name(data: str) -> None:
+    """Check the name of a data set that was read from a file, before it becomes part of a path.
+
+    Raises
+    ------
+    ValueError
+        If it could lead out of the folder that it is put in.
+    """
+    if data in ("", ".", "..") or {"/", "\0"} & set(data) or len(data.encode()) > LONGEST_NAME:
+        raise ValueError(f"its data set is called {data[:80]!r}, which is not a plain name")
+
+
+def taps_are_possible(values: NDArray[Any]) -> bool:
+    """Say whether values can be the taps of photos: finite, and not negative after ReLU."""
+    return not values.size or bool(values.min() >= 0 and values.max() <= LARGEST_TAP)
 
 
 def file_of(data: str, out: Path) -> Path:
@@ -124,7 +175,10 @@ class Features:
     splits : ndarray of shape (n,), str
     skipped : list of (path, reason)
     near : list of (row, row, cosine)
-        Near-duplicates in different splits, most alike first.
+        Near-duplicates in different splits, most alike first: for each photo, at most the few
+        that are most like it; see `extract.photos.duplicates.near`.
+    near_found, near_photos : int
+        The number of all pairs that were found, listed or not, and of the photos in them.
     sizes : list of int
         The sides in pixels of the squares that VGG16 saw: 224 first, then ascending.
     taps : dict of str to int
@@ -140,40 +194,80 @@ class Features:
 
     def __init__(self, file: h5py.File) -> None:
         self.file = file
-        self.attributes = dict(file.attrs)
-        self.data = str(file.attrs["data"])
-        self.root = str(file.attrs["root"])
-        self.data_digest = str(file.attrs["data_digest"])
-        self.recipe_digest = str(file.attrs["recipe_digest"])
-        further = [size for size in SIZES[1:] if named("seconds", size) in file.attrs]
-        self.sizes = [SIZE, *further]
-        self.recipes: dict[int, dict[str, Any]] = {
-            size: json.loads(str(file.attrs[named("recipe", size)])) for size in self.sizes
-        }
-        self.seconds = sum(self.seconds_of(size) for size in self.sizes)
-        self.class_names: list[str] = file["class_names"].asstr()[:].tolist()
-        self.paths: list[str] = file["path"].asstr()[:].tolist()
-        self.digests: list[str] = file["digest"].asstr("ascii")[:].tolist()
-        self.labels: NDArray[np.int64] = file["label"][:]
-        self.splits: NDArray[np.str_] = file["split"].asstr()[:].astype(str)
-        self.skipped: list[tuple[str, str]] = list(
-            zip(
-                file["skipped/path"].asstr()[:],
-                file["skipped/reason"].asstr()[:],
-                strict=True,
-            )
+        columns = Columns(file)
+        self.attributes = columns.attributes()
+        self._read_attributes()
+        self.paths = columns.texts("path")
+        self.digests = [digest.decode() for digest in columns.numbers("digest", np.bytes_)]
+        self.labels: NDArray[np.int64] = columns.numbers("label", np.signedinteger).astype(np.int64)
+        self.splits: NDArray[np.str_] = np.array(columns.texts("split"), dtype=str)
+        self.class_names = columns.texts("class_names")
+        self.skipped = list(
+            zip(columns.texts("skipped/path"), columns.texts("skipped/reason"), strict=True)
         )
+        pairs = columns.numbers("near/row", np.signedinteger, 2)
+        cosines = columns.numbers("near/cosine", np.floating)
+        self._check_rows(pairs, cosines)
         self.near: list[Pair] = [
             (one, other, cosine)
-            for (one, other), cosine in zip(
-                file["near/row"][:].tolist(), file["near/cosine"][:].tolist(), strict=True
-            )
+            for (one, other), cosine in zip(pairs.tolist(), cosines.tolist(), strict=True)
         ]
+        self.near_found, self.near_photos = (
+            int(self.attributes.get(name, found))
+            for name, found in (("near_pairs", len(pairs)), ("near_photos", len(np.unique(pairs))))
+        )
         self.taps: dict[str, int] = {
-            name: file[f"taps/{name}"].shape[1]
-            for size in self.sizes
-            for name in (named(tap, size) for tap in TAPS)
+            named(tap, size): width for size in self.sizes for tap, width in TAPS.items()
         }
+        for tap, width in self.taps.items():
+            columns.check_tap(f"taps/{tap}", len(self.paths), width)
+
+    def _read_attributes(self) -> None:
+        attributes = self.attributes
+        for name in TEXTS:
+            text(attributes, name)
+        for name in NUMBERS:
+            number(attributes, name)
+        record(attributes, "versions")
+        self.data = text(attributes, "data")
+        self.root = text(attributes, "root")
+        check_name(self.data)
+        self.data_digest = text(attributes, "data_digest")
+        self.recipe_digest = text(attributes, "recipe_digest")
+        self.sizes = [SIZE, *(size for size in SIZES[1:] if named("seconds", size) in attributes)]
+        self.recipes: dict[int, dict[str, Any]] = {
+            size: record(attributes, named("recipe", size)) for size in self.sizes
+        }
+        if joint_digest(self.recipes.values()) != self.recipe_digest:
+            raise ValueError("its recipes do not have its recipe_digest")
+        self.seconds = sum(self.seconds_of(size) for size in self.sizes)
+
+    def _check_rows(self, pairs: NDArray[np.int64], cosines: NDArray[np.float32]) -> None:
+        n, k = len(self.paths), len(self.class_names)
+        lengths = {
+            "digest": len(self.digests),
+            "label": len(self.labels),
+            "split": len(self.splits),
+        }
+        for name, length in lengths.items():
+            if length != n:
+                raise ValueError(f"{name} has {length} rows, and path has {n}")
+        if not n or not k:
+            raise ValueError("it has no photo or no class")
+        if len(set(self.class_names)) < k or not all(self.class_names):
+            raise ValueError("a name in class_names is empty or occurs twice")
+        if self.labels.min() < 0 or self.labels.max() >= k:
+            raise ValueError(f"label has values that are not from 0 to {k - 1}")
+        if not np.isin(self.splits, SPLITS).all():
+            raise ValueError(f"split has values that are not {', '.join(SPLITS)}")
+        if not all(map(DIGEST.fullmatch, self.digests)):
+            raise ValueError("digest has values that are not 64 hexadecimal digits")
+        if len(set(self.paths)) < n or not all(map(_is_below_root, self.paths)):
+            raise ValueError("path has values that occur twice or do not lie below the root")
+        if pairs.size and not (pairs.min() >= 0 and pairs.max() < n):
+            raise ValueError("near/row has values that are no rows")
+        if not (np.abs(cosines) <= 1).all():
+            raise ValueError("near/cosine has values that are no cosines")
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +282,7 @@ class Features:
 
     def seconds_of(self, size: int) -> float:
         """Return the seconds it took to compute these images at one size."""
-        return float(self.attributes[named("seconds", size)])
+        return number(self.attributes, named("seconds", size))
 
     def rows(self, *splits: str) -> NDArray[np.intp]:
         """Return the row numbers of the given splits, in path order."""
@@ -211,7 +305,7 @@ class Features:
         Raises
         ------
         InputError
-            If there is no such tap, or a checksum shows that the file is damaged.
+            If there is no such tap, or the file is damaged.
         """
         matrix = np.empty(self.shape(taps, *splits), np.float32)
         done = 0
@@ -234,7 +328,7 @@ class Features:
         Raises
         ------
         InputError
-            If there is no such tap, or a checksum shows that the file is damaged.
+            If there is no such tap, or the file is damaged.
         """
         self._check(taps)
         selected = self.rows(*splits)
@@ -253,10 +347,14 @@ class Features:
                 )
 
     def _block(self, tap: str, block: slice) -> NDArray[np.float32]:
+        path = Path(self.file.filename)
         try:
-            values: NDArray[np.float32] = self.file[f"taps/{tap}"][block]
+            with availability.expected(path):
+                values: NDArray[np.float32] = self.file[f"taps/{tap}"][block]
         except OSError as error:
-            raise InputError(f"{self.file.filename}: damaged ({error}); {MOVE_AWAY}") from error
+            raise Damaged(path, f"damaged ({error})") from error
+        if not taps_are_possible(values):
+            raise Damaged(path, f"damaged (taps/{tap} has values that no photo gives)")
         return values
 
 
@@ -311,45 +409,49 @@ def _check_results(features: Features, path: Path, out: Path) -> None:
             )
 
 
+def _is_below_root(path: str) -> bool:
+    return "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
+
+
 def open(path: Path) -> Features:
     """Open a published features file.
 
     Raises
     ------
+    Damaged
+        If its content is not that of a features file.
     InputError
-        If it is missing or damaged, has another schema, or is not a features file.
+        If it is missing, has another schema, or cannot be read at this moment.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file; run make features first")
-    with finishing():
+    with finishing(), availability.expected(path):
         return _open(path)
 
 
 def _open(path: Path) -> Features:
     try:
         file = hdf5.open_whole(path)
-    except PermissionError as error:
-        raise InputError(f"{path}: no permission to read it; grant it") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; run make features first") from error
     except IsADirectoryError as error:
         raise InputError(f"{path}: a folder, not a features file; {MOVE_AWAY}") from error
     except OSError as error:
-        raise InputError(f"{path}: damaged or not HDF5; {MOVE_AWAY}") from error
+        raise Damaged(path, "damaged or not HDF5") from error
     except ValueError as error:
-        raise InputError(f"{path}: not a features file ({error})") from error
+        raise InputError(f"{path}: not a features file ({error}); {MOVE_AWAY}") from error
     try:
-        if file.attrs.get("schema") != SCHEMA:
-            schema = file.attrs.get("schema", "none")
-            raise ValueError(f"its schema is {schema}, and this version reads {SCHEMA}")
-        features = Features(file)
-        if not _is_name(features.data):
-            raise ValueError(f"its data set is called '{features.data}', which is no name")
-        return features
+        with availability.expected(path):
+            schema = Columns(file).attribute("schema")
+            if schema != SCHEMA:
+                shown = "none" if schema is None else str(schema)[:20]
+                raise InputError(
+                    f"{path}: not a features file (its schema is {shown}, and this version reads "
+                    f"{SCHEMA}); {MOVE_AWAY}"
+                )
+            return Features(file)
+    except InputError:
+        file.close()
+        raise
     # HDF5 raises exceptions of many types on a damaged or foreign file.
     except Exception as error:
         file.close()
-        raise InputError(f"{path}: not a features file ({error}); {MOVE_AWAY}") from error
-
-
-def _is_name(text: str) -> bool:
-    """Say whether a folder can have this name, which then is no path to any other place."""
-    return text not in ("", "..") and Path(text).name == text and "\0" not in text
+        raise Damaged(path, f"not a features file ({error})") from error

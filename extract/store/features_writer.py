@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.photos.duplicates import NearPair
+from extract.photos.duplicates import Near
 from extract.store import shards
 from extract.store.features_file import ROWS_AT_ONCE, SCHEMA, TEXT, Row
 from extract.store.shard_index import ShardRow
@@ -120,8 +120,10 @@ class Draft:
         values: NDArray[np.float32] = self.file["taps/block5_avg"][rows]
         return values
 
-    def write_near(self, pairs: Sequence[NearPair]) -> None:
+    def write_near(self, near: Near) -> None:
         """Write the near-duplicates, see `extract.photos.duplicates.near`."""
+        pairs = near.pairs
+        self.file.attrs["near_pairs"], self.file.attrs["near_photos"] = near.found, near.photos
         self.file["near/row"] = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2)
         self.file["near/cosine"] = np.array([pair[2] for pair in pairs], np.float32)
 

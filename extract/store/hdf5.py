@@ -6,13 +6,18 @@ as its content.
 """
 
 import io
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from extract.system import locations
+from extract.system import availability, locations
 from extract.system.locations import Location
+
+MOST_ITEMS = 10_000
+DEEPEST = 8
 
 
 def open_whole(path: Location | io.BytesIO) -> h5py.File:
@@ -23,21 +28,27 @@ def open_whole(path: Location | io.BytesIO) -> h5py.File:
     OSError
         If it is missing or not HDF5.
     ValueError
-        If it refers to another file.
+        If it refers to another file, has far too many items, or is no file at all.
     InputError
-        If its store cannot be reached.
+        If it cannot be read at this moment, or its store cannot be reached.
     """
-    file = h5py.File(
-        path if isinstance(path, Path | io.BytesIO) else io.BytesIO(locations.read_bytes(path)), "r"
-    )
-    try:
-        outside = file.visititems_links(_link_outside) or file.visititems(_data_outside)
-        if outside:
-            raise ValueError(f"{outside} lies in another file, which is not read")
-    except BaseException:
-        file.close()
-        raise
-    return file
+    with availability.expected(path):
+        if isinstance(path, Path) and not stat.S_ISREG(os.stat(path).st_mode):
+            # A pipe would keep this program waiting for ever.
+            raise ValueError("it is not a file")
+        file = h5py.File(
+            path if isinstance(path, Path | io.BytesIO) else io.BytesIO(locations.read_bytes(path)),
+            "r",
+        )
+        try:
+            _check_items(file)
+        except BaseException as error:
+            file.close()
+            if isinstance(error, RuntimeError | KeyError):
+                # HDF5 raises them for damage as well.
+                raise OSError(f"damaged: {error}") from error
+            raise
+        return file
 
 
 def open_prefix(prefix: bytes, size: int, dataset: str) -> h5py.File:
@@ -61,6 +72,32 @@ def open_prefix(prefix: bytes, size: int, dataset: str) -> h5py.File:
         file.close()
         raise
     return file
+
+
+def _check_items(file: h5py.File) -> None:
+    """Refuse a file with an item that lies elsewhere, or with more items than any of ours has.
+
+    HDF5's own way of visiting all items takes hours for a thousand groups inside each other.
+    """
+    waiting: list[tuple[str, h5py.Group, int]] = [("", file, 0)]
+    # A group may have several names, and may lie in itself.
+    seen = {h5py.h5o.get_info(file.id).addr}
+    items = 0
+    while waiting:
+        prefix, group, depth = waiting.pop()
+        for name in group:
+            items += 1
+            if items > MOST_ITEMS or depth > DEEPEST:
+                raise ValueError(f"it has more than {MOST_ITEMS:,} items, or they lie too deep")
+            path, item = f"{prefix}{name}", None
+            if not _link_outside(path, group.get(name, getlink=True)):
+                item = group[name]
+            if item is None or _data_outside(path, item):
+                raise ValueError(f"{path} lies in another file, which is not read")
+            address = h5py.h5o.get_info(item.id).addr
+            if isinstance(item, h5py.Group) and address not in seen:
+                seen.add(address)
+                waiting.append((f"{path}/", item, depth + 1))
 
 
 def _link_outside(name: str, link: Any) -> str | None:

@@ -6,10 +6,13 @@ from pathlib import Path
 from extract.photos import duplicates
 from extract.store import features_file, shards
 from extract.store.shards import Damaged
-from extract.system import console, locations, lock
-from extract.system.console import InputError, count, say
+from extract.system import atomic, console, locations, lock
+from extract.system.availability import Unavailable
+from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location
 from extract.vgg16.recipe import recipe_digest
+
+ASIDE = ".damaged"
 
 SMALL = shards.SHARD_IMAGES // 2
 """A shard with fewer needed images than this is joined with others."""
@@ -52,7 +55,10 @@ def info(path: Path) -> None:
         if len(features.paths) > duplicates.ROWS:
             say(duplicates.NOT_LOOKED_FOR)
         else:
-            say(f"near-duplicates in different splits: {len(features.near):,}")
+            summary = duplicates.summary(
+                len(features.near), features.near_found, features.near_photos
+            )
+            say(f"near-duplicates in different splits: {summary}")
         for row, other, cosine in features.near:
             say(f"  {features.paths[row]} and {features.paths[other]}: cosine {cosine:.3f}")
         say(f"skipped: {len(features.skipped):,}")
@@ -61,7 +67,7 @@ def info(path: Path) -> None:
 
 
 def verify(out: Path, shared: Location | None = None) -> None:
-    """Read every shard and every features file below `out`; set damaged shards aside.
+    """Read every shard and every features file below `out`; set damaged files aside.
 
     Parameters
     ----------
@@ -72,12 +78,13 @@ def verify(out: Path, shared: Location | None = None) -> None:
     Raises
     ------
     InputError
-        If anything is damaged. It is raised after everything was checked.
+        If anything is damaged or could not be read. It is raised after everything was checked.
     """
     cache = _cache(out)
     if isinstance(shared, Path) and not shared.is_dir():
         raise InputError(f"{shared}: no such folder; name with --cache one that holds shards")
-    problems = []
+    damaged: list[str] = []
+    unread: list[str] = []
     with lock.held(cache / "lock"):
         folders: list[Location] = [*_recipes(cache)]
         if shared is not None:
@@ -88,19 +95,41 @@ def verify(out: Path, shared: Location | None = None) -> None:
             for path in paths:
                 try:
                     images += len(shards.read(path).digests)
-                except Damaged as damaged:
-                    shards.set_aside(damaged)
-                    problems.append(f"{path}: {damaged.reason}")
+                except Damaged as found:
+                    shards.set_aside(found)
+                    damaged.append(f"{path}: {found.reason}")
+                except Unavailable as error:
+                    unread.append(str(error))
                 advance(1)
         published = _published(out)
         for path in published:
-            problems += _problems(path)
+            try:
+                _check(path)
+            except features_file.Damaged as found:
+                _set_aside(found)
+                damaged.append(f"{path}: {found.reason}")
+            except InputError as error:
+                unread.append(str(error))
     checked = f"{count(len(paths), 'shard')} with {count(images, 'image')}"
     say(f"checked: {checked}, {count(len(published), 'features file')}")
-    for problem in problems:
-        say(f"damaged: {problem}")
+    for line in damaged:
+        say(f"damaged: {line}")
+    for line in unread:
+        say(f"not checked: {line}")
+    problems = []
+    if damaged:
+        problems.append(f"{count(len(damaged), 'damaged file')}; run make features to mend them")
+    if unread:
+        problems.append(f"{count(len(unread), 'file')} could not be checked, see above")
     if problems:
-        raise InputError(f"{count(len(problems), 'damaged file')}; run make features to mend them")
+        raise InputError("; ".join(problems))
+
+
+def _set_aside(damaged: features_file.Damaged) -> None:
+    """Rename a damaged features file, because make features would take it for up to date."""
+    aside = damaged.path.with_name(f"{damaged.path.name}{ASIDE}")
+    damaged.path.replace(aside)
+    warn(f"{damaged.path}: {damaged.reason}; set aside as {aside.name}")
 
 
 def collect(out: Path) -> None:
@@ -115,6 +144,7 @@ def collect(out: Path) -> None:
     """
     cache = _cache(out)
     with lock.held(cache / "lock"):
+        _refuse_damaged(out)
         needed: dict[str, set[str]] = {}
         for path in _published(out):
             with features_file.open(path) as features:
@@ -131,7 +161,7 @@ def collect(out: Path) -> None:
 
 def _collect(folder: Path, needed: set[str]) -> None:
     """Keep one copy of every needed image of a recipe."""
-    shards.sweep(folder)
+    atomic.sweep(folder)
     before = {path: path.stat().st_size for path in shards.files(folder)}
     kept: set[str] = set()
     small: list[Location] = []
@@ -152,10 +182,23 @@ def _collect(folder: Path, needed: set[str]) -> None:
             path.unlink()
     after = {path: path.stat().st_size for path in shards.files(folder)}
     freed = (sum(before.values()) - sum(after.values())) / 1e6
+    # Joined shards may be a little larger: their last chunks are not full.
+    change = f"{freed:.1f} MB freed" if freed > -0.05 else f"{-freed:.1f} MB added"
     say(
         f"{folder.name[:12]}: {count(len(kept), 'image')} kept in {count(len(after), 'shard')}, "
-        f"{len(before):,} before; {freed:.1f} MB freed"
+        f"{len(before):,} before; {change.replace('-0.0', '0.0')}"
     )
+
+
+def _refuse_damaged(out: Path) -> None:
+    """Refuse to collect while it is unknown what a features file that was set aside needs."""
+    for aside in sorted((out / "features").glob(f"*.h5{ASIDE}")):
+        path = aside.with_name(aside.name.removesuffix(ASIDE))
+        if not path.exists():
+            raise InputError(
+                f"{aside}: set aside as damaged, so what it needs is unknown; run make features to "
+                "write it anew, or remove it if it is no longer needed"
+            )
 
 
 def _cache(out: Path) -> Path:
@@ -170,37 +213,33 @@ def _recipes(cache: Path) -> list[Path]:
 
 
 def _published(out: Path) -> list[Path]:
-    found = (out / "features").glob("*.h5")
-    # macOS leaves ._photos.h5 beside photos.h5 on foreign disks.
-    return sorted(path for path in found if not path.name.startswith("._"))
+    return shards.listed(out / "features")
 
 
-def _problems(path: Path) -> list[str]:
-    """Read a whole features file and return what is wrong with it."""
-    try:
-        with features_file.open(path) as features:
-            for _ in features.batches(features.taps, *features_file.SPLITS):
-                pass
-            rows = [
-                features_file.Row(*fields)
-                for fields in zip(
-                    features.paths,
-                    features.digests,
-                    features.labels.tolist(),
-                    features.splits.tolist(),
-                    strict=True,
-                )
-            ]
-            if features_file.data_digest(rows, features.class_names) != features.data_digest:
-                return [f"{path}: its rows are not those that were written"]
-            if (
-                features_file.skipped_digest(features.skipped)
-                != features.attributes["skipped_digest"]
-            ):
-                return [f"{path}: its skipped files are not those that were written"]
-    except InputError as error:
-        return [str(error)]
-    # HDF5 raises exceptions of many types on a damaged file.
-    except Exception as error:
-        return [f"{path}: damaged ({error}); {features_file.MOVE_AWAY}"]
-    return []
+def _check(path: Path) -> None:
+    """Read a whole features file.
+
+    Raises
+    ------
+    features_file.Damaged
+        If its content is not what was written.
+    InputError
+        If it is of another kind, or cannot be read at this moment.
+    """
+    with features_file.open(path) as features:
+        for _ in features.batches(features.taps, *features_file.SPLITS):
+            pass
+        rows = [
+            features_file.Row(*fields)
+            for fields in zip(
+                features.paths,
+                features.digests,
+                features.labels.tolist(),
+                features.splits.tolist(),
+                strict=True,
+            )
+        ]
+        if features_file.data_digest(rows, features.class_names) != features.data_digest:
+            raise features_file.Damaged(path, "its rows are not those that were written")
+        if features_file.skipped_digest(features.skipped) != features.attributes["skipped_digest"]:
+            raise features_file.Damaged(path, "its skipped files are not those that were written")

@@ -7,9 +7,11 @@ set aside under another name, and its images are computed again.
 import hashlib
 import io
 import json
+import math
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.store import hdf5
-from extract.system import locations
+from extract.system import availability, locations
 from extract.system.console import InputError, finishing, warn
 from extract.system.locations import Location
 from extract.vgg16.recipe import MAPS, TAPS, recipe_digest
@@ -31,7 +33,12 @@ SCHEMA = 1
 
 SHARD_IMAGES = 256
 
+CHUNK_ROWS = 64
+
 SHARD_SECONDS = 60.0
+
+LARGEST = 2**30
+"""No shard takes more memory than this many bytes, but a few bytes of HDF5 can stand for them."""
 
 Taps = Mapping[str, NDArray[np.floating[Any]]]
 
@@ -83,8 +90,23 @@ def folder_of(out: Path, recipe: dict[str, Any]) -> Path:
 def files(folder: Location) -> list[Location]:
     """Return the shards in a recipe's folder, except those being written or set aside."""
     if isinstance(folder, Path):
-        return sorted(path for path in folder.glob("*.h5") if not path.name.startswith("."))
+        return [*listed(folder)]
     return [folder / name for name in sorted(sizes(folder))]
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return the HDF5 files in a folder, sorted; none if there is no folder.
+
+    Raises
+    ------
+    Unavailable
+        If the folder cannot be read. `Path.glob` would take it for empty.
+    """
+    with availability.expected(folder), suppress(FileNotFoundError):
+        names = sorted(os.listdir(folder))
+        # macOS leaves ._photos.h5 beside photos.h5 on foreign disks.
+        return [folder / name for name in names if name.endswith(".h5") and name[:2] != "._"]
+    return []
 
 
 def sizes(folder: "UPath") -> dict[str, int]:
@@ -135,6 +157,11 @@ class Writer:
         """Add the taps of a batch; each has one row per photo, in the order of `digests`."""
         if any(len(taps[tap]) != len(digests) for tap in shapes(self.recipe)):
             raise ValueError(f"{engine} did not return one row per photo for every tap")
+        if not all(np.isfinite(values).all() for values in taps.values()):
+            raise InputError(
+                f"{engine}: VGG16 gave values that are not finite; check the weights, or choose "
+                "another --engine"
+            )
         self.engine = engine
         self.batches.append((digests, taps))
         late = time.monotonic() - self.since >= SHARD_SECONDS
@@ -191,7 +218,9 @@ def create_tap(file: h5py.File, tap: str, shape: tuple[int, ...], dtype: str) ->
     because training reads rows in any order.
     """
     n, *values = shape
-    options: dict[str, Any] = {"chunks": (max(1, min(n, 64)), *values)}
+    # Chunks are stored whole. Equal ones leave little of the last one empty.
+    chunk_rows = math.ceil(n / math.ceil(n / CHUNK_ROWS)) if n else 1
+    options: dict[str, Any] = {"chunks": (chunk_rows, *values)}
     if len(values) > 1:
         options = {"chunks": (1, *values), "compression": "lzf", "shuffle": True}
     return file.create_dataset(f"taps/{tap}", shape, dtype, fletcher32=True, **options)
@@ -221,6 +250,8 @@ def read(path: Location) -> Shard:
         )
         if _content_digest(shard, recipe) != text_attribute(file, "content_digest"):
             raise ValueError("its content is not what was written")
+        if not all(np.isfinite(values).all() for values in shard.taps.values()):
+            raise ValueError("it has values that no photo gives")
         return shard
 
 
@@ -285,12 +316,6 @@ def rows(shard: Location, wanted: Sequence[int], taps: Iterable[str]) -> dict[st
         return {tap: np.stack([file[f"taps/{tap}"][row] for row in wanted]) for tap in taps}
 
 
-def sweep(folder: Path) -> None:
-    """Remove unfinished files of a killed run. The caller must hold the lock of the store."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink()
-
-
 def _only(shard: Shard, digests: Set[str]) -> Shard:
     rows = [row for row, digest in enumerate(shard.digests) if digest in digests]
     return Shard(
@@ -312,9 +337,16 @@ def _together(one: Shard, other: Shard) -> Shard:
 
 @contextmanager
 def opened(path: Location) -> Iterator[h5py.File]:
-    """Open a shard; any error while it is read means that it is damaged."""
+    """Open a shard; if its content cannot be read, it is damaged.
+
+    Raises
+    ------
+    Damaged
+    Unavailable
+        If the shard cannot be read at this moment.
+    """
     try:
-        with finishing(), hdf5.open_whole(path) as file:
+        with finishing(), hdf5.open_whole(path) as file, availability.expected(path):
             yield file
     except InputError:
         raise
@@ -348,6 +380,9 @@ def read_digests(file: h5py.File, recipe: dict[str, Any]) -> list[str]:
     """
     if file.attrs["schema"] != SCHEMA:
         raise ValueError(f"its schema is {file.attrs['schema']}, and this version reads {SCHEMA}")
+    kept = [file["digest"], *(file[f"taps/{tap}"] for tap in shapes(recipe))]
+    if sum(dataset.nbytes for dataset in kept) > LARGEST:
+        raise ValueError(f"it is larger than {LARGEST / 1e6:,.0f} MB")
     digests: list[str] = file["digest"].asstr("ascii")[:].tolist()
     expected = {tap: (len(digests), *shape) for tap, shape in shapes(recipe).items()}
     if not digests or {tap: file[f"taps/{tap}"].shape for tap in expected} != expected:

@@ -22,7 +22,8 @@ COMMITTED = ".new"
 LAST = "result.json"
 """A file that is moved after all others, for programs that take its presence for completeness."""
 
-TEMPORARY = re.compile(r"\.(.+\.)?[0-9a-f]{16,32}\.tmp")
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\..+\.[0-9a-f]{16}\.tmp")
+"""The names of temporary files, now and in earlier versions."""
 
 
 @contextmanager
@@ -31,13 +32,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Yields
     ------
-    temporary : Path
+    new : Path
         A name beside `path`, removed if the block raises.
     """
-    with _writing(path.parent), _named_for(path, _temporary(path)) as temporary:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
+    with writing(path.parent), _named_for(path, temporary(path)) as new:
+        yield new
+        _sync(new)
+        os.replace(new, path)
         sync_folder(path.parent)
 
 
@@ -51,17 +52,17 @@ def replacing_files(folder: Path) -> Iterator[Path]:
 
     Yields
     ------
-    temporary : Path
+    new : Path
         An empty folder in `folder`, removed if the block raises.
     """
     sweep(folder)
-    with _writing(folder), _named_for(folder, _temporary(folder / "files")) as temporary:
-        temporary.mkdir()
-        yield temporary
-        for path in temporary.iterdir():
+    with writing(folder), _named_for(folder, temporary(folder / "files")) as new:
+        new.mkdir()
+        yield new
+        for path in new.iterdir():
             _sync(path)
-        sync_folder(temporary)
-        _commit(temporary, folder)
+        sync_folder(new)
+        _commit(new, folder)
         finish(folder)
 
 
@@ -87,8 +88,8 @@ def finish(folder: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    with replacing(path) as new:
+        new.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -116,12 +117,12 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _commit(temporary: Path, folder: Path) -> None:
-    """Rename the temporary folder to `COMMITTED`, after what another process committed."""
+def _commit(new: Path, folder: Path) -> None:
+    """Rename the new folder to `COMMITTED`, after what another process committed."""
     while True:
         finish(folder)
         try:
-            os.rename(temporary, folder / COMMITTED)
+            os.rename(new, folder / COMMITTED)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -130,29 +131,30 @@ def _commit(temporary: Path, folder: Path) -> None:
             return
 
 
-def _temporary(path: Path) -> Path:
+def temporary(path: Path) -> Path:
+    """Return a name beside `path` that `sweep` knows."""
     # A process number is not unique: a machine that shares the folder may have the same one. With
     # the name of `path` in it, it could be longer than a file system allows.
     return path.with_name(f".{secrets.token_hex(16)}.tmp")
 
 
 @contextmanager
-def _named_for(path: Path, temporary: Path) -> Iterator[Path]:
-    """Remove `temporary` at the end. An error in it names `path`, which the user knows."""
+def _named_for(path: Path, new: Path) -> Iterator[Path]:
+    """Remove `new` at the end. An error in it names `path`, which the user knows."""
     try:
-        yield temporary
+        yield new
     except OSError as error:
         # A failed write names no file.
-        failed = Path(str(error.filename or temporary))
-        if failed.is_relative_to(temporary):
-            error.filename = str(path / failed.relative_to(temporary))
+        failed = Path(str(error.filename or new))
+        if failed.is_relative_to(new):
+            error.filename = str(path / failed.relative_to(new))
         raise
     finally:
-        _remove(temporary)
+        _remove(new)
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """Keep `sweep` away from a folder while the block writes to it.
 
     The operating system releases the lock when the process dies. On a network disk without such

@@ -37,7 +37,11 @@ ADVICE = {
     errno.EPERM: "grant the permission; results may also go to another folder (--out)",
     errno.EEXIST: "a file is in the way; move it, or choose another folder with --out",
     errno.ENOTDIR: "a file is in the way; move it, or choose another folder with --out",
-    errno.ENAMETOOLONG: "choose a shorter name or path",
+    errno.EMFILE: "raise the limit on open files with ulimit -n",
+    errno.ENFILE: "close other programs, which have too many files open",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network disk",
+    errno.ENOMEM: "free some memory",
     errno.EROFS: "choose a folder that can be written, with --out",
     errno.ENAMETOOLONG: "give it a shorter name",
 }

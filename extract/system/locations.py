@@ -9,6 +9,7 @@ the kinds of URLs, is imported only for a URL.
 import errno
 import hashlib
 import os
+import random
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -43,6 +44,14 @@ OF_ONE_OBJECT = (None, "NoSuchKey", "404", "AccessDenied", "403", "InvalidObject
 """Error codes of S3 that may concern one object alone. Other stores give no code, hence None."""
 
 Stamp = list[int]
+
+
+NEIGHBOURS = 3
+"""If an object cannot be read, at most this many others are tried, to see whose fault it is."""
+
+
+class WebPage(Exception):
+    """Something between this machine and the store, or another server, answers with web pages."""
 
 
 class NotWritten(InputError, OSError):
@@ -144,6 +153,9 @@ def location(text: str) -> Location:
         url: UPath = UPath(text.rstrip("/"), **OPTIONS.get(protocol, {}))
         # fsspec creates the file system on first use, and its package may be missing.
         assert url.fs is not None
+        if protocol == "s3":
+            events = url.fs.connect().meta.events
+            events.register("after-call.s3.ListObjectsV2", _refuse_page, unique_id="onepass")
     except ImportError as error:
         needed = f"pip install universal_pathlib {PACKAGES.get(protocol, '')}".strip()
         raise InputError(f"{text}: {error}; {needed}") from error
@@ -160,22 +172,27 @@ def read_bytes(place: Location, path: str = "") -> bytes:
     OSError
         If this file alone cannot be read.
     InputError
-        If its store cannot be reached, or refuses access.
+        If its store cannot be reached, refuses access, or fails to send other objects too.
     """
     if isinstance(place, Path):
         return (place / path).read_bytes()
     try:
         data: bytes = place.fs.cat_file(_key(place, path))
     except Exception as error:
-        if not _of_one_object(error):
+        name = f"{place}/{path}" if path else str(place)
+        if _of_one_object(error):
+            number = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EACCES
+            raise OSError(number, os.strerror(number), name) from error
+        if not _others_can_be_read(place, path, error):
             raise _unusable(place, error) from error
-        number = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EACCES
-        raise OSError(number, os.strerror(number), f"{place}/{path}") from error
+        raise OSError(errno.EIO, "the store fails to send it", name) from error
     return data
 
 
 def read_prefixes(folder: "UPath", names: Sequence[str], size: int) -> dict[str, bytes]:
-    """Read the first `size` bytes of many objects in one request; missing objects are left out.
+    """Read the first `size` bytes of many objects in one request.
+
+    Objects that cannot be read are left out.
 
     Raises
     ------
@@ -184,11 +201,15 @@ def read_prefixes(folder: "UPath", names: Sequence[str], size: int) -> dict[str,
     """
     keys = [_key(folder, name) for name in names]
     prefixes = folder.fs.cat_ranges(keys, 0, size, on_error="return")
-    for prefix in prefixes:
-        if isinstance(prefix, Exception) and not _of_one_object(prefix):
+    found = dict(zip(names, prefixes, strict=True))
+    for name, prefix in found.items():
+        if (
+            isinstance(prefix, Exception)
+            and not _of_one_object(prefix)
+            and not _others_can_be_read(folder, name, prefix)
+        ):
             raise _unusable(folder, prefix) from prefix
-    pairs = zip(names, prefixes, strict=True)
-    return {name: prefix for name, prefix in pairs if isinstance(prefix, bytes)}
+    return {name: prefix for name, prefix in found.items() if isinstance(prefix, bytes)}
 
 
 def write_bytes(file: Location, data: bytes) -> None:
@@ -354,9 +375,39 @@ def _of_one_object(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError | PermissionError) and code in OF_ONE_OBJECT
 
 
+def _others_can_be_read(place: "UPath", path: str, error: Exception) -> bool:
+    """Say whether a store that fails to send one object sends others in the same folder."""
+    if isinstance(error, FileNotFoundError | PermissionError | WebPage):
+        return False
+    key = _key(place, path)
+    try:
+        place.fs.invalidate_cache()
+        entries = place.fs.ls(key.rpartition("/")[0], detail=True)
+        place.fs.invalidate_cache()
+        others = [info["name"] for info in entries if info["type"] == "file" and info["size"]]
+        others = random.sample(others, min(len(others), NEIGHBOURS + 1))
+    except Exception:
+        return False
+    for other in [name for name in others if name != key][:NEIGHBOURS]:
+        with suppress(Exception):
+            place.fs.cat_file(other, start=0, end=1)
+            return True
+    return False
+
+
+def _refuse_page(http_response: Any, **about: Any) -> None:
+    if "html" in http_response.headers.get("content-type", ""):
+        raise WebPage
+
+
 def _unusable(place: "UPath", error: Exception) -> InputError:
     """Return the error that tells the user about a failed request."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, WebPage):
+        problem = (
+            "a web page came in place of a listing; check the endpoint (AWS_ENDPOINT_URL), and "
+            "whether a proxy wants you to log in"
+        )
+    elif isinstance(error, FileNotFoundError):
         problem = "no such bucket or folder; check the URL"
     elif isinstance(error, PermissionError):
         problem = f"no permission ({error}); check the credentials and what they allow"

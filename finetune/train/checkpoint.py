@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.store import hdf5
-from extract.system import atomic
+from extract.system import atomic, availability
 from extract.system.console import finishing, warn
 
 Arrays = list[NDArray[Any]]
@@ -74,9 +74,15 @@ class Checkpoint:
         """Return the state of this training; None, and a warning, if the file has another or none.
 
         A missing file needs no warning.
+
+        Raises
+        ------
+        Unavailable
+            If the file cannot be read at this moment.
         """
         try:
-            content = self.path.read_bytes()
+            with availability.expected(self.path):
+                content = self.path.read_bytes()
         except FileNotFoundError:
             return None
         try:
@@ -85,6 +91,8 @@ class Checkpoint:
                 state = State(history, _arrays(file["variables"]), _arrays(file["best"]))
         # HDF5 raises exceptions of many types on a damaged file, which here only costs time.
         except Exception as error:
+            if availability.is_of_the_moment(error):
+                raise
             warn(f"{self.path}: damaged ({error}), so the training begins anew")
             return None
         if depended_on != json.loads(json.dumps(self.depends_on)):

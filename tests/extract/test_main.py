@@ -133,7 +133,9 @@ def test_first_run_says_what_it_did(first: Run) -> None:
     ]
     # To a network with random weights the photos look much alike.
     with features_file.open(first.features) as features:
-        assert err[4].startswith(f"near-duplicates in different splits: {len(features.near)} pairs")
+        assert err[4].startswith(
+            f"near-duplicates in different splits: {features.near_found} pairs"
+        )
         assert len(err) == 5 + min(len(features.near), 10) + (len(features.near) > 10)
 
 

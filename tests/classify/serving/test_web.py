@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,7 +59,8 @@ def made(tmp_path: Path, *classes: str) -> Flask:
         return np.array([[r, 1 - r] for r in red], np.float32)
 
     model = Model(result, 224, (), probabilities)  # type: ignore[arg-type]
-    training = TrainingPhotos(tmp_path / "pets", paths, names, vectors)
+    digests = [sha256((tmp_path / "pets" / path).read_bytes()).hexdigest() for path in paths]
+    training = TrainingPhotos(tmp_path / "pets", paths, digests, names, vectors)
     return web.application(model, Red(), training, unsure=0.6)  # type: ignore[arg-type]
 
 
@@ -260,3 +262,9 @@ def test_a_browser_shows_an_answer_to_every_photo_dropped(url: str) -> None:
 def test_the_record_that_the_page_shows_has_what_it_asks_for() -> None:
     wanted = {"model", "data", "class_names", "metrics"}
     assert wanted <= {field.name for field in fields(Result)}
+
+
+def test_a_file_that_is_not_the_training_photo_is_not_shown(app: Flask, tmp_path: Path) -> None:
+    first, *_, other = sorted(tmp_path.rglob("*.png"))
+    first.write_bytes(other.read_bytes())
+    assert app.test_client().get("/training/0").status_code == 404

@@ -1,6 +1,7 @@
 import io
 from collections.abc import Callable
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from extract.photos import duplicates
-from extract.photos.duplicates import conflicts, copies, near
+from extract.photos.duplicates import conflicts, copies
 
 Vectors = NDArray[np.float32]
 
@@ -39,6 +40,14 @@ def brute_force(
     return found
 
 
+def near(*arguments: Any, **options: Any) -> list[duplicates.NearPair]:
+    """Return the pairs of a search that lists them all."""
+    found = duplicates.near(*arguments, **options)
+    assert found.found == len(found.pairs)
+    assert found.photos == len({row for pair in found.pairs for row in pair[:2]})
+    return found.pairs
+
+
 def unlike(n: int) -> list[str]:
     return [f"{i:064x}" for i in range(n)]
 
@@ -63,6 +72,7 @@ def test_near_is_what_brute_force_finds(
     monkeypatch: pytest.MonkeyPatch, seed: int, block: int
 ) -> None:
     monkeypatch.setattr(duplicates, "BLOCK", block)
+    monkeypatch.setattr(duplicates, "LISTED", 97)
     random = np.random.default_rng(seed)
     vectors = random.random((97, 5), np.float32) * random.integers(0, 200, (97, 1))
     vectors = vectors.astype(np.float32)
@@ -122,6 +132,28 @@ def test_vectors_of_zeros_are_like_nothing() -> None:
         assert near(reader(vectors), unlike(4), ["train", "val", "test", "test"]) == []
 
 
+@pytest.mark.parametrize("block", [1, 7, 2048])
+def test_of_many_alike_photos_each_is_listed_with_the_few_most_like_it(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    vectors = 20 + np.random.default_rng(0).random((90, 5), np.float32)
+    splits = ["train", "val", "test"] * 30
+    every = brute_force(vectors, unlike(90), splits, 0.96)
+    found = duplicates.near(reader(vectors), unlike(90), splits)
+    assert (found.found, found.photos) == (len(every), 90) == (2700, 90)
+    listed = {pair[:2] for pair in found.pairs}
+    assert len(listed) == len(found.pairs) <= 90 * duplicates.LISTED
+    most_alike = {
+        pair
+        for row in range(90)
+        for pair in sorted((pair for pair in every if row in pair), key=lambda p: -every[p])[:5]
+    }
+    # Rounding may order two pairs whose cosines are almost equal in another way.
+    assert len(listed & most_alike) > 0.9 * len(most_alike)
+    assert found.summary().startswith("2,700 pairs among 90 photos; listed are ")
+
+
 def test_nothing_is_read_of_an_empty_data_set() -> None:
     def read(rows: NDArray[np.intp]) -> Vectors:
         raise AssertionError
@@ -144,7 +176,7 @@ def test_the_larger_side_is_read_once_for_each_block_of_the_smaller(
     monkeypatch.setattr(duplicates, "BLOCK", 10)
     asked: list[int] = []
     vectors = np.random.default_rng(0).random((115, 3), np.float32)
-    near(reader(vectors, asked), unlike(115), ["train"] * 100 + ["test"] * 15)
+    duplicates.near(reader(vectors, asked), unlike(115), ["train"] * 100 + ["test"] * 15)
     assert sum(asked) == 15 + 2 * 100
 
 

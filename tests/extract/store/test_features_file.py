@@ -18,7 +18,8 @@ from extract.store import features_file, shard_index, shards
 from extract.store.features_file import Row, data_digest
 from extract.store.shards import Damaged
 from extract.system.console import InputError
-from extract.vgg16.recipe import SIZE, TAPS, named, recipe, recipe_digest
+from extract.vgg16.recipe import SIZE, TAPS, joint_digest, named, recipe, recipe_digest
+from tests import synthetic
 from tests.conftest import CHECKOUT
 from tests.damage import (
     as_empty,
@@ -44,6 +45,7 @@ def rows(*names: str) -> list[Row]:
 
 
 ATTRIBUTES = {
+    **synthetic.ABOUT,
     "data": "pets",
     "root": "/photos/pets",
     "data_digest": "d" * 64,
@@ -180,7 +182,9 @@ def test_taps_of_several_sizes_lie_side_by_side(tmp_path: Path) -> None:
         places,
         class_names=["a", "b"],
         skipped=[],
-        attributes=ATTRIBUTES | {named("recipe", s): json.dumps(r) for s, r in recipes.items()},
+        attributes=ATTRIBUTES
+        | {named("recipe", s): json.dumps(r) for s, r in recipes.items()}
+        | {"recipe_digest": joint_digest(recipes.values())},
     )
     with (
         features_file.open(tmp_path / "pets.h5") as several,
@@ -315,6 +319,7 @@ from pathlib import Path
 import numpy as np
 from extract.store import features_file, shard_index, shards
 from extract.vgg16.recipe import SIZE, TAPS, recipe
+from tests import synthetic
 from tests.synthetic import write_features
 
 folder, limits = Path(sys.argv[1]), map(int, sys.argv[2:])

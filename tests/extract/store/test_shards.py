@@ -365,3 +365,24 @@ def test_a_shard_that_a_store_refuses_is_not_tried_again(tmp_path: Path, s3: Obj
     with pytest.raises(InputError, match="no permission"):
         write()
     assert len(s3.asks()) == 1
+
+
+def test_one_image_more_than_a_chunk_takes_little_more_room(tmp_path: Path) -> None:
+    """Otherwise gc, which joins small shards, would need more room than before."""
+    path = shard(tmp_path / "shards", range(65))
+    with h5py.File(path) as file:
+        stored = file["taps/block5_avg"].id.get_storage_size()
+    assert stored < 1.1 * 65 * 512 * 4
+
+
+def test_values_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path) -> None:
+    values = taps(digests("a"))
+    values["block5_avg"][0, 0] = np.nan
+    with (
+        pytest.raises(InputError, match="test: VGG16 gave values that are not finite"),
+        Writer(tmp_path, RECIPE) as writer,
+    ):
+        writer.add(digests("a"), values, engine="test")
+    path = shards.write(tmp_path, shards.Shard(digests("a"), values, "test", 1.0), RECIPE)
+    with pytest.raises(shards.Damaged, match="values that no photo gives"):
+        shards.read(path)

@@ -149,3 +149,8 @@ def test_two_writers_at_once_leave_the_files_of_one(tmp_path: Path) -> None:
         "a": "slow",
         "b": "slow",
     }
+
+
+def test_an_empty_file_is_written_like_any_other(tmp_path: Path) -> None:
+    atomic.write_bytes(tmp_path / "empty", b"")
+    assert (tmp_path / "empty").read_bytes() == b""

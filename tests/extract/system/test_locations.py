@@ -159,6 +159,29 @@ def test_a_failed_read_blames_the_object_or_the_store(s3: ObjectStore) -> None:
         locations.folders(locations.location("s3://nobody/pets"))
 
 
+def test_an_object_that_the_store_fails_to_send_is_one_bad_file(s3: ObjectStore) -> None:
+    for name in "ab":
+        s3.put(f"pets/{name}.png", b"content")
+    root: Any = locations.location("s3://bucket/pets")
+    s3.refused = lambda request: "InternalError" if request == "GET pets/a.png" else ""
+    with pytest.raises(OSError, match=r"the store fails to send it.*s3://bucket/pets/a\.png"):
+        locations.read_bytes(root, "a.png")
+    assert locations.read_prefixes(root, ["a.png", "b.png"], 3) == {"b.png": b"con"}
+    s3.refused = lambda request: "InternalError" if request.startswith("GET") else ""
+    with pytest.raises(InputError, match="s3://bucket/pets: cannot be used"):
+        locations.read_bytes(root, "a.png")
+
+
+@pytest.mark.parametrize("page", ["<html><body>Log in<br></html>", "<html><body/></html>"])
+def test_a_web_page_in_place_of_a_listing_is_said_to_be_one(page: str, s3: ObjectStore) -> None:
+    s3.put("pets/a.png", b"content")
+    root: Any = locations.location("s3://bucket/pets")
+    s3.refused = lambda request: page if request.startswith("LIST") else ""
+    for list_it in (locations.listing, locations.sizes):
+        with pytest.raises(InputError, match="s3://bucket/pets: a web page came in place of a"):
+            list_it(root)
+
+
 def test_heads_of_many_objects(s3: ObjectStore) -> None:
     s3.put("shards/a", bytes(range(100)))
     s3.put("shards/b", b"short")

