@@ -65,4 +65,4 @@ def as_json(predicted: Predicted, *, top: int) -> str:
         ],
         "skipped": [{"path": path, "reason": reason} for path, reason in predicted.skipped],
     }
-    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

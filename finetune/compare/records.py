@@ -1,6 +1,5 @@
 """The records of the models: read from ``runs/``, and checked before anything is compared."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +13,8 @@ from classify import results
 from classify.results import Predictions, Result
 from extract.store.features_file import Features
 from extract.system.console import InputError
+from extract.vgg16.recipe import joint_digest
 from finetune.compare.significance import Interval, bootstrap_intervals, wilson_interval
-
-COMMANDS = {"head": "make heads", "network": "make finetune"}
-"""The command that makes a result of each stage."""
 
 METRICS_TOLERANCE = 1e-6
 """Relative difference up to which recorded metrics agree with those computed from predictions."""
@@ -120,16 +117,19 @@ def read_records(
 def _read_record(folder: Path, features: Features) -> ModelRecord:
     result = results.load(folder)
     if result.data_digest != features.data_digest:
-        command = COMMANDS.get(result.stage, "make")
-        raise InputError(f"made from other photos or another split; run `{command}` again")
+        raise InputError(f"made from other photos or another split; run `{result.command}` again")
+    if not _has_recipe(result, features):
+        raise InputError(
+            "made with other weights or pixels than these features; run `make features`, then "
+            f"`{result.command}` again"
+        )
     predictions = results.load_predictions(folder)
     try:
         _check_predictions(result, predictions, features)
         _check_metrics(result, predictions)
         total_seconds = float(sum(result.seconds.values()))
     except (ValueError, TypeError, AttributeError) as error:
-        command = COMMANDS.get(result.stage, "make")
-        raise InputError(f"damaged: {error}; run `{command}` again") from error
+        raise InputError(f"damaged: {error}; run `{result.command}` again") from error
     photos = len(predictions.labels)
     correct = int((predictions.probabilities.argmax(axis=1) == predictions.labels).sum())
     return ModelRecord(
@@ -142,6 +142,18 @@ def _read_record(folder: Path, features: Features) -> ModelRecord:
         model_bytes=results.model_bytes(folder),
         history=_read_history(folder),
     )
+
+
+def _has_recipe(result: Result, features: Features) -> bool:
+    """Say whether a result was made with a recipe of these features, as far as they tell.
+
+    Features may have gained or lost sizes since, which changes nothing about the others.
+    """
+    if result.recipe_digest == features.recipe_digest or not set(result.sizes) <= set(
+        features.sizes
+    ):
+        return True
+    return result.recipe_digest == joint_digest([features.recipes[size] for size in result.sizes])
 
 
 def _check_predictions(result: Result, predictions: Predictions, features: Features) -> None:
@@ -177,7 +189,7 @@ def _photos_per_second(result: Result, features: Features, photos: int) -> float
 
 def _read_history(folder: Path) -> dict[str, list[Any]]:
     try:
-        history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        history = results.read_json(folder / "history.json")
     except (OSError, ValueError):
         return {}
     if not isinstance(history, dict):
