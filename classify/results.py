@@ -375,7 +375,7 @@ def read_model(folder: Path, result: Result, *, largest: int) -> dict[str, bytes
         archive = bounded.content(path, largest=largest)
         if result.model_digest not in ("", hashlib.sha256(archive).hexdigest()):
             raise ValueError("it is not the file that result.json describes")
-        members = bounded.members(archive)
+        members = bounded.members(archive, largest=largest)
         card = bounded.from_json(members[CARD]) if CARD in members else {}
         if not isinstance(card, dict):
             raise ValueError(f"its {CARD} is not an object")

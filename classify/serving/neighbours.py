@@ -63,16 +63,27 @@ def training_photos(path: Path, result: Result, *, weights_digest: str) -> Train
         here = recipe_digest(recipe(weights_digest))
         if recipe_digest(features.recipes[SIZE]) != here:
             raise InputError(f"{path}: made with other weights or pixels; run make features")
-        vectors = features.read([SIMILARITY_TAP], "train")
-        if not np.isfinite(vectors).all():
-            raise InputError(f"{path}: its {SIMILARITY_TAP} holds what is not a number")
-        rows = features.rows("train")
-        return TrainingPhotos(
-            locations.location(str(features.attributes["root"])),
-            [features.paths[row] for row in rows],
-            [features.class_names[features.labels[row]] for row in rows],
-            unit(vectors),
-        )
+        return of(features)
+
+
+def of(features: Features) -> TrainingPhotos:
+    """Return the training photos of a features file.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    vectors = features.read([SIMILARITY_TAP], "train")
+    if not np.isfinite(vectors).all():
+        raise InputError(f"{features.file.filename}: its {SIMILARITY_TAP} is not finite everywhere")
+    rows = features.rows("train")
+    return TrainingPhotos(
+        locations.location(str(features.attributes["root"])),
+        [features.paths[row] for row in rows],
+        [features.class_names[features.labels[row]] for row in rows],
+        unit(vectors),
+    )
 
 
 def is_of(features: Features, result: Result) -> bool:

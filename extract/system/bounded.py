@@ -1,8 +1,7 @@
 """Read files that a stranger may have made, in memory that is bounded by their size.
 
 An archive or an HDF5 file of a megabyte can claim gigabytes: compressed, shared between members, or
-never stored. The files of this project do none of that, so whatever does is refused before it is
-read.
+never stored. So whatever claims more than its kind of file takes is refused before it is read.
 """
 
 import io
@@ -18,6 +17,9 @@ import h5py
 
 MEMBERS = 10_000
 """The most members that an archive may have."""
+
+READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""The ways in which a member of an archive may be stored."""
 
 END = struct.Struct("<4s4H2LH")
 """The record at the end of an archive; its sixth number is the size of the list of members."""
@@ -36,8 +38,13 @@ def content(path: Path, *, largest: int) -> bytes:
     with path.open("rb") as file:
         data = file.read(largest + 1)
     if len(data) > largest:
-        raise ValueError(f"it has more than {largest / 1e6:,.0f} MB")
+        raise ValueError(f"it has more than {megabytes(largest)}")
     return data
+
+
+def megabytes(size: int) -> str:
+    """Write a number of bytes in megabytes."""
+    return f"{size / 1e6:,.0f} MB"
 
 
 def from_json(data: bytes) -> Any:
@@ -54,15 +61,15 @@ def from_json(data: bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def members(archive: bytes) -> dict[str, bytes]:
-    """Return the members of a zip archive that compresses nothing.
+def members(archive: bytes, *, largest: int) -> dict[str, bytes]:
+    """Return the members of a zip archive that takes at most `largest` bytes.
 
     Every checksum is compared, so that no changed byte of a member is missed.
 
     Raises
     ------
     ValueError
-        If it is no such archive, or is damaged.
+        If it is no such archive, takes more, or is damaged.
     """
     try:
         _check_list(archive)
@@ -70,10 +77,14 @@ def members(archive: bytes) -> dict[str, bytes]:
             infos = file.infolist()
             if len({info.filename for info in infos}) < len(infos):
                 raise ValueError("two members have the same name")
-            if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-                raise ValueError("it is compressed, and models are saved without compression")
-            if sum(info.file_size for info in infos) > len(archive):
-                raise ValueError("it claims to hold more than its size")
+            if any(info.compress_type not in READABLE for info in infos):
+                raise ValueError("it is compressed in a way that is not used here")
+            whole = sum(info.file_size for info in infos)
+            if whole > largest:
+                raise ValueError(
+                    f"it expands to {megabytes(whole)}, more than {megabytes(largest)}"
+                )
+            # zipfile reads no more of a member than its size, whatever is stored.
             return {info.filename: file.read(info) for info in infos}
     # zipfile raises exceptions of all these types for damaged archives.
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:

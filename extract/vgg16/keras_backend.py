@@ -68,9 +68,9 @@ def load(path: Path, members: Mapping[str, bytes]) -> keras.Model:
     """
     try:
         config = network_file.check(members)
-        _check_sizes(config, len(members[network_file.WEIGHTS]))
         kept = {name: members[name] for name in (network_file.METADATA, network_file.WEIGHTS)}
         kept[network_file.CONFIG] = json.dumps(config).encode()
+        _check_sizes(config, len(members[network_file.WEIGHTS]))
         network = _restore(bounded.archive(kept))
         for variable in network.variables:
             if not np.isfinite(np.asarray(variable)).all():
@@ -95,7 +95,7 @@ def _restore(archive: bytes) -> keras.Model:
 def _check_sizes(config: dict[str, Any], stored: int) -> None:
     """Raise ValueError if a network takes more memory than its stored weights.
 
-    In a stateless scope Keras builds it without making a single weight.
+    In a stateless scope Keras builds it without making a single weight. It changes `config`.
     """
     try:
         with keras.StatelessScope(initialize_variables=False):

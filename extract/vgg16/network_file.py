@@ -60,10 +60,9 @@ TEXTS = {
 }
 """The only texts that these options may have."""
 
-AROUND = {"module", "class_name", "config", "registered_name", "name", "inbound_nodes"} | {
-    "build_config",
-    "compile_config",
-    "shared_object_id",
+AROUND = {
+    *("module", "class_name", "config", "registered_name", "name"),
+    *("inbound_nodes", "build_config", "shared_object_id"),
 }
 """What may stand beside the options of a class."""
 
@@ -94,9 +93,9 @@ def check(members: Mapping[str, bytes]) -> dict[str, Any]:
     config = bounded.from_json(members[CONFIG])
     if not isinstance(config, dict):
         raise ValueError(f"its {CONFIG} is not an object")
-    # It describes the optimizer, which only training needs.
-    config.pop("compile_config", None)
     for item in _objects(config):
+        # It describes the optimizer, which only training needs.
+        item.pop("compile_config", None)
         _check_object(item)
     with h5py.File(io.BytesIO(members[WEIGHTS]), "r") as file:
         bounded.check_stored(file)
@@ -123,7 +122,7 @@ def _check_object(item: dict[str, Any]) -> None:
     name = f"{item.get('module')}.{item.get('class_name')}"
     if name not in OPTIONS or not set(item) <= AROUND:
         raise ValueError(f"it names {name}, which networks here do not consist of")
-    if item.get("registered_name") not in (None, item["class_name"]) or item.get("compile_config"):
+    if item.get("registered_name") not in (None, item["class_name"]):
         raise ValueError(f"it gives {name} more than networks here do")
     options = item.get("config")
     if not isinstance(options, dict):
