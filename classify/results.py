@@ -8,7 +8,6 @@ itself is in a file beside them.
 import hashlib
 import io
 import json
-import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -42,6 +41,9 @@ COMMANDS = {"head": "make heads", "network": "make finetune"}
 
 CARD = "onepass.json"
 """The member of a model's archive that says what its outputs mean."""
+
+LARGEST_NUMBER = 1e300
+"""No time, share or loss of a record is as large. JSON may have whole numbers beyond any float."""
 
 LARGEST_RECORD = 8_000_000
 """The most bytes of a file of JSON that is read."""
@@ -319,13 +321,13 @@ def _check_fields(result: Result) -> None:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and abs(value) < LARGEST_NUMBER and not isinstance(value, bool)
 
 
 def _are_finite(values: Any) -> bool:
     """Say whether this is a dictionary of finite numbers."""
     return isinstance(values, dict) and all(
-        isinstance(value, int | float) and math.isfinite(value) for value in values.values()
+        isinstance(value, int | float) and abs(value) < LARGEST_NUMBER for value in values.values()
     )
 
 

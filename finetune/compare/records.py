@@ -16,6 +16,8 @@ from extract.system.console import InputError
 from extract.vgg16.recipe import joint_digest
 from finetune.compare.significance import Interval, bootstrap_intervals, wilson_interval
 
+MOST_EPOCHS = 100_000
+
 METRICS_TOLERANCE = 1e-6
 """Relative difference up to which recorded metrics agree with those computed from predictions."""
 
@@ -194,4 +196,20 @@ def _read_history(folder: Path) -> dict[str, list[Any]]:
         return {}
     if not isinstance(history, dict):
         return {}
-    return {name: values for name, values in history.items() if isinstance(values, list)}
+    columns = {name: values for name, values in history.items() if _is_column(name, values)}
+    # A column that is longer than another belongs to another training.
+    return columns if len({len(values) for values in columns.values()}) <= 1 else {}
+
+
+def _is_column(name: str, values: Any) -> bool:
+    """Say whether these are values of a history, one for each epoch."""
+    if not isinstance(values, list) or len(values) > MOST_EPOCHS:
+        return False
+    if name == "phase":
+        return all(isinstance(value, str) for value in values)
+    return all(
+        value is None
+        or isinstance(value, float)
+        or (isinstance(value, int) and abs(value) < results.LARGEST_NUMBER)
+        for value in values
+    )

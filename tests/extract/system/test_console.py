@@ -227,3 +227,32 @@ def test_signal_waits_for_what_must_be_finished(program: str, out: str) -> None:
     )
     assert (done.returncode, done.stdout) == (143, out)
     assert len(done.stderr.splitlines()) == 1
+
+
+OTHER_THREAD = """
+import os, signal, threading, time
+from extract.system import console
+
+def main():
+    begun, end = threading.Event(), threading.Event()
+
+    def work():
+        with console.finishing():
+            begun.set()
+            end.wait(20)
+
+    threading.Thread(target=work, daemon=True).start()
+    begun.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    print("not to be seen")
+
+console.run(main)
+"""
+
+
+def test_a_signal_stops_the_main_thread_while_another_must_finish() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_THREAD], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (130, "")
