@@ -68,8 +68,8 @@ LOADERS = {
 SLACK = 16_000_000
 """Bytes that a head may have besides its coefficients."""
 
-LARGEST_SCHEMA = 8_000_000
-"""The most bytes of the description of a head without its numbers."""
+SCHEMA_BYTES, SCHEMA_BYTES_PER_COLUMN = 8_000_000, 1_000
+"""The most bytes of the description of a head. It lists every column, in about 250 bytes."""
 
 
 def load_head(run: Path, result: Result) -> Pipeline:
@@ -88,7 +88,7 @@ def load_head(run: Path, result: Result) -> Pipeline:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            head = decode(members)
+            head = decode(members, columns=_width(result))
             _check_fits(head, result)
     # skops and scikit-learn raise errors of many types for a damaged or foreign file.
     except Exception as error:
@@ -102,16 +102,26 @@ def load_head(run: Path, result: Result) -> Pipeline:
 
 def largest(result: Result) -> int:
     """Return the most bytes that a head with the taps and classes of a record may take."""
-    taps = result.hyperparameters.get("taps")
-    names = taps if isinstance(taps, list) else []
-    width = sum(TAPS.get(plain(tap), 0) for tap in names if isinstance(tap, str))
-    classes = len(result.class_names)
+    width, classes = _width(result), len(result.class_names)
     # An MLP keeps two moments of each coefficient besides the coefficient itself.
     return SLACK + 3 * 8 * max(classes, 128) * (width + classes)
 
 
-def decode(members: Mapping[str, bytes]) -> Pipeline:
+def _width(result: Result) -> int:
+    """Return how many columns the taps of a record have together."""
+    taps = result.hyperparameters.get("taps")
+    names = {tap for tap in taps if isinstance(tap, str)} if isinstance(taps, list) else ()
+    return sum(TAPS.get(plain(tap), 0) for tap in names)
+
+
+def decode(members: Mapping[str, bytes], *, columns: int) -> Pipeline:
     """Return the head that the members of its file describe.
+
+    Parameters
+    ----------
+    members : mapping of str to bytes
+    columns : int
+        How many columns such a head has at most.
 
     Raises
     ------
@@ -119,8 +129,9 @@ def decode(members: Mapping[str, bytes]) -> Pipeline:
         If they describe anything else.
     """
     schema = members.get("schema.json", b"")
-    if len(schema) > LARGEST_SCHEMA:
-        raise ValueError(f"its schema.json has more than {LARGEST_SCHEMA / 1e6:.0f} MB")
+    largest = SCHEMA_BYTES + SCHEMA_BYTES_PER_COLUMN * columns
+    if len(schema) > largest:
+        raise ValueError(f"its schema.json has more than {bounded.megabytes(largest)}")
     _check_schema(bounded.from_json(schema))
     for name, content in members.items():
         if name.endswith(".npy"):

@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from classify import results
+from classify import heads, results, train
+from classify.arrays import TrainingData
 from classify.heads import HEADS, LeastSquaresSVC
+from classify.search import Choice
 from classify.serving import head_file
 from classify.serving import model as serving
 from classify.serving.head_file import load_head
@@ -167,6 +170,38 @@ def test_a_head_of_features_of_several_sizes_is_used_if_it_needs_no_tap_of_the_o
         load("both")
 
 
+def test_a_head_of_several_sizes_is_given_the_photo_at_each(
+    load: Callable[..., Model], house: Path
+) -> None:
+    digest = load("svm").vgg16[224].weights.digest
+    widths = {"block5_avg": 512, "block4_avg_96": 512}
+    X = np.random.default_rng(0).gamma(1, 1, (8, 1024)).astype(np.float32)
+    chosen = {"taps": list(widths), "root": False, "alpha": 0.1}
+    data = TrainingData.weighted(X, widths, np.arange(8) % 2)
+    fitted = train.fit_head("svm", Choice(chosen, 0.5), data, seed=0)
+    result = replace(
+        results.load(house / "runs/pets/svm"),
+        hyperparameters=chosen,
+        parameters=heads.parameters(fitted),
+        recipe_digest=joint_digest([recipe(digest, size=size) for size in (224, 96)]),
+        sizes=[224, 96],
+    )
+    predictions = results.load_predictions(house / "runs/pets/svm")
+    write = partial(train._write, fitted)
+    results.save(house / "runs/pets/sized", result, predictions, write_model=write)
+    model = load("sized")
+    assert list(model.known) == [224, 96]
+    path = predictions.paths[0]
+    squares = {size: pipeline.read(house / "pets", path, size=size).photo for size in (224, 96)}
+    taps = [
+        model.vgg16[size].compute(squares[size][None])[tap]  # type: ignore[index]
+        for size, tap in ((224, "block5_avg"), (96, "block4_avg"))
+    ]
+    wanted = fitted.predict_proba(np.hstack(taps))
+    found = probabilities(model, house / "pets", [path])
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
 def test_an_older_record_without_sizes_is_used_if_its_taps_tell_them(
     load: Callable[..., Model], house: Path
 ) -> None:
@@ -184,7 +219,8 @@ def test_an_older_record_without_sizes_is_used_if_its_taps_tell_them(
 
 
 def test_a_head_that_an_earlier_version_saved_is_loaded() -> None:
-    head = head_file.decode(bounded.members((OLD_HEAD / "head.skops").read_bytes(), largest=10**6))
+    members = bounded.members((OLD_HEAD / "head.skops").read_bytes(), largest=10**6)
+    head = head_file.decode(members, columns=3)
     assert type(head[-1]) is LeastSquaresSVC
     X = np.array([[1, 2, 3], [4, 1, 1]], np.float32)
     expected = [[0.4944069, 0.50559306], [0.6308384, 0.3691616]]
