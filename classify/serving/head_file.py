@@ -204,9 +204,7 @@ def _check_fits(head: Pipeline, result: Result) -> None:
     """
     classifier = head[-1]
     if not isinstance(classifier, CLASSIFIERS.get(result.model, object)):
-        raise ValueError(
-            f"it is a {type(classifier).__name__}, and result.json says {result.model}"
-        )
+        raise ValueError(f"it is not the {result.model} of result.json")
     for name, value in result.hyperparameters.items():
         if name in ("C", "alpha") and getattr(classifier, name, value) != value:
             raise ValueError(f"its {name} is not that of result.json")
