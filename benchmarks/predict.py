@@ -69,9 +69,9 @@ def measure(run: Path, root: Path, paths: Sequence[str], *, out: Path) -> dict[s
     """
     cache = shards.cache_of(out)
     model = load_model(run, cache=cache)
-    if model.vgg16:
-        model.vgg16.known = {}
-    model = model._replace(known=())
+    for vgg16 in model.vgg16.values():
+        vgg16.known = {}
+    model = model._replace(known=dict.fromkeys(model.known, ()))
     # The engine is built when the first photos arrive.
     _answer(model, root, paths[:BATCH_SIZE])
     measured: dict[str, list[float]] = {"start": [], "warm": [], "many": []}
@@ -84,7 +84,7 @@ def measure(run: Path, root: Path, paths: Sequence[str], *, out: Path) -> dict[s
 
 def _answer(model: Model, root: Path, paths: Sequence[str]) -> float:
     started = time.perf_counter()
-    items = pipeline.read_ahead(root, paths, size=model.size, known=model.known)
+    items = pipeline.read_squares_ahead(root, paths, known=model.known)
     assert len(list(answers(model, items))) == len(paths)
     return time.perf_counter() - started
 

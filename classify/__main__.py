@@ -14,12 +14,13 @@ from typing import Any
 from classify import protocols, ray_backend, results, train
 from classify.heads import HEADS
 from classify.protocols import Measurement
-from classify.serving import HOST, PORT, answer_formats, model, predict
+from classify.serving import HOST, PORT, answer_formats, model, neighbours, predict
 from extract import options
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.store import features_file, shards
 from extract.system import atomic, console
-from extract.system.console import say
+from extract.system.console import InputError, say, warn
+from extract.vgg16.recipe import SIZE
 
 
 def main() -> None:
@@ -163,21 +164,47 @@ def _add_serve(commands: Any) -> None:
 
 def _serve(given: argparse.Namespace) -> None:
     # Importing Flask takes a while, and the other commands do not need it.
-    from classify.serving import web
+    from classify.serving import addresses, web
 
     run = _run(given)
+    # A port that is in use should be known before the model is loaded.
+    addresses.listen(given.host, given.port).close()
     loaded = model.load_model(run, **_vgg16(given))
-    vgg16 = loaded.vgg16 or CachedVGG16(**_vgg16(given))
-    training = web.training_photos(features_file.path_of(loaded.result.data, given.out))
+    vgg16 = _of_224(loaded, given)
+    training = _training(loaded, vgg16, given)
     app = web.application(loaded, vgg16, training, unsure=given.unsure, host=given.host)
     server = web.server(app, host=given.host, port=given.port)
-    url = f"http://{given.host}:{server.port}"
-    photos = console.count(len(training.paths), "training photo")
-    say(f"{run}: {url}, compared with {photos}; stop it with Ctrl-C")
+    url = addresses.url(given.host, server.port)
+    others = (
+        " (also at every other address of this machine)" if addresses.is_for_all(given.host) else ""
+    )
+    photos = console.count(len(training.paths) if training else 0, "training photo")
+    say(f"{run}: {url}{others}, compared with {photos}; stop it with Ctrl-C")
     if sys.stdout.isatty():
         webbrowser.open(url)
     with suppress(console.Stopped):
         server.serve_forever()
+
+
+def _of_224(loaded: model.Model, given: argparse.Namespace) -> CachedVGG16:
+    """Return VGG16 at the size at which similar photos are found."""
+    of_model = next(iter(loaded.vgg16.values()), None)
+    if of_model is None:
+        return CachedVGG16(**_vgg16(given))
+    return loaded.vgg16.get(SIZE) or of_model.of_size(SIZE)
+
+
+def _training(
+    loaded: model.Model, vgg16: CachedVGG16, given: argparse.Namespace
+) -> neighbours.TrainingPhotos | None:
+    """Return the training photos of a model, or say why there are none."""
+    result = loaded.result
+    try:
+        file = features_file.path_of(result.data, given.out)
+        return neighbours.training_photos(file, result, weights_digest=vgg16.weights.digest)
+    except InputError as error:
+        warn(f"no similar photos are shown: {error}")
+        return None
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -5,12 +5,13 @@ predictions for the test photos; all metrics are computed from these, and only h
 itself is in a file beside them.
 """
 
+import hashlib
 import io
 import json
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -27,7 +28,7 @@ from sklearn.metrics import (
 
 from classify.arrays import Labels, Matrix
 from extract.store import features_file, hdf5
-from extract.system import atomic
+from extract.system import atomic, bounded
 from extract.system.console import InputError
 from extract.vgg16.recipe import SIZE, SIZES, named, plain
 
@@ -39,6 +40,18 @@ MODELS = ("head.skops", "model.keras")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+COMMANDS = {"head": "make heads", "network": "make finetune"}
+"""The command that makes a result of each stage."""
+
+CARD = "onepass.json"
+"""The member of a model's archive that says what its outputs mean."""
+
+LARGEST_NUMBER = 1e300
+"""No time, share or loss of a record is as large. JSON may have whole numbers beyond any float."""
+
+LARGEST_RECORD = 8_000_000
+"""The most bytes of a file of JSON that is read."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +113,8 @@ class Result:
     sizes : list of int
         Sides in pixels of the photos whose features `recipe_digest` describes, in the order of the
         features file. Older records do not have it, so it is inferred from the names of their taps.
+    model_digest : str
+        SHA-256 of the file that holds the model; empty in older records.
     """
 
     model: str
@@ -119,7 +134,13 @@ class Result:
     created: str
     machine: str = ""
     sizes: list[int] = field(default_factory=lambda: [SIZE])
+    model_digest: str = ""
     schema: int = SCHEMA
+
+    @property
+    def command(self) -> str:
+        """The command that makes such a result."""
+        return COMMANDS[self.stage]
 
 
 def metrics(predictions: Predictions) -> dict[str, float]:
@@ -231,9 +252,9 @@ def save(
         file["path"] = np.array(predictions.paths, dtype=h5py.string_dtype())
         file["label"] = predictions.labels.astype(np.int64)
         file["probability"] = predictions.probabilities.astype(np.float32)
-    record = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
     with atomic.replacing_files(folder) as new:
         write_model(new)
+        record = json.dumps(asdict(_tie(new, result)), indent=1, ensure_ascii=False) + "\n"
         (new / "predictions.h5").write_bytes(image.getvalue())
         (new / "result.json").write_bytes(record.encode())
 
@@ -264,7 +285,7 @@ def consistent(
 
 
 def _record(folder: Path) -> bytes | None:
-    """Return the content of ``result.json``; None if there is no result."""
+    """Return the content of ``result.json``, cut if it is far too long; None if there is none."""
     try:
         atomic.finish(folder)
     except OSError as error:
@@ -273,7 +294,8 @@ def _record(folder: Path) -> bytes | None:
             f"cannot be moved into {folder} ({error.strerror}); grant the permission"
         ) from error
     try:
-        return (folder / "result.json").read_bytes()
+        with open(folder / "result.json", "rb") as file:
+            return file.read(LARGEST_RECORD + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -291,18 +313,142 @@ def load(folder: Path) -> Result:
     if content is None:
         raise InputError(f"{path}: not there; train the model again")
     try:
-        record = json.loads(content.decode())
+        if len(content) > LARGEST_RECORD:
+            raise ValueError(f"it has more than {bounded.megabytes(LARGEST_RECORD)}")
+        record = bounded.from_json(content)
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {record['schema']}, and this version reads {SCHEMA}")
         names = {field.name for field in fields(Result)}
         record = {name: value for name, value in record.items() if name in names}
         record.setdefault("sizes", _inferred_sizes(record))
-        if not set(record["sizes"]) <= set(SIZES):
-            raise ValueError(f"sizes {record['sizes']}")
         features_file.check_name(record["data"])
-        return Result(**record)
+        result = Result(**record)
+        _check_fields(result)
+        return result
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a result record ({error}); train it again") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON, of at most `LARGEST_RECORD` bytes.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, is larger, or is not JSON.
+    """
+    return bounded.from_json(bounded.content(path, largest=LARGEST_RECORD))
+
+
+def _check_fields(result: Result) -> None:
+    """Raise ValueError unless every field of a record that was read has a value that it may have.
+
+    `Result` has the types; here they are checked, together with what they leave open.
+    """
+    texts = ("model", "data", "data_digest", "recipe_digest", "created", "machine", "model_digest")
+    wrong = [name for name in texts if not isinstance(getattr(result, name), str)]
+    wrong += [name for name in ("seconds", "metrics") if not _are_finite(getattr(result, name))]
+    wrong += [name for name in ("parameters", "seed") if not _is_whole(getattr(result, name))]
+    if not (result.epochs is None or _is_whole(result.epochs)):
+        wrong.append("epochs")
+    for name, kind in (("hyperparameters", dict), ("tried", list), ("versions", dict)):
+        if not isinstance(getattr(result, name), kind):
+            wrong.append(name)
+    if result.stage not in COMMANDS:
+        wrong.append("stage")
+    classes = result.class_names
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        wrong.append("class_names")
+    elif not classes or len(set(classes)) < len(classes):
+        raise ValueError("a class is named twice, or there is none")
+    sizes = result.sizes
+    if not isinstance(sizes, list) or not sizes or not set(sizes) <= set(SIZES):
+        raise ValueError(f"sizes {sizes}")
+    if wrong:
+        raise ValueError(f"{wrong[0]} is not what it should be")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) < LARGEST_NUMBER and not isinstance(value, bool)
+
+
+def _are_finite(values: Any) -> bool:
+    """Say whether this is a dictionary of finite numbers."""
+    return isinstance(values, dict) and all(
+        isinstance(value, int | float) and abs(value) < LARGEST_NUMBER for value in values.values()
+    )
+
+
+def _card(result: Result) -> dict[str, Any]:
+    """Return the fields of a record without which the outputs of its model mean nothing."""
+    names = ("stage", "data_digest", "recipe_digest", "sizes", "class_names")
+    card = {name: getattr(result, name) for name in names}
+    return {**card, "taps": result.hyperparameters.get("taps")}
+
+
+def _tie(folder: Path, result: Result) -> Result:
+    """Put the card into the model's file, and return the record with the digest of the file.
+
+    So neither of the two can be used with one of another run, or be changed alone.
+    """
+    path = model_path(folder, result)
+    if not path.is_file():
+        return result
+    archive = io.BytesIO(path.read_bytes())
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr(CARD, json.dumps(_card(result), indent=1, ensure_ascii=False) + "\n")
+    atomic.write_bytes(path, archive.getvalue())
+    return replace(result, model_digest=hashlib.sha256(archive.getvalue()).hexdigest())
+
+
+def read_model(folder: Path, result: Result, *, largest: int) -> dict[str, bytes]:
+    """Read the members of a model's file, and make sure that it belongs to the record.
+
+    A file of an earlier version has no card, and its record no digest. It is used if nothing
+    contradicts it.
+
+    Parameters
+    ----------
+    folder : Path
+    result : Result
+        Its record.
+    largest : int
+        The most bytes that such a model takes.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, too large, or belongs to another record.
+    """
+    path = model_path(folder, result)
+    try:
+        archive = bounded.content(path, largest=largest)
+        if result.model_digest not in ("", hashlib.sha256(archive).hexdigest()):
+            raise ValueError("it is not the file that result.json describes")
+        members = bounded.members(archive, largest=largest)
+        card = bounded.from_json(members[CARD]) if CARD in members else {}
+        if not isinstance(card, dict):
+            raise ValueError(f"its {CARD} is not an object")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: not there; train the model again") from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: not a model that can be used ({error}); run {result.command}"
+        ) from error
+    wrong = [name for name, value in _card(result).items() if card and card.get(name) != value]
+    if not card and result.class_names != sorted(result.class_names):
+        wrong = ["class_names"]
+    if wrong:
+        raise InputError(
+            f"{folder}: {path.name} and result.json do not belong together, they differ in "
+            f"{wrong[0]}; run {result.command}"
+        )
+    return members
+
+
+def model_path(folder: Path, result: Result) -> Path:
+    """Return the file that holds the model."""
+    return folder / MODELS[result.stage == "network"]
 
 
 def _inferred_sizes(record: dict[str, Any]) -> list[int]:
@@ -324,12 +470,16 @@ def load_predictions(folder: Path) -> Predictions:
     path = folder / "predictions.h5"
     try:
         with hdf5.open_whole(path) as file:
-            return Predictions(
+            bounded.check_stored(file)
+            predictions = Predictions(
                 paths=file["path"].asstr()[:].tolist(),
                 labels=file["label"][:],
                 probabilities=file["probability"][:],
             )
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+            _check_predictions(predictions)
+            return predictions
+    # HDF5 raises exceptions of many types on a damaged or foreign file.
+    except Exception as error:
         raise InputError(f"{path}: not a file of predictions ({error}); train it again") from error
 
 
@@ -352,6 +502,19 @@ def check_files(folder: Path) -> None:
         damaged = str(error)
     if damaged is not None:
         raise InputError(f"{path}: damaged ({damaged}); train it again")
+
+
+def _check_predictions(predictions: Predictions) -> None:
+    """Raise ValueError unless there is a row of probabilities for every path, and a label."""
+    labels, probabilities = predictions.labels, predictions.probabilities
+    rows = len(predictions.paths)
+    if probabilities.ndim != 2 or not rows or labels.shape != (rows,) or len(probabilities) != rows:
+        raise ValueError("it does not have a row for each photo")
+    if labels.dtype.kind != "i" or not np.all((labels >= 0) & (labels < probabilities.shape[1])):
+        raise ValueError("its labels are not numbers of classes")
+    are_shares = (probabilities >= 0) & (probabilities <= 1 + 1e-3)
+    if probabilities.dtype.kind != "f" or not are_shares.all():
+        raise ValueError("its probabilities are not between 0 and 1")
 
 
 def model_bytes(folder: Path) -> int | None:

@@ -87,4 +87,4 @@ def as_json(predicted: Predicted, *, top: int) -> str:
         ],
         "skipped": [{"path": path, "reason": reason} for path, reason in predicted.skipped],
     }
-    return json.dumps(record, indent=1) + "\n"
+    return json.dumps(record, indent=1, allow_nan=False) + "\n"

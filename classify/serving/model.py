@@ -4,27 +4,25 @@ A head is given the taps of VGG16, which come from the cache if the photo has be
 network is given the photo itself.
 """
 
-import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import skops.io
 from numpy.typing import NDArray
-from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.pipeline import Pipeline
 
 from classify import results
 from classify.arrays import Matrix
-from classify.heads import TRUSTED, tap_columns
+from classify.heads import tap_columns
 from classify.results import Result
+from classify.serving.head_file import load_head
 from extract.compute.cached_vgg16 import CachedVGG16
-from extract.compute.pipeline import BATCH_SIZE, LoadedPhoto
+from extract.compute.pipeline import BATCH_SIZE, LoadedPhoto, Squares
 from extract.engines.base import Taps
-from extract.system.console import InputError, warn
-from extract.vgg16.recipe import SIZE, joint_digest, pixels_note, plain, recipe
+from extract.system.console import InputError
+from extract.vgg16.recipe import SIZES, joint_digest, pixels_note, plain, recipe, size_of
 
 UNSURE = 0.6
 """A photo whose most probable class is less probable than this is called unsure. With two classes,
@@ -38,24 +36,22 @@ class Model(NamedTuple):
     ----------
     result : Result
         Its record.
-    size : int
-        Side in pixels of the photos that it takes.
-    known : container of str
-        Digests of photos whose pixels it does not need.
+    known : mapping of int to container of str
+        The sides in pixels of the squares that it takes of each photo. Each has the digests of the
+        photos whose pixels are not needed at that size.
     probabilities : callable
-        Takes readable photos, read with `size` and `known`, and returns their probabilities, an
-        array of shape (n, classes), float32.
-    vgg16 : CachedVGG16 or None
-        Gives a head its taps; None for a network.
+        Takes readable photos, read with `known`, and returns their probabilities, an array of shape
+        (n, classes), float32.
+    vgg16 : mapping of int to CachedVGG16
+        Gives a head its taps, at each of the sizes; empty for a network.
     head : Pipeline or None
         None for a network.
     """
 
     result: Result
-    size: int
-    known: Container[str]
-    probabilities: Callable[[Sequence[LoadedPhoto]], Matrix]
-    vgg16: CachedVGG16 | None = None
+    known: Mapping[int, Container[str]]
+    probabilities: Callable[[Sequence[Squares]], Matrix]
+    vgg16: Mapping[int, CachedVGG16] = {}
     head: Pipeline | None = None
 
 
@@ -96,35 +92,43 @@ def load_model(
     Raises
     ------
     InputError
-        If the model is missing, damaged or unsafe, or was trained on features that differ from
-        those made here.
+        If the model is missing, damaged or unsafe, belongs to another record, or was trained on
+        features that differ from those made here.
     """
     result = results.load(run)
     if result.stage == "network":
-        # Importing Keras takes seconds, and heads do not need it.
-        from extract.engines import keras_engine
+        return _load_network(run, result)
+    head = load_head(run, result)
+    taps = list(tap_columns(head))
+    sizes = sorted({size_of(tap) for tap in taps}, key=SIZES.index)
+    first = CachedVGG16(cache, weights_file=weights_file, engine=engine, size=sizes[0])
+    _check_recipe(run, result, weights_digest=first.weights.digest)
+    vgg16 = {sizes[0]: first, **{size: first.of_size(size) for size in sizes[1:]}}
 
-        classes = len(result.class_names)
-        size, forward = keras_engine.load_network(run / "model.keras", classes=classes)
-        return Model(result, size, (), lambda photos: forward(_pixels(photos)))
-    head = load_head(run)
-    vgg16 = CachedVGG16(cache, weights_file=weights_file, engine=engine)
-    _check_features(run, result, head, weights_digest=vgg16.weights.digest)
+    def probabilities(photos: Sequence[Squares]) -> Matrix:
+        return from_taps(head, compute_taps(vgg16, photos, taps))
 
-    def probabilities(photos: Sequence[LoadedPhoto]) -> Matrix:
-        return from_taps(head, vgg16.taps(photos, tap_columns(head)))
-
-    return Model(result, SIZE, vgg16.known, probabilities, vgg16, head)
+    known = {size: one.known for size, one in vgg16.items()}
+    return Model(result, known, probabilities, vgg16, head)
 
 
-def _check_features(run: Path, result: Result, head: Pipeline, *, weights_digest: str) -> None:
+def _load_network(run: Path, result: Result) -> Model:
+    # Importing Keras takes seconds, and heads do not need it.
+    from extract.engines import keras_engine
+
+    classes = len(result.class_names)
+    members = results.read_model(run, result, largest=keras_engine.largest(classes))
+    path = results.model_path(run, result)
+    size, forward = keras_engine.load_network(path, members, classes=classes)
+
+    def probabilities(photos: Sequence[Squares]) -> Matrix:
+        return checked(forward(np.stack([_pixels(photo[size]) for photo in photos])))
+
+    return Model(result, {size: ()}, probabilities)
+
+
+def _check_recipe(run: Path, result: Result, *, weights_digest: str) -> None:
     """Make sure that a head is given features like those it was trained on."""
-    others = sorted(tap for tap in tap_columns(head) if tap != plain(tap))
-    if others:
-        raise InputError(
-            f"{run}: this head also needs photos of other sizes ({', '.join(others)}), and new "
-            f"photos are only made {SIZE} pixels wide; train it on features of that size alone"
-        )
     here = joint_digest([recipe(weights_digest, size=size) for size in result.sizes])
     if result.recipe_digest != here:
         raise InputError(
@@ -138,38 +142,32 @@ def _because() -> str:
     return f" ({note})" if note else ""
 
 
-def load_head(run: Path) -> Pipeline:
-    """Load the head of a result without running any code that its file may contain.
+def compute_taps(
+    vgg16: Mapping[int, CachedVGG16], photos: Sequence[Squares], taps: Iterable[str]
+) -> Taps:
+    """Return taps of any sizes, by their names in a features file.
 
-    A warning is printed if another version of scikit-learn saved it.
+    Parameters
+    ----------
+    vgg16 : mapping of int to CachedVGG16
+        One for each size of the taps.
+    photos : sequence of Squares, length n
+        All of them must be readable. They were read with what VGG16 knows at each size.
+    taps : iterable of str
 
-    Raises
-    ------
-    InputError
-        If the file is missing or damaged, or names types that heads do not consist of.
+    Returns
+    -------
+    dict of tap to ndarray of shape (n, values), float32
     """
-    path = run / "head.skops"
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", InconsistentVersionWarning)
-            head = skops.io.load(path, trusted=list(TRUSTED))
-            if not isinstance(head, Pipeline):
-                raise ValueError(f"it holds a {type(head).__name__}, not a head")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: not there; train the model again") from error
-    # skops raises errors of many types for a damaged or foreign file.
-    except Exception as error:
-        raise InputError(f"{path}: not a head that can be used ({error})") from error
-    for warning in caught:
-        if isinstance(warning.message, InconsistentVersionWarning):
-            saved = warning.message.original_sklearn_version
-            here = warning.message.current_sklearn_version
-            warn(
-                f"{path}: saved by scikit-learn {saved}, and this is {here}; "
-                "make heads trains it again"
-            )
-            break
-    return head
+    by_size: dict[int, list[str]] = {}
+    for tap in taps:
+        by_size.setdefault(size_of(tap), []).append(tap)
+    found: Taps = {}
+    for size, names in by_size.items():
+        items = [photo[size] for photo in photos]
+        computed = vgg16[size].taps(items, {plain(name) for name in names})
+        found |= {name: computed[plain(name)] for name in names}
+    return found
 
 
 def from_taps(head: Pipeline, taps: Taps) -> Matrix:
@@ -178,32 +176,51 @@ def from_taps(head: Pipeline, taps: Taps) -> Matrix:
     X = np.zeros((rows, head.n_features_in_), np.float32)
     for tap, columns in tap_columns(head).items():
         X[:, columns] = taps[tap]
-    probabilities: Matrix = head.predict_proba(X).astype(np.float32)
+    return checked(head.predict_proba(X).astype(np.float32))
+
+
+def checked(probabilities: Matrix) -> Matrix:
+    """Return probabilities, which must be shares that add up to 1.
+
+    Raises
+    ------
+    InputError
+        If they are not. The numbers of the model or of VGG16 are wrong then.
+    """
+    is_sum = np.abs(probabilities.sum(axis=1) - 1) <= 1e-3
+    if not np.all(is_sum & (probabilities >= 0).all(axis=1)):
+        raise InputError("the model gives no probabilities for a photo; train it again")
     return probabilities
 
 
 def answers(
-    model: Model, photos: Iterable[LoadedPhoto], *, unsure: float = UNSURE
+    model: Model, photos: Iterable[Squares], *, unsure: float = UNSURE
 ) -> Iterator[Answer | LoadedPhoto]:
     """Yield the answer for every photo in order, or the photo itself if it cannot be read.
 
     Parameters
     ----------
     model : Model
-    photos : iterable of LoadedPhoto
-        Read with the model's `size` and `known`.
+    photos : iterable of Squares
+        Read with what the model knows.
     unsure : float
         Probability below which the most probable class is not sure.
     """
     remaining = iter(photos)
     while batch := list(islice(remaining, BATCH_SIZE)):
-        readable = [photo for photo in batch if not photo.reason]
+        readable = [photo for photo in batch if not unreadable(photo)]
         found = iter(model.probabilities(readable) if readable else ())
         for photo in batch:
-            if photo.reason:
-                yield photo
+            if reason := unreadable(photo):
+                yield reason
             else:
-                yield answer(photo.path, next(found), model.result.class_names, unsure=unsure)
+                path = next(iter(photo.values())).path
+                yield answer(path, next(found), model.result.class_names, unsure=unsure)
+
+
+def unreadable(photo: Squares) -> LoadedPhoto | None:
+    """Return the square with the reason why a file gives no photo, or None if it gives one."""
+    return next((square for square in photo.values() if square.reason), None)
 
 
 def answer(
@@ -215,5 +232,6 @@ def answer(
     return Answer(path, ranked, ranked[0][1] >= unsure)
 
 
-def _pixels(photos: Sequence[LoadedPhoto]) -> NDArray[np.uint8]:
-    return np.stack([photo.photo for photo in photos if photo.photo is not None])
+def _pixels(photo: LoadedPhoto) -> NDArray[np.uint8]:
+    assert photo.photo is not None
+    return photo.photo

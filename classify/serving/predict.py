@@ -91,11 +91,12 @@ def _listed(names: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
 def _predict(model: Model, paths: Sequence[str], predicted: Predicted, *, unsure: float) -> None:
     """Add an answer for each photo, or the reason why there is none."""
     files = [path for path in paths if path != "-"]
-    loading: dict[str, Any] = {"size": model.size, "known": model.known}
-    piped = [pipeline.decoded("-", sys.stdin.buffer.read(), **loading)] if "-" in paths else []
+    piped = []
+    if "-" in paths:
+        piped.append(pipeline.squares("-", sys.stdin.buffer.read(), known=model.known))
     with (
         console.progress("predict", len(files) + len(piped), unit="photos") as advance,
-        closing(pipeline.read_ahead(Path(), files, **loading)) as read,
+        closing(pipeline.read_squares_ahead(Path(), files, known=model.known)) as read,
     ):
         for answer in answers(model, chain(piped, read), unsure=unsure):
             path = locations.readable_name(answer.path)

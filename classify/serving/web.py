@@ -5,36 +5,35 @@ of the classes and the training photos whose features are most similar.
 """
 
 import hashlib
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flask
-import numpy as np
 from flask import Flask, Response
-from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from classify.arrays import Matrix
-from classify.serving import HOST, PORT
-from classify.serving.model import Model, answer, from_taps
+from classify.heads import tap_columns
+from classify.serving import HOST, PORT, addresses, uploads
+from classify.serving.model import Model, answer, compute_taps, from_taps, unreadable
+from classify.serving.neighbours import SIMILARITY_TAP, TrainingPhotos
+from classify.serving.uploads import Budget
 from extract.compute import pipeline
 from extract.compute.cached_vgg16 import CachedVGG16
+from extract.compute.pipeline import Squares
 from extract.photos import decode
-from extract.store import features_file
-from extract.system import locations
+from extract.system import bounded, locations
 from extract.system.console import InputError, one_line
-from extract.system.locations import Location
+from extract.vgg16.recipe import SIZE
 
 MEGABYTES = 32
 """Size of the largest photo that is accepted."""
 
 WAITING = 64
-"""How many requests may wait for the model, which takes one photo at a time."""
+"""How many photos may be decoded or wait for the model, which takes one at a time."""
 
 SHOWN = 5
 """How many classes, and how many similar training photos, are shown for each photo."""
@@ -45,54 +44,14 @@ THUMBNAIL = 192
 PREVIEW = 448
 """Side in pixels of a photo of the user that the browser itself cannot show."""
 
-SIMILARITY_TAP = "block5_avg"
-"""Similar photos are those with a large cosine between the values of this tap."""
-
-
-class TrainingPhotos(NamedTuple):
-    """The training photos, among which those similar to another photo are found.
-
-    Attributes
-    ----------
-    root : Path or UPath
-    paths : list of str, length n
-        Relative to the root.
-    digests : list of str, length n
-        Only a file whose SHA-256 is its digest is shown.
-    class_names : list of str, length n
-        The class of each photo.
-    vectors : ndarray of shape (n, d), float32
-        Values of the tap by which photos are compared, each row of norm 1.
-    """
-
-    root: Location
-    paths: list[str]
-    digests: list[str]
-    class_names: list[str]
-    vectors: Matrix
-
-    def nearest(self, values: NDArray[np.float32], n: int) -> list[tuple[int, float]]:
-        """Return the rows of the n most similar photos and their cosines, most similar first."""
-        cosines = self.vectors @ _unit(values[None])[0]
-        order = np.argsort(-cosines, kind="stable")[:n]
-        return [(int(row), float(cosines[row])) for row in order]
-
-
-def training_photos(path: Path) -> TrainingPhotos:
-    """Read the training photos from a features file."""
-    with features_file.open(path) as features:
-        rows = features.rows("train")
-        return TrainingPhotos(
-            locations.location(str(features.attributes["root"])),
-            [features.paths[row] for row in rows],
-            [features.digests[row] for row in rows],
-            [features.class_names[features.labels[row]] for row in rows],
-            _unit(features.read([SIMILARITY_TAP], "train")),
-        )
-
 
 def application(
-    model: Model, vgg16: CachedVGG16, training: TrainingPhotos, *, unsure: float, host: str = HOST
+    model: Model,
+    vgg16: CachedVGG16,
+    training: TrainingPhotos | None,
+    *,
+    unsure: float,
+    host: str = HOST,
 ) -> Flask:
     """Make the web application.
 
@@ -100,20 +59,27 @@ def application(
     ----------
     model : Model
     vgg16 : CachedVGG16
-        Gives the taps by which similar photos are found.
-    training : TrainingPhotos
+        Gives the taps by which similar photos are found, at 224 pixels.
+    training : TrainingPhotos or None
+        None if there are none to compare with.
     unsure : float
         Probability below which the most probable class is not sure.
     host : str
-        A host name under which the page may be requested, besides this machine's own names. All
-        other names are refused: otherwise a foreign web site could make its name point to this
-        machine and read the page.
+        The address that is listened on. Requests for other names than it and this machine's own
+        are refused: otherwise a foreign web site could make its name point to this machine and
+        read the page.
     """
     app = Flask("onepass", template_folder=str(Path(__file__).parent))
     app.config["MAX_CONTENT_LENGTH"] = MEGABYTES * 1_000_000
-    app.config["TRUSTED_HOSTS"] = sorted({HOST, "localhost", host})
-    queue = threading.BoundedSemaphore(WAITING)
+    queue, budget = threading.BoundedSemaphore(WAITING), Budget()
     one_at_a_time = threading.Lock()
+
+    @app.before_request
+    def refuse_other_sites() -> None:
+        if not addresses.is_ours(flask.request.headers.get("Host", ""), host=host):
+            flask.abort(400, "this page has another address; type the one that serve printed")
+        if flask.request.method != "GET" and addresses.is_from_elsewhere(flask.request.headers):
+            flask.abort(403, "the request comes from another site")
 
     @app.get("/")
     def page() -> str:
@@ -125,19 +91,23 @@ def application(
 
     @app.post("/predict")
     def predict() -> Any:
-        with _sent(queue, one_at_a_time) as data:
-            return _answer(data, model, vgg16, training, unsure=unsure)
+        with _sent(queue) as data:
+            photo, known_to_vgg16 = _decoded(data, model, vgg16, training, budget)
+            # Only the network is held by one photo at a time; a slow one does not stop the others.
+            with one_at_a_time:
+                return _answer(photo, known_to_vgg16, model, vgg16, training, unsure=unsure)
 
     @app.post("/preview")
     def preview() -> Response:
-        with _sent(queue, one_at_a_time) as data:
-            return _preview(data)
+        with _sent(queue) as data:
+            return _preview(data, budget)
 
     @app.get("/training/<int:row>")
     def thumbnail(row: int) -> Response:
-        return _thumbnail(training, row)
+        return _thumbnail(training, row, budget)
 
     app.register_error_handler(HTTPException, _refuse)
+    app.register_error_handler(InputError, lambda error: ({"error": str(error)}, 500))
     app.after_request(_isolate)
     return app
 
@@ -148,16 +118,12 @@ def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
     Raises
     ------
     InputError
-        If the port is in use or not allowed.
+        If the host is not an address of this machine, or the port is in use or not allowed.
     """
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{host}:{port}: {reason}; choose another with --port") from error
-    with listening:
+    with addresses.listen(host, port) as listening:
+        address = listening.getsockname()[0]
         fd = listening.fileno()
-        return make_server(host, port, app, threaded=True, request_handler=_Handler, fd=fd)
+        return make_server(address, port, app, threaded=True, request_handler=_Handler, fd=fd)
 
 
 class _Handler(WSGIRequestHandler):
@@ -168,35 +134,66 @@ class _Handler(WSGIRequestHandler):
 
 
 @contextmanager
-def _sent(queue: threading.Semaphore, one_at_a_time: threading.Lock) -> Iterator[bytes]:
-    """Give the photo that the browser sent, when it is this photo's turn."""
+def _sent(queue: threading.Semaphore) -> Iterator[bytes]:
+    """Give the photo that the browser sent, unless too many wait."""
     photo = flask.request.files.get("photo")
     if photo is None:
         flask.abort(400, "no photo was sent")
     if not queue.acquire(blocking=False):
         flask.abort(503, "too many photos at once; try again in a moment")
     try:
-        data = photo.read()
-        # A decoded photo may take half a gigabyte of memory.
-        with one_at_a_time:
-            yield data
+        yield photo.read()
     finally:
         queue.release()
 
 
+def _decoded(
+    data: bytes,
+    model: Model,
+    vgg16: CachedVGG16,
+    training: TrainingPhotos | None,
+    budget: Budget,
+) -> tuple[Squares, Squares]:
+    """Return the photo as the model takes it, and as VGG16 takes it to find similar photos."""
+    try:
+        needed = uploads.cost(data, size=max(SIZE, *model.known))
+        with budget.take(needed):
+            photo = pipeline.squares("", data, known=model.known)
+            known_to_vgg16 = {SIZE: vgg16.known} if training else {}
+            if model.head and SIZE in model.known:
+                return _readable(photo), photo
+            return _readable(photo), pipeline.squares("", data, known=known_to_vgg16)
+    except decode.Unreadable as reason:
+        flask.abort(422, str(reason))
+
+
+def _readable(photo: Squares) -> Squares:
+    if square := unreadable(photo):
+        flask.abort(422, square.reason)
+    return photo
+
+
 def _answer(
-    data: bytes, model: Model, vgg16: CachedVGG16, training: TrainingPhotos, *, unsure: float
+    photo: Squares,
+    known_to_vgg16: Squares,
+    model: Model,
+    vgg16: CachedVGG16,
+    training: TrainingPhotos | None,
+    *,
+    unsure: float,
 ) -> dict[str, Any]:
     """Return the classes of a photo and the most similar training photos, with names to show."""
-    photo = pipeline.decoded("", data, size=model.size, known=model.known)
-    if photo.reason:
-        flask.abort(422, photo.reason)
+    similarity = [SIMILARITY_TAP] if training else []
     if model.head:
-        taps = vgg16.taps([photo])
-        # The taps serve both purposes, so that VGG16 sees the photo only once.
+        # The taps serve both purposes, so that VGG16 sees each square only once.
+        taps = compute_taps(
+            {SIZE: vgg16, **model.vgg16},
+            [{**known_to_vgg16, **photo}],
+            dict.fromkeys([*tap_columns(model.head), *similarity]),
+        )
         (probabilities,) = from_taps(model.head, taps)
     else:
-        taps = vgg16.taps([pipeline.decoded("", data, known=vgg16.known)])
+        taps = compute_taps({SIZE: vgg16}, [known_to_vgg16], similarity)
         (probabilities,) = model.probabilities([photo])
     found = answer("", probabilities, model.result.class_names, unsure=unsure)
     return {
@@ -210,29 +207,43 @@ def _answer(
                 "cosine": cosine,
             }
             for row, cosine in training.nearest(taps[SIMILARITY_TAP][0], SHOWN)
-        ],
+        ]
+        if training
+        else [],
     }
 
 
-def _preview(data: bytes) -> Response:
+def _preview(data: bytes, budget: Budget) -> Response:
     try:
-        return Response(decode.thumbnail(data, size=PREVIEW), mimetype="image/webp")
+        with budget.take(uploads.cost(data, size=PREVIEW)):
+            return Response(decode.thumbnail(data, size=PREVIEW), mimetype="image/webp")
     except decode.Unreadable:
         # The answer to the photo itself gives the reason.
         return Response(status=204)
 
 
-def _thumbnail(training: TrainingPhotos, row: int) -> Response:
-    if row >= len(training.paths):
+def _thumbnail(training: TrainingPhotos | None, row: int, budget: Budget) -> Response:
+    if training is None or row >= len(training.paths):
         flask.abort(404, "no such photo")
     try:
-        data = locations.read_bytes(training.root, training.paths[row])
-        # A stranger's features file must not make this page show other files of this machine.
-        if hashlib.sha256(data).hexdigest() != training.digests[row]:
-            flask.abort(404, "the photo has changed")
-        return Response(decode.thumbnail(data, size=THUMBNAIL), mimetype="image/webp")
-    except (OSError, InputError, decode.Unreadable):
-        flask.abort(404, "the photo is no longer there")
+        data = _training_photo(training, row)
+        with budget.take(uploads.cost(data, size=THUMBNAIL)):
+            return Response(decode.thumbnail(data, size=THUMBNAIL), mimetype="image/webp")
+    except (OSError, ValueError, InputError, decode.Unreadable):
+        flask.abort(404, "the photo is no longer there, or cannot be shown")
+
+
+def _training_photo(training: TrainingPhotos, row: int) -> bytes:
+    """Read a photo of at most `MEGABYTES` from the folder of the training photos."""
+    path, largest = training.paths[row], MEGABYTES * 1_000_000
+    if isinstance(training.root, Path):
+        data = bounded.content(training.root / path, largest=largest)
+    else:
+        data = locations.read_bytes(training.root, path)
+    # A stranger's features file must not make this page show other files of this machine.
+    if len(data) > largest or hashlib.sha256(data).hexdigest() != training.digests[row]:
+        raise ValueError("too large, or another photo")
+    return data
 
 
 def _refuse(error: HTTPException) -> Any:
@@ -245,10 +256,5 @@ def _isolate(response: Response) -> Response:
     allowed = "default-src 'self' 'unsafe-inline'; img-src 'self' blob: data:"
     response.headers["Content-Security-Policy"] = f"{allowed}; frame-ancestors 'none'"
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     return response
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (vectors / np.where(norms > 0, norms, 1)).astype(np.float32)
-    return unit

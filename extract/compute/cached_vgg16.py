@@ -4,10 +4,12 @@
 already trained, and scikit-learn pipelines.
 """
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +24,11 @@ from extract.store.shards import Writer
 from extract.system import lock
 from extract.system.console import InputError, warn
 from extract.vgg16 import weights
-from extract.vgg16.recipe import TAPS, recipe, recipe_digest
+from extract.vgg16.recipe import SIZE, TAPS, recipe, recipe_digest
 
 
 class CachedVGG16:
-    """VGG16 at 224 pixels, with the taps that it computed before.
+    """VGG16 for photos of one size, with the taps that it computed before.
 
     Parameters
     ----------
@@ -37,6 +39,8 @@ class CachedVGG16:
         A file with VGG16's weights. None takes the published ones.
     engine : str
         See `extract.engines.selection.choose`. It is built for the first photo that needs it.
+    size : int
+        Side in pixels of the squares that VGG16 sees.
 
     Attributes
     ----------
@@ -45,12 +49,28 @@ class CachedVGG16:
     """
 
     def __init__(
-        self, cache: Path, *, weights_file: Path | None = None, engine: str = "auto"
+        self,
+        cache: Path,
+        *,
+        weights_file: Path | None = None,
+        engine: str = "auto",
+        size: int = SIZE,
     ) -> None:
         self.weights = weights.load(weights_file, cache=cache)
-        self.recipe = recipe(self.weights.digest)
-        self.folder = cache / recipe_digest(self.recipe)
         self.wanted = engine
+        self._see(size, cache)
+
+    def of_size(self, size: int) -> Self:
+        """Return the same VGG16 for photos of another size, which has a cache of its own."""
+        other = copy.copy(self)
+        other._see(size, self.folder.parent)
+        return other
+
+    def _see(self, size: int, cache: Path) -> None:
+        """Take photos of a size."""
+        self.size = size
+        self.recipe = recipe(self.weights.digest, size=size)
+        self.folder = cache / recipe_digest(self.recipe)
         self.engine: Engine | None = None
         self.writer: Writer | None = None
         self.known: dict[str, ShardRow] = shard_index.read(
@@ -58,14 +78,13 @@ class CachedVGG16:
         )
 
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
-        """Compute every tap of photos of shape (n, 224, 224, 3), uint8 RGB, without the cache."""
+        """Compute every tap of photos, (n, size, size, 3) uint8 RGB, without the cache."""
+        together = pipeline.at_once(self.size)
         if self.engine is None:
             # Engines are timed on a full batch, once on each machine; one photo would be too few.
-            batch = np.resize(photos[:BATCH_SIZE], (BATCH_SIZE, *photos.shape[1:]))
+            batch = np.resize(photos[:together], (together, *photos.shape[1:]))
             self.engine = selection.choose(self.wanted, self.weights, batch, folder=self.folder)
-        batches = [
-            photos[start : start + BATCH_SIZE] for start in range(0, len(photos), BATCH_SIZE)
-        ]
+        batches = [photos[start : start + together] for start in range(0, len(photos), together)]
         parts = [self.engine.forward(batch) for batch in batches]
         return {tap: np.concatenate([part[tap] for part in parts]) for tap in parts[0]}
 
@@ -125,7 +144,7 @@ class CachedVGG16:
         result = {tap: np.empty((len(paths), TAPS[tap]), np.float32) for tap in taps}
         with (
             self._writing() if keep else nullcontext(),
-            closing(pipeline.read_ahead(Path(), paths, known=self.known)) as files,
+            closing(pipeline.read_ahead(Path(), paths, size=self.size, known=self.known)) as files,
         ):
             for start in range(0, len(paths), BATCH_SIZE):
                 batch = list(islice(files, BATCH_SIZE))

@@ -4,7 +4,15 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Container,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -121,6 +129,28 @@ def read_ahead(
 ) -> Generator[LoadedPhoto, None, None]:
     """Yield every file in order, as `read` returns it; threads read the next ones meanwhile."""
     function = partial(read, root, size=size, known=known)
+    return _ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
+
+
+Squares = dict[int, LoadedPhoto]
+"""One file as squares of several sizes: the sides in pixels, each with what `read` returns."""
+
+
+def squares(path: str, data: bytes, *, known: Mapping[int, Container[str]]) -> Squares:
+    """Decode the bytes of a file once for each size; `known` has the digests known at each."""
+    return {size: decoded(path, data, size=size, known=digests) for size, digests in known.items()}
+
+
+def read_squares(root: Location, path: str, *, known: Mapping[int, Container[str]]) -> Squares:
+    """Read one file for each size; `known` has the digests known at each."""
+    return {size: read(root, path, size=size, known=digests) for size, digests in known.items()}
+
+
+def read_squares_ahead(
+    root: Location, paths: Iterable[str], *, known: Mapping[int, Container[str]]
+) -> Generator[Squares, None, None]:
+    """Yield every file in order, as `read_squares` returns it; threads read the next ones."""
+    function = partial(read_squares, root, known=known)
     return _ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
 
 

@@ -1,6 +1,7 @@
 """The reference engine: VGG16 in Keras, on any of its backends."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,18 @@ from numpy.typing import NDArray
 from extract.engines.base import Engine, Taps
 from extract.system.console import InputError
 from extract.vgg16 import keras_model
+from extract.vgg16.architecture import weight_shapes
 from extract.vgg16.keras_backend import inference_function, keras, load
-from extract.vgg16.recipe import SIZE
+from extract.vgg16.recipe import SIZE, SIZES
 from extract.vgg16.weights import Weights
 
 Probabilities = NDArray[np.float32]
+
+MOST_INPUTS = 10_000
+"""More than the last layer of any network here has inputs: the baseline's has 8,192."""
+
+SLACK = 16_000_000
+"""Bytes that the file of a network may have besides its weights."""
 
 
 def build(weights: Weights, *, size: int = SIZE) -> Engine:
@@ -28,10 +36,25 @@ def build_map(layer: str, weights: Weights) -> Engine:
     return _engine(keras.Model(network.input, {layer: network.get_layer(layer).output}))
 
 
+def largest(classes: int) -> int:
+    """Return the most bytes that the file of a trained network with so many classes may have."""
+    convolutions = sum(math.prod(shape) for shape in weight_shapes())
+    # Files may also hold two moments of each weight, of training, which are not read.
+    return SLACK + 3 * 4 * (convolutions + MOST_INPUTS * classes)
+
+
 def load_network(
-    path: Path, *, classes: int
+    path: Path, members: Mapping[str, bytes], *, classes: int
 ) -> tuple[int, Callable[[NDArray[np.uint8]], Probabilities]]:
-    """Load a trained and saved network that turns photos into probabilities.
+    """Restore a trained and saved network that turns photos into probabilities.
+
+    Parameters
+    ----------
+    path : Path
+        Where it comes from, for messages.
+    members : mapping of str to bytes
+        The members of its file, see `extract.system.bounded.members`.
+    classes : int
 
     Returns
     -------
@@ -45,11 +68,12 @@ def load_network(
     InputError
         If the file does not hold such a network.
     """
-    network = load(path)
+    network = load(path, members)
     shape = getattr(network, "input_shape", None)
     size: int = shape[1] if isinstance(shape, tuple) and len(shape) == 4 else 0
-    if shape != (None, size, size, 3) or network.output_shape != (None, classes):
-        raise InputError(f"{path}: not the network of its result.json; train the model again")
+    is_ours = shape == (None, size, size, 3) and size in range(1, max(SIZES) + 1)
+    if not is_ours or network.output_shape != (None, classes):
+        raise InputError(f"{path}: not the network of its result.json; run make finetune")
     run = inference_function(network)
     return size, lambda photos: np.asarray(run(photos), dtype=np.float32)
 

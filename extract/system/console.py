@@ -221,7 +221,8 @@ def finishing() -> Iterator[Callable[[], None]]:
     """Delay a signal that would stop the program until the block ends.
 
     A C library may swallow an exception that a signal raises in the middle of its work, or take it
-    for damage to the file that it reads.
+    for damage to the file that it reads. Python raises it in the main thread only, so other threads
+    delay nothing: they would take the exception from the main thread, which would go on.
 
     Yields
     ------
@@ -229,6 +230,9 @@ def finishing() -> Iterator[Callable[[], None]]:
         Raises Stopped if a signal has come. A long block should call it often.
     """
     global _unfinished
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
     _unfinished += 1
     try:
         yield _check

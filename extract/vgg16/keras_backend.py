@@ -1,15 +1,18 @@
 """The one place that imports Keras. It sets the environment before TensorFlow reads it."""
 
 import json
+import math
 import os
+import tempfile
 import textwrap
 import warnings
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from extract.system import bounded
 from extract.system.console import InputError
+from extract.vgg16 import network_file
 
 # TensorFlow leaves oneDNN off on some processors.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -21,8 +24,10 @@ from numpy.typing import NDArray
 
 __all__ = ["inference_function", "is_out_of_memory", "keras", "load"]
 
-CODE_CLASSES = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "function")
-"""Classes in a saved network that stand for code from outside Keras."""
+LARGEST_OUTPUT = 8_000_000
+"""The most numbers that a layer of a saved network may give for a photo. VGG16 has 3.2 million."""
+
+MOST_LAYERS = 200
 
 OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")
 """Exceptions of TensorFlow and PyTorch, by name because neither may be installed."""
@@ -46,28 +51,74 @@ def inference_function(network: keras.Model) -> Callable[[NDArray[np.uint8]], An
     return traced
 
 
-def load(path: Path) -> keras.Model:
-    """Read a network from a ``.keras`` file without running any code that the file contains.
+def load(path: Path, members: Mapping[str, bytes]) -> keras.Model:
+    """Restore a saved network without running any code that its file may contain.
+
+    Parameters
+    ----------
+    path : Path
+        Where it comes from, for messages.
+    members : mapping of str to bytes
+        The members of its file, see `extract.system.bounded.members`.
 
     Raises
     ------
     InputError
-        If the file is missing or damaged, or if loading it would run code.
+        If the file holds anything but a network of the layers used here, with all its weights.
     """
-    if not path.exists():
-        raise InputError(f"{path}: not there; train the model again")
     try:
-        code = _find_code(path)
-        if code:
-            raise ValueError(f"it names {code}, which could run code")
-        with warnings.catch_warnings():
-            # Keras warns that the optimizer's state is not restored; inference does not need it.
-            warnings.simplefilter("ignore")
-            return keras.models.load_model(path, compile=False, safe_mode=True)
+        config = network_file.check(members)
+        kept = {name: members[name] for name in (network_file.METADATA, network_file.WEIGHTS)}
+        kept[network_file.CONFIG] = json.dumps(config).encode()
+        _check_sizes(config, len(members[network_file.WEIGHTS]))
+        network = _restore(bounded.archive(kept))
+        for variable in network.variables:
+            if not np.isfinite(np.asarray(variable)).all():
+                raise ValueError("its weights are not finite numbers")
+        return network
     # On a damaged or foreign file Keras raises exceptions of many types.
     except Exception as error:
         reason = textwrap.shorten(str(error), 200) or type(error).__name__
         raise InputError(f"{path}: not a network that can be used ({reason})") from error
+
+
+def _restore(archive: bytes) -> keras.Model:
+    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+        # Keras requires a file name that ends in .keras.
+        path = Path(temporary, "model.keras")
+        path.write_bytes(archive)
+        # Keras warns that the optimizer's state is not restored; inference does not need it.
+        warnings.simplefilter("ignore")
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _check_sizes(config: dict[str, Any], stored: int) -> None:
+    """Raise ValueError if a network takes more memory than its stored weights.
+
+    In a stateless scope Keras builds it without making a single weight. It changes `config`.
+    """
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            outline = keras.saving.deserialize_keras_object(config, safe_mode=True)
+            layers = list(_layers(outline))
+            weights = 4 * sum(math.prod(weight.shape) for weight in outline.variables)
+            outputs = [math.prod(layer.output.shape[1:]) for layer in layers]
+    finally:
+        # Otherwise Keras would make the weights later.
+        keras.utils.clear_session(free_memory=False)
+    if weights > stored:
+        raise ValueError(f"it has {weights / 1e6:,.0f} MB of weights, and fewer are stored")
+    if len(layers) > MOST_LAYERS or max(outputs) > LARGEST_OUTPUT:
+        raise ValueError("it has more or larger layers than networks here")
+
+
+def _layers(network: keras.Model) -> Iterator[keras.layers.Layer]:
+    """Yield the layers of a network and of the networks inside it."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -76,20 +127,3 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     # JAX has no exception type for it; only the message says so.
     return "RESOURCE_EXHAUSTED" in str(error)
-
-
-def _find_code(path: Path) -> str:
-    """Return the first class or function in a saved network that might run code, or ''."""
-    with zipfile.ZipFile(path) as file:
-        waiting = [json.loads(file.read("config.json"))]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            # A reference to another tensor names no module, and nothing is imported for it.
-            module, name = item.get("module") or "keras", item.get("class_name")
-            if str(module).split(".")[0] != "keras" or name in CODE_CLASSES:
-                return f"{module}.{name}"
-            waiting += item.values()
-        elif isinstance(item, list):
-            waiting += item
-    return ""

@@ -3,7 +3,7 @@
 Preprocessing belongs to the weights, so it is the network's first layer: it takes RGB 0..255.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from extract.vgg16.architecture import (
     windows,
 )
 from extract.vgg16.keras_backend import keras
-from extract.vgg16.recipe import SIZE
+from extract.vgg16.recipe import SIZE, TAPS, named
 
 POOLINGS = {
     "avg": keras.layers.GlobalAveragePooling2D,
@@ -26,8 +26,12 @@ POOLINGS = {
 }
 
 
+SOURCES = tuple(dict.fromkeys(tap.source for tap in TAP_LAYERS))
+"""The layers whose outputs the taps pool."""
+
+
 def convolutions(
-    arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE, precision: str = "float32"
+    arrays: Sequence[NDArray[np.float32]], *, size: int | None = SIZE, precision: str = "float32"
 ) -> keras.Model:
     """Build VGG16's convolutions with their weights, named as Keras names them.
 
@@ -35,8 +39,8 @@ def convolutions(
     ----------
     arrays : sequence of 26 ndarrays
         Kernels and biases as in `extract.vgg16.weights.Weights`.
-    size : int
-        One of `extract.vgg16.recipe.SIZES`.
+    size : int or None
+        One of `extract.vgg16.recipe.SIZES`. None takes photos of every size.
     precision : str
         Dtype policy of all layers but the preprocessing, for example ``mixed_float16``.
 
@@ -60,16 +64,26 @@ def convolutions(
 
 def taps(network: keras.Model) -> dict[str, keras.KerasTensor]:
     """Return every tap of the recipe as an output of `network`, each of shape (n, values)."""
-    window, stride = windows(network.input.shape[1])
-    outputs = {}
+    outputs = {name: network.get_layer(name).output for name in SOURCES}
+    return pooled(outputs, TAPS, size=network.input.shape[1])
+
+
+def pooled(
+    outputs: Mapping[str, keras.KerasTensor], names: Iterable[str], *, size: int
+) -> dict[str, keras.KerasTensor]:
+    """Return taps, each of shape (n, values), from the outputs of `SOURCES` at a size."""
+    window, stride = windows(size)
+    taps = {}
     for tap in TAP_LAYERS:
-        source = network.get_layer(tap.source).output
+        if tap.name not in names:
+            continue
+        source, name = outputs[tap.source], named(tap.name, size)
         if tap.pooling == "avg3x3":
             averages = keras.layers.AveragePooling2D(window, strides=stride)(source)
-            outputs[tap.name] = keras.layers.Flatten(name=tap.name)(averages)
+            taps[tap.name] = keras.layers.Flatten(name=name)(averages)
         else:
-            outputs[tap.name] = POOLINGS[tap.pooling](name=tap.name)(source)
-    return outputs
+            taps[tap.name] = POOLINGS[tap.pooling](name=name)(source)
+    return taps
 
 
 def _keras_layer(layer: Convolution | MaxPool, precision: str) -> keras.layers.Layer:

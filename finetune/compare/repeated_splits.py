@@ -1,10 +1,10 @@
 """Read what ``python -m classify`` measured over random splits of the same photos."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from classify import results
 from extract.store.features_file import Features
 
 MetricSummaries = Mapping[str, Mapping[str, float]]
@@ -41,7 +41,7 @@ def read_repeated_splits(runs: Path, features: Features) -> tuple[RepeatedSplits
     repeated_splits, refused = RepeatedSplits(), []
     for path in sorted([*runs.glob(LEARNING_CURVE), *runs.glob("protocol-*.json")]):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = results.read_json(path)
             if record["data_digest"] != features.data_digest:
                 refused.append(f"{path.name}: made from other photos or splits; measure it again")
             elif path.name == LEARNING_CURVE:

@@ -1,49 +1,61 @@
 """Exports to Keras: a ``.keras`` archive, which also holds the record."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from classify.dense import DenseHead
 from classify.results import Result
-from extract.vgg16 import keras_backend, keras_model
+from extract.vgg16 import keras_model
 from extract.vgg16.keras_backend import keras
+from extract.vgg16.recipe import named, plain, size_of
 from extract.vgg16.weights import Arrays
 from finetune.export.file_formats import ExportedFunction, append_record
 from finetune.export.head import head_input
 from finetune.export.resize import squares
 
-Classify = Callable[[keras.KerasTensor], keras.KerasTensor]
-"""A function from squares, (n, size, size, 3) float32 RGB 0..255, to probabilities."""
+Classify = Callable[[Mapping[int, keras.KerasTensor]], keras.KerasTensor]
+"""A function from squares of each size, (n, size, size, 3) float32 RGB, to probabilities."""
 
 
-def build(classify: Classify, size: int, *, dtype: str) -> keras.Model:
+def build(classify: Classify, sizes: Sequence[int], *, dtype: str) -> keras.Model:
     """Build a network that takes photos of any size and returns probabilities.
 
     Parameters
     ----------
     classify : callable
-        A network, or a function that calls one.
-    size : int
-        Side of the squares that it takes.
+    sizes : sequence of int
+        Sides of the squares that it takes.
     dtype : str
         The dtype of the resize, see `squares`.
     """
     photos = keras.Input((None, None, 3), dtype="uint8", name="rgb")
-    resized = squares(photos, size, keras.ops, dtype=dtype)
-    channels_last = keras.ops.transpose(resized, (0, 2, 3, 1))
-    found = classify(keras.ops.cast(channels_last, "float32"))
+    resized = {}
+    for size in sizes:
+        channels_first = squares(photos, size, keras.ops, dtype=dtype)
+        channels_last = keras.ops.transpose(channels_first, (0, 2, 3, 1))
+        resized[size] = keras.ops.cast(channels_last, "float32")
+    found = classify(resized)
     return keras.Model(photos, keras.layers.Identity(name="probabilities")(found), name="photos")
 
 
-def vgg16_and_head(photos: keras.KerasTensor, head: DenseHead, arrays: Arrays) -> keras.KerasTensor:
+def vgg16_and_head(
+    squares: Mapping[int, keras.KerasTensor], head: DenseHead, arrays: Arrays
+) -> keras.KerasTensor:
     """Return the probabilities that VGG16 and a head give, for `build`."""
-    base = keras_model.convolutions(arrays)
-    taps = keras_model.taps(base)
-    outputs = keras.Model(base.input, [taps[tap] for tap in head.taps], name="vgg16")(photos)
-    x = head_input(outputs if isinstance(outputs, list) else [outputs], keras.ops, root=head.root)
+    base = keras_model.convolutions(arrays, size=None)
+    outputs = [base.get_layer(name).output for name in keras_model.SOURCES]
+    # It sees every size, so the file holds its weights once.
+    vgg16 = keras.Model(base.input, outputs, name="vgg16")
+    taps: dict[str, keras.KerasTensor] = {}
+    for size, photos in squares.items():
+        sources = dict(zip(keras_model.SOURCES, vgg16(photos), strict=True))
+        wanted = {plain(tap) for tap in head.taps if size_of(tap) == size}
+        found = keras_model.pooled(sources, wanted, size=size)
+        taps |= {named(tap, size): values for tap, values in found.items()}
+    x = head_input([taps[tap] for tap in head.taps], keras.ops, root=head.root)
     for number, (kernel, bias) in enumerate(head.layers, start=1):
         activation = "softmax" if number == len(head.layers) else "relu"
         layer = keras.layers.Dense(len(bias), activation=activation, name=f"dense{number}")
@@ -66,5 +78,6 @@ def load(content: bytes) -> ExportedFunction:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "exported.keras")
         path.write_bytes(content)
-        network = keras_backend.load(path)
+        # This program made the content, so it may have layers that no saved network has.
+        network = keras.models.load_model(path, compile=False, safe_mode=True)
     return lambda photos: np.asarray(network(photos, training=False))

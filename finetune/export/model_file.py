@@ -12,16 +12,17 @@ import numpy as np
 
 from classify import dense, results
 from classify.results import Result
-from classify.serving.model import Model, load_head, load_model
+from classify.serving import neighbours
+from classify.serving.model import Model, load_model
 from extract.compute import pipeline
+from extract.compute.pipeline import LoadedPhoto
+from extract.engines import keras_engine
 from extract.photos import decode, scan
 from extract.store import features_file, shards
 from extract.system import atomic, locations
 from extract.system.console import InputError
 from extract.system.locations import Location
-from extract.vgg16 import keras_backend, weights
-from extract.vgg16.recipe import SIZE
-from extract.vgg16.weights import Arrays
+from extract.vgg16 import keras_backend
 from finetune.export import keras_format, litert_format, onnx_format
 from finetune.export.file_formats import FORMATS, ExportedFunction
 
@@ -63,14 +64,9 @@ def write(
     """
     if photos is not None and not photos.is_dir():
         raise InputError(f"{photos}: no such folder; name a folder of photos with --photos")
-    cache = shards.cache_of(out)
-    model = load_model(run, cache=cache, weights_file=weights_file)
+    model = load_model(run, cache=shards.cache_of(out), weights_file=weights_file)
     root, paths = _photos_to_compare(run, model.result, out, photos)
-    if model.result.stage == "network":
-        content, exported = _export_network(run, model.result, to)
-    else:
-        arrays = weights.load(weights_file, cache=cache).arrays
-        content, exported = _export_head(run, model.result, to, arrays)
+    content, exported = _export(run, model, to)
     difference = compare(model, exported, root, paths)
     if not difference <= TOLERANCE:
         raise InputError(
@@ -88,45 +84,53 @@ def compare(
     """Return the largest difference of a probability between a model and its exported file.
 
     The model gets squares, as always. The file gets each photo at its decoded size and resizes it.
+    A model of several sizes gets squares of the photo that the file gets, because a large JPEG is
+    decoded in another way for each size.
     """
-    items = [pipeline.read(root, path, size=model.size, known=model.known) for path in paths]
-    expected = model.probabilities(items)
-    found = []
+    largest = max(model.known)
+    expected, found = [], []
     for path in paths:
-        photo = decode.upright(locations.read_bytes(root, path), size=model.size)
+        photo = decode.upright(locations.read_bytes(root, path), size=largest)
+        if len(model.known) == 1:
+            item = pipeline.read_squares(root, path, known=model.known)
+        else:
+            item = {
+                size: LoadedPhoto(path, "", decode.square(photo, size=size), "")
+                for size in model.known
+            }
+        expected.append(model.probabilities([item]))
         found.append(exported(np.asarray(photo)[None]))
-    return float(np.abs(np.concatenate(found) - expected).max())
+    return float(np.abs(np.concatenate(found) - np.concatenate(expected)).max())
 
 
-def _export_network(run: Path, result: Result, to: str) -> tuple[bytes, ExportedFunction]:
+def _export(run: Path, model: Model, to: str) -> tuple[bytes, ExportedFunction]:
     """Return the content of the file, and the function that it computes."""
+    sizes, result = list(model.known), model.result
+    if model.head:
+        head = dense.to_dense(model.head)
+        arrays = model.vgg16[sizes[0]].weights.arrays
+        if to == "onnx":
+            content = onnx_format.encode(onnx_format.build(head, arrays), result)
+            return content, onnx_format.load(content)
+        classify = partial(keras_format.vgg16_and_head, head=head, arrays=arrays)
+        return _export_keras(classify, sizes, result, to)
     if to == "onnx":
         raise InputError(f"{run}: only heads are exported to ONNX; choose keras or litert")
-    network = keras_backend.load(run / "model.keras")
-    return _export_keras(network, network.input_shape[1], result, to)
-
-
-def _export_head(
-    run: Path, result: Result, to: str, arrays: Arrays
-) -> tuple[bytes, ExportedFunction]:
-    """Return the content of the file, and the function that it computes."""
-    head = dense.to_dense(load_head(run))
-    if to == "onnx":
-        content = onnx_format.encode(onnx_format.build(head, arrays), result)
-        return content, onnx_format.load(content)
-    classify = partial(keras_format.vgg16_and_head, head=head, arrays=arrays)
-    return _export_keras(classify, SIZE, result, to)
+    largest = keras_engine.largest(len(result.class_names))
+    members = results.read_model(run, result, largest=largest)
+    network = keras_backend.load(results.model_path(run, result), members)
+    return _export_keras(lambda squares: network(squares[sizes[0]]), sizes, result, to)
 
 
 def _export_keras(
-    classify: keras_format.Classify, size: int, result: Result, to: str
+    classify: keras_format.Classify, sizes: Sequence[int], result: Result, to: str
 ) -> tuple[bytes, ExportedFunction]:
     """Return the content of the file, and the function that it computes."""
     if to == "litert":
-        network = keras_format.build(classify, size, dtype=litert_format.RESIZE_DTYPE)
+        network = keras_format.build(classify, sizes, dtype=litert_format.RESIZE_DTYPE)
         content = litert_format.encode(network, result)
         return content, litert_format.load(content)
-    network = keras_format.build(classify, size, dtype="float64")
+    network = keras_format.build(classify, sizes, dtype="float64")
     content = keras_format.encode(network, result)
     return content, keras_format.load(content)
 
@@ -136,7 +140,13 @@ def _photos_to_compare(
 ) -> tuple[Location, list[str]]:
     """Return the root and the paths of some readable photos, evenly chosen from all of them."""
     if photos is None:
-        with features_file.open(features_file.path_of(result.data, out)) as features:
+        file = features_file.path_of(result.data, out)
+        with features_file.open(file) as features:
+            if not neighbours.is_of(features, result):
+                raise InputError(
+                    f"{file}: of other photos, classes or splits than {run}; name photos to "
+                    f"compare on with --photos, or run make features, then {result.command}"
+                )
             root: Location = locations.location(str(features.attributes["root"]))
         paths = results.load_predictions(run).paths
     else:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from classify.dense import DenseHead
 from classify.results import Result
 from extract.vgg16.onnx_graph import Graph, add_vgg16
-from extract.vgg16.recipe import SIZE
+from extract.vgg16.recipe import named, plain, size_of
 from extract.vgg16.weights import Arrays
 from finetune.export.file_formats import ExportedFunction, Probabilities, record
 from finetune.export.head import head_input
@@ -30,10 +30,12 @@ def build(head: DenseHead, arrays: Arrays) -> onnx.ModelProto:
     """
     graph = Graph()
     ops = OnnxOperations(graph)
-    pixels = ops.cast(squares(Tensor(ops, "rgb", "uint8"), SIZE, ops), "float32")
-    add_vgg16(graph, pixels.name, arrays, taps=head.taps)
-    taps = [Tensor(ops, tap, "float32") for tap in head.taps]
-    x = head_input(taps, ops, root=head.root)
+    for size in sorted({size_of(tap) for tap in head.taps}):
+        pixels = ops.cast(squares(Tensor(ops, "rgb", "uint8"), size, ops), "float32")
+        taps = [plain(tap) for tap in head.taps if size_of(tap) == size]
+        add_vgg16(graph, pixels.name, arrays, taps=taps, size=size, suffix=named("", size))
+    tensors = [Tensor(ops, tap, "float32") for tap in head.taps]
+    x = head_input(tensors, ops, root=head.root)
     for kernel, bias in head.layers[:-1]:
         x = ops.add("Relu", ops.add("Gemm", x, kernel, bias))
     x = ops.add("Gemm", x, *head.layers[-1])

@@ -7,7 +7,9 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -312,3 +314,39 @@ def test_sizes_that_cannot_be_are_refused(tmp_path: Path, sizes: object) -> None
     path.write_text(json.dumps(record | {"sizes": sizes}))
     with pytest.raises(InputError, match="not a result record"):
         results.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("[" * 100_000, "nested too deeply"), (" " * 8_000_001, "more than 8 MB")],
+    ids=["deep", "large"],
+)
+def test_a_record_that_takes_too_much_memory_is_refused(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(InputError, match=said):
+        results.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "said"),
+    [
+        ("probability", {"shape": (4, 500_000_000), "dtype": "f4"}, "claims more than is stored"),
+        ("probability", {"data": np.zeros((4, 2), "f4"), "compression": "gzip"}, "is compressed"),
+        ("probability", {"data": np.full((4, 2), np.nan, "f4")}, "between 0 and 1"),
+        ("probability", {"data": np.zeros((3, 2), "f4")}, "a row for each photo"),
+        ("probability", {"data": [b"text"] * 4}, "a row for each photo"),
+        ("label", {"data": [0, 0, 0, 2]}, "not numbers of classes"),
+        ("path", {"data": [1.0, 2.0, 3.0, 4.0]}, "not a file of predictions"),
+    ],
+)
+def test_predictions_that_cannot_be_are_refused(
+    tmp_path: Path, name: str, how: dict[str, Any], said: str
+) -> None:
+    results.save(tmp_path, RECORD, FOUR, write_model=lambda folder: None)
+    with h5py.File(tmp_path / "predictions.h5", "r+") as file:
+        del file[name]
+        file.create_dataset(name, **how)
+    with pytest.raises(InputError, match=said):
+        results.load_predictions(tmp_path)

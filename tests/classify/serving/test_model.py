@@ -1,12 +1,15 @@
 """A saved model: it answers as it did when it was tested, and refuses what is unsafe."""
 
+import io
 import json
 import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +19,21 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from classify import results
+from classify import heads, results, train
+from classify.arrays import TrainingData
 from classify.heads import HEADS, LeastSquaresSVC
+from classify.search import Choice
+from classify.serving import head_file
 from classify.serving import model as serving
-from classify.serving.model import Answer, Model, load_head, load_model
+from classify.serving.head_file import load_head
+from classify.serving.model import Answer, Model, load_model
 from extract.compute import pipeline
 from extract.engines import selection
 from extract.store import shards
+from extract.system import bounded
 from extract.system.console import InputError
 from extract.vgg16.keras_backend import keras
-from extract.vgg16.recipe import joint_digest, named, recipe
+from extract.vgg16.recipe import joint_digest, recipe
 from tests.conftest import write_photos
 
 OLD_HEAD = Path(__file__).parent / "head_of_an_earlier_version"
@@ -59,7 +67,7 @@ def load(house: Path, vgg16_weights: Path) -> Callable[..., Model]:
 
 
 def answers(model: Model, root: Path, paths: Sequence[str]) -> list[Answer]:
-    items = pipeline.read_ahead(root, paths, size=model.size, known=model.known)
+    items = pipeline.read_squares_ahead(root, paths, known=model.known)
     found = [answer for answer in serving.answers(model, items) if isinstance(answer, Answer)]
     assert [answer.path for answer in found] == list(paths)
     return found
@@ -89,7 +97,7 @@ def test_a_new_photo_is_computed_and_not_kept(
 ) -> None:
     wanted = results.load_predictions(house / "runs/pets/svm")
     model = load("svm", tmp_path)
-    assert model.known == {}
+    assert model.known == {224: {}}
     found = probabilities(model, house / "pets", wanted.paths)
     np.testing.assert_allclose(found, wanted.probabilities, atol=1e-4)
     assert not list(tmp_path.rglob("*.h5"))
@@ -110,7 +118,7 @@ def test_a_network_is_given_the_photo_at_its_own_size(
     load: Callable[..., Model], house: Path, network: Path
 ) -> None:
     model = load("tiny")
-    assert model.size == 32
+    assert list(model.known) == [32]
     paths = results.load_predictions(house / "runs/pets/svm").paths
     trained = keras.models.load_model(network / "model.keras")
     photos = np.stack([pipeline.read(house / "pets", path, size=32).photo for path in paths])
@@ -118,9 +126,19 @@ def test_a_network_is_given_the_photo_at_its_own_size(
     np.testing.assert_allclose(probabilities(model, house / "pets", paths), wanted, atol=1e-5)
 
 
+def make_old(folder: Path) -> None:
+    """Make a result as earlier versions saved it: no card in the model, no digest in the record."""
+    path, record = folder / "head.skops", json.loads((folder / "result.json").read_text())
+    members = bounded.members(path.read_bytes(), largest=10**8)
+    members.pop(results.CARD, None)
+    path.write_bytes(bounded.archive(members))
+    (folder / "result.json").write_text(json.dumps(record | {"model_digest": ""}))
+
+
 def edited(house: Path, name: str, *, without: str = "", **changes: object) -> Path:
-    """Copy the svm's result, and change or remove fields of its record."""
+    """Copy the svm's result as an earlier version saved it, and change or remove fields."""
     shutil.copytree(house / "runs/pets/svm", house / "runs/pets" / name, dirs_exist_ok=True)
+    make_old(house / "runs/pets" / name)
     path = house / "runs/pets" / name / "result.json"
     record = json.loads(path.read_text()) | changes
     record.pop(without, None)
@@ -143,31 +161,52 @@ def test_a_head_of_features_of_several_sizes_is_used_if_it_needs_no_tap_of_the_o
     load: Callable[..., Model], house: Path
 ) -> None:
     head = load("svm")
-    assert head.vgg16
-    digest = head.vgg16.weights.digest
+    digest = head.vgg16[224].weights.digest
     both = joint_digest([recipe(digest), recipe(digest, size=320)])
-    folder = edited(house, "both", recipe_digest=both, sizes=[224, 320])
+    edited(house, "both", recipe_digest=both, sizes=[224, 320])
     assert load("both").known == head.known
     edited(house, "both", recipe_digest=both, sizes=[224])
     with pytest.raises(InputError, match="make features heads"):
         load("both")
-    edited(house, "both", recipe_digest=both, sizes=[224, 320])
-    fitted = load_head(folder)
-    taps = fitted[0].transformers_
-    fitted[0].transformers_ = [(named(tap, 320), *rest) for tap, *rest in taps]
-    skops.io.dump(fitted, folder / "head.skops")
-    with pytest.raises(
-        InputError, match=r"both: this head also needs photos of other sizes \(block.*_320"
-    ):
-        load("both")
+
+
+def test_a_head_of_several_sizes_is_given_the_photo_at_each(
+    load: Callable[..., Model], house: Path
+) -> None:
+    digest = load("svm").vgg16[224].weights.digest
+    widths = {"block5_avg": 512, "block4_avg_96": 512}
+    X = np.random.default_rng(0).gamma(1, 1, (8, 1024)).astype(np.float32)
+    chosen = {"taps": list(widths), "root": False, "alpha": 0.1}
+    data = TrainingData.weighted(X, widths, np.arange(8) % 2)
+    fitted = train.fit_head("svm", Choice(chosen, 0.5), data, seed=0)
+    result = replace(
+        results.load(house / "runs/pets/svm"),
+        hyperparameters=chosen,
+        parameters=heads.parameters(fitted),
+        recipe_digest=joint_digest([recipe(digest, size=size) for size in (224, 96)]),
+        sizes=[224, 96],
+    )
+    predictions = results.load_predictions(house / "runs/pets/svm")
+    write = partial(train._write, fitted)
+    results.save(house / "runs/pets/sized", result, predictions, write_model=write)
+    model = load("sized")
+    assert list(model.known) == [224, 96]
+    path = predictions.paths[0]
+    squares = {size: pipeline.read(house / "pets", path, size=size).photo for size in (224, 96)}
+    taps = [
+        model.vgg16[size].compute(squares[size][None])[tap]  # type: ignore[index]
+        for size, tap in ((224, "block5_avg"), (96, "block4_avg"))
+    ]
+    wanted = fitted.predict_proba(np.hstack(taps))
+    found = probabilities(model, house / "pets", [path])
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def test_an_older_record_without_sizes_is_used_if_its_taps_tell_them(
     load: Callable[..., Model], house: Path
 ) -> None:
     head = load("svm")
-    assert head.vgg16
-    digest = head.vgg16.weights.digest
+    digest = head.vgg16[224].weights.digest
     edited(house, "older", without="sizes")
     assert load("older").known == head.known
     both = joint_digest([recipe(digest), recipe(digest, size=320)])
@@ -180,7 +219,8 @@ def test_an_older_record_without_sizes_is_used_if_its_taps_tell_them(
 
 
 def test_a_head_that_an_earlier_version_saved_is_loaded() -> None:
-    head = load_head(OLD_HEAD)
+    members = bounded.members((OLD_HEAD / "head.skops").read_bytes(), largest=10**6)
+    head = head_file.decode(members, columns=3)
     assert type(head[-1]) is LeastSquaresSVC
     X = np.array([[1, 2, 3], [4, 1, 1]], np.float32)
     expected = [[0.4944069, 0.50559306], [0.6308384, 0.3691616]]
@@ -197,64 +237,214 @@ def test_the_most_probable_class_comes_first_and_a_low_probability_is_unsure() -
 # Files from elsewhere
 
 
-def _naming_os_system(house: Path, path: Path, step: int) -> None:
-    """Write a real head in which one step claims to be os.system."""
-    with zipfile.ZipFile(house / "runs/pets/svm/head.skops") as file:
-        files = {name: file.read(name) for name in file.namelist()}
-    schema = json.loads(files["schema.json"])
-    steps = schema["content"]["content"]["steps"]["content"]
-    steps[step]["content"][1] |= {"__module__": "os", "__class__": "system"}
-    files["schema.json"] = json.dumps(schema).encode()
-    with zipfile.ZipFile(path, "w") as file:
-        for name, content in files.items():
-            file.writestr(name, content)
+@pytest.fixture
+def head(house: Path, tmp_path: Path) -> Path:
+    """Copy the svm's result, as an earlier version saved it: so nothing but its file is known."""
+    shutil.copytree(house / "runs/pets/svm", tmp_path / "head")
+    make_old(tmp_path / "head")
+    return tmp_path / "head"
+
+
+def refusal(folder: Path) -> str:
+    """Return the line that refuses a head."""
+    with pytest.raises(InputError) as told:
+        load_head(folder, results.load(folder))
+    assert len(str(told.value).splitlines()) == 1
+    assert str(folder) in str(told.value)
+    return str(told.value)
+
+
+def change(folder: Path, **members: Callable[[bytes], bytes]) -> None:
+    """Change members of a head; `array` is its largest array, `schema` its description."""
+    path = folder / "head.skops"
+    files = bounded.members(path.read_bytes(), largest=10**8)
+    names = {"schema": "schema.json", "array": max(files, key=_length_of_array(files))}
+    for name, function in members.items():
+        files[names[name]] = function(files[names[name]])
+    path.write_bytes(bounded.archive(files))
+
+
+def _length_of_array(files: dict[str, bytes]) -> Callable[[str], int]:
+    return lambda name: len(files[name]) if name.endswith(".npy") else 0
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_a_head_that_names_os_system_is_refused_and_runs_nothing(
-    house: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
+    head: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[object] = []
-    _naming_os_system(house, tmp_path / "head.skops", step)
     monkeypatch.setattr(os, "system", ran.append)
-    with pytest.raises(InputError, match=r"head\.skops: not a head.*'os\.system'") as told:
-        load_head(tmp_path)
-    assert len(str(told.value).splitlines()) == 1
-    skops.io.dump(make_pipeline(FunctionTransformer(shutil.rmtree)), tmp_path / "head.skops")
-    with pytest.raises(InputError, match=r"head\.skops: not a head.*'shutil\.rmtree'"):
-        load_head(tmp_path)
+
+    def naming(schema: bytes) -> bytes:
+        found = json.loads(schema)
+        steps = found["content"]["content"]["steps"]["content"]
+        steps[step]["content"][1] |= {"__module__": "os", "__class__": "system"}
+        return json.dumps(found).encode()
+
+    change(head, schema=naming)
+    assert "'os.system', which heads do not consist of" in refusal(head)
+    skops.io.dump(make_pipeline(FunctionTransformer(shutil.rmtree)), head / "head.skops")
+    assert "'shutil.rmtree'" in refusal(head)
     assert ran == []
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x80\x04\x95 a pickle"])
-def test_a_damaged_head_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "head.skops").write_bytes(content)
-    with pytest.raises(InputError, match=r"head\.skops: not a head"):
-        load_head(tmp_path)
+def test_a_damaged_head_is_refused(head: Path, content: bytes) -> None:
+    (head / "head.skops").write_bytes(content)
+    assert "not a model that can be used" in refusal(head)
 
 
-def test_another_type_that_skops_trusts_is_not_a_head(tmp_path: Path) -> None:
-    skops.io.dump(LogisticRegression(), tmp_path / "head.skops")
-    with pytest.raises(InputError, match="a LogisticRegression, not a head"):
-        load_head(tmp_path)
+def test_another_type_that_skops_trusts_is_not_a_head(head: Path) -> None:
+    skops.io.dump(LogisticRegression(), head / "head.skops")
+    assert "a LogisticRegression, not a head" in refusal(head)
+
+
+def test_a_head_that_expands_is_refused_before_it_is_read(head: Path) -> None:
+    whole = (head / "head.skops").read_bytes()
+    with zipfile.ZipFile(head / "head.skops", "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros.npy", bytes(100_000_000))
+    assert "it expands to 1" in refusal(head)
+    (head / "head.skops").write_bytes(whole)
+    header = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (1, 2_000_000_000)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    change(head, array=lambda array: header.getvalue() + bytes(100))
+    assert "claims more than it holds" in refusal(head)
+    (head / "head.skops").write_bytes(whole)
+    change(head, schema=lambda schema: b"[" * 100_000)
+    assert "nested too deeply" in refusal(head)
+    with (head / "head.skops").open("r+b") as file:
+        file.truncate(500_000_000)
+    assert "it has more than" in refusal(head)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_coefficients_that_are_not_finite_are_refused(head: Path, value: float) -> None:
+    change(head, array=lambda array: array[:-8] + np.float64(value).tobytes())
+    assert "not finite" in refusal(head)
+
+
+def test_a_changed_byte_of_a_head_is_noticed(head: Path) -> None:
+    content = bytearray((head / "head.skops").read_bytes())
+    content[len(content) // 4] ^= 1
+    (head / "head.skops").write_bytes(content)
+    assert "Bad CRC-32" in refusal(head)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"class_names": ["dogs", "cats"]}, "differ in class_names"),
+        ({"class_names": ["cats", "cats"]}, "named twice"),
+        ({"class_names": ["cats"]}, "it knows 2 classes"),
+        ({"class_names": ["a", "b", "c"]}, "it knows 2 classes"),
+        ({"class_names": [1, 2]}, "class_names is not"),
+        ({"class_names": None}, "class_names is not"),
+        ({"model": "logistic"}, "not the logistic of result.json"),
+        ({"hyperparameters": {}}, "taps are not those"),
+        ({"hyperparameters": {"taps": ["block9_avg"]}}, "taps are not those"),
+        ({"parameters": 3}, "coefficients"),
+        ({"stage": "else"}, "stage is not"),
+        ({"metrics": {"accuracy": float("nan")}}, "metrics is not"),
+        ({"sizes": [225]}, "sizes"),
+    ],
+)
+def test_a_record_that_contradicts_an_older_head_is_refused(
+    head: Path, changes: dict[str, Any], said: str
+) -> None:
+    path = head / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=said):
+        load_head(head, results.load(head))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("class_names", ["cows", "pigs"]),
+        ("class_names", ["dogs", "cats"]),
+        ("data_digest", "0" * 64),
+        ("recipe_digest", "0" * 64),
+        ("hyperparameters", {"taps": ["block3_avg", "block3_max"]}),
+        ("sizes", [224, 320]),
+        ("stage", "network"),
+    ],
+)
+def test_a_record_that_was_changed_does_not_belong_to_its_head(
+    house: Path, tmp_path: Path, field: str, value: object
+) -> None:
+    folder = tmp_path / "svm"
+    shutil.copytree(house / "runs/pets/svm", folder)
+    assert load_head(folder, results.load(folder))
+    path = folder / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    said = refusal(folder)
+    assert field in said.replace("taps", "hyperparameters") or "model.keras: not there" in said
+
+
+def test_a_head_and_a_record_of_two_runs_do_not_belong_together(
+    house: Path, tmp_path: Path
+) -> None:
+    for record, model in (("svm", "logistic"), ("logistic", "svm")):
+        folder = tmp_path / record
+        shutil.copytree(house / "runs/pets" / record, folder)
+        shutil.copy(house / "runs/pets" / model / "head.skops", folder)
+        assert "not the file that result.json describes" in refusal(folder)
+        assert "run make heads" in refusal(folder)
 
 
 def test_a_warning_names_the_version_of_scikit_learn_that_saved_a_head(
-    house: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    head: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head = load_head(house / "runs/pets/logistic")
+    result = results.load(head)
+    fitted = load_head(head, result)
     assert capsys.readouterr().err == ""
     here = sklearn.__version__
     monkeypatch.setattr(sklearn.base, "__version__", "1.2.3")
-    skops.io.dump(head, tmp_path / "head.skops")
+    skops.io.dump(fitted, head / "head.skops")
     monkeypatch.undo()
-    load_head(tmp_path)
+    load_head(head, result)
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
     assert f"saved by scikit-learn 1.2.3, and this is {here}" in told[0]
+
+
+def test_fuzzed_models_and_records_give_the_same_answer_or_are_refused(
+    house: Path, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    source = house / "runs/pets/svm"
+    record = json.loads((source / "result.json").read_text())
+    X = np.ones((1, 7168), np.float32)
+    wanted = load_head(source, results.load(source))
+    X = X[:, : wanted.n_features_in_]
+    refused = 0
+    for number in range(60):
+        folder = tmp_path / f"{number}"
+        shutil.copytree(source, folder)
+        if number % 3 == 0:
+            content = bytearray((folder / "head.skops").read_bytes())
+            for position in random.integers(0, len(content), 1 + number % 5):
+                content[position] ^= 1 << int(random.integers(8))
+            (folder / "head.skops").write_bytes(content)
+        elif number % 3 == 1:
+            content = bytearray((folder / "result.json").read_bytes())
+            content[random.integers(len(content))] ^= 1 << int(random.integers(7))
+            (folder / "result.json").write_bytes(content)
+        else:
+            name = list(record)[int(random.integers(len(record)))]
+            wrong: list[Any] = [None, [], {}, "x", -1, 1.5, [[]], True]
+            value = wrong[int(random.integers(len(wrong)))]
+            (folder / "result.json").write_text(json.dumps(record | {name: value}))
+        try:
+            result = results.load(folder)
+            head = load_head(folder, result)
+        except InputError:
+            refused += 1
+            continue
+        assert result.class_names == record["class_names"]
+        np.testing.assert_array_equal(head.predict_proba(X), wanted.predict_proba(X))
+    assert refused > 25
 
 
 def test_shards_that_disappear_meanwhile_are_an_error_of_one_line(

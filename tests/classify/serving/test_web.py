@@ -4,11 +4,13 @@ import base64
 import io
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,10 +21,12 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from classify.results import Result
-from classify.serving import web
+from classify.serving import addresses, neighbours, uploads, web
 from classify.serving.model import Model
-from classify.serving.web import TrainingPhotos
-from extract.compute.pipeline import LoadedPhoto
+from classify.serving.neighbours import TrainingPhotos
+from extract.compute import pipeline
+from extract.compute.pipeline import LoadedPhoto, Squares
+from extract.store import features_file
 from extract.system.console import InputError, one_line
 from tests import browser, synthetic
 from tests.conftest import HOSTILE, picture, png_header, write_photos
@@ -33,7 +37,7 @@ class Red:
 
     known: dict[str, Any] = {}  # noqa: RUF012
 
-    def taps(self, items: list[LoadedPhoto]) -> dict[str, np.ndarray]:
+    def taps(self, items: list[LoadedPhoto], taps: object) -> dict[str, np.ndarray]:
         return {
             web.SIMILARITY_TAP: np.array([i.photo.mean(axis=(0, 1)) for i in items], np.float32)
         }
@@ -48,17 +52,17 @@ def made(tmp_path: Path, *classes: str) -> Flask:
     write_photos(tmp_path / "pets", dict.fromkeys(classes, 3))
     paths = sorted(p.relative_to(tmp_path / "pets").as_posix() for p in tmp_path.rglob("*.png"))
     pixels = [np.asarray(Image.open(tmp_path / "pets" / path)) for path in paths]
-    vectors = web._unit(np.array([p.mean(axis=(0, 1)) for p in pixels], np.float32))
+    vectors = neighbours.unit(np.array([p.mean(axis=(0, 1)) for p in pixels], np.float32))
     names = [path.split("/")[0] for path in paths]
     result: Any = type("Result", (), {})()
     result.model, result.data, result.class_names = "svm", "<pets>\u202e", classes
     result.metrics = {"accuracy": 0.75}
 
-    def probabilities(items: list[LoadedPhoto]) -> np.ndarray:
-        red = [item.photo[..., 0].mean() / 255 for item in items]
+    def probabilities(items: list[Squares]) -> np.ndarray:
+        red = [item[224].photo[..., 0].mean() / 255 for item in items]
         return np.array([[r, 1 - r] for r in red], np.float32)
 
-    model = Model(result, 224, (), probabilities)  # type: ignore[arg-type]
+    model = Model(result, {224: ()}, probabilities)  # type: ignore[arg-type]
     digests = [sha256((tmp_path / "pets" / path).read_bytes()).hexdigest() for path in paths]
     training = TrainingPhotos(tmp_path / "pets", paths, digests, names, vectors)
     return web.application(model, Red(), training, unsure=0.6)  # type: ignore[arg-type]
@@ -142,7 +146,8 @@ def test_other_requests_are_refused(client: FlaskClient, tmp_path: Path) -> None
     assert client.get("/training/..%2f..%2fetc").status_code == 404
     assert client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
     (tmp_path / "pets/cats/000.png").unlink()
-    assert client.get("/training/0").get_json() == {"error": "the photo is no longer there"}
+    gone = {"error": "the photo is no longer there, or cannot be shown"}
+    assert client.get("/training/0").get_json() == gone
 
 
 def test_names_are_shown_as_text_and_nothing_comes_from_other_sites(client: FlaskClient) -> None:
@@ -202,12 +207,163 @@ def test_the_log_shows_a_request_as_it_came(url: str, caplog: pytest.LogCaptureF
 
 
 def test_the_training_photos_of_a_features_file_are_read(tmp_path: Path) -> None:
-    found = web.training_photos(synthetic.publish(tmp_path, per_class=(4, 2, 2)))
+    path = synthetic.publish(tmp_path, per_class=(4, 2, 2))
+    with features_file.open(path) as features:
+        digest, names = features.data_digest, features.class_names
+    result: Any = SimpleNamespace(data_digest=digest, class_names=names, model="svm", command="-")
+    found = neighbours.training_photos(path, result, weights_digest="0" * 64)
     assert len(found.paths) == 12
     assert all("/train" in path for path in found.paths)
     assert found.class_names == [path.split("/")[0] for path in found.paths]
     np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=1), 1, rtol=1e-5)
     assert found.nearest(found.vectors[7] * 9, 1) == [(7, pytest.approx(1))]
+    with pytest.raises(InputError, match="other weights or pixels"):
+        neighbours.training_photos(path, result, weights_digest="1" * 64)
+    for change in ({"data_digest": "1" * 64}, {"class_names": names[::-1]}):
+        other: Any = SimpleNamespace(**{**vars(result), **change})
+        with pytest.raises(InputError, match="of other photos, classes or splits than the model"):
+            neighbours.training_photos(path, other, weights_digest="0" * 64)
+
+
+def test_a_model_answers_without_training_photos(app: Flask, tmp_path: Path) -> None:
+    def probabilities(items: list[Squares]) -> np.ndarray:
+        return np.full((len(items), 2), 0.5, np.float32)
+
+    result: Any = SimpleNamespace(class_names=["a", "b"])
+    model = Model(result, {32: ()}, probabilities)
+    client = web.application(model, Red(), None, unsure=0.6).test_client()  # type: ignore[arg-type]
+    assert send(client, png(9)) == (
+        200,
+        {"sure": False, "probabilities": [["a", 0.5], ["b", 0.5]], "similar": []},
+    )
+    assert client.get("/training/0").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, 200),
+        ({"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Host": "127.0.0.1:8765", "Origin": "http://127.0.0.1:8765"}, 200),
+        ({"Host": "[::1]:8765", "Origin": "http://[::1]:8765"}, 200),
+        ({"Host": "192.168.1.7:8765"}, 200),
+        ({"Host": socket.gethostname()}, 200),
+        ({"Origin": "http://elsewhere.example"}, 403),
+        ({"Origin": "http://localhost:3000"}, 403),
+        ({"Origin": "https://localhost"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://localhost"}, 403),
+        ({"Host": "elsewhere.example", "Origin": "http://elsewhere.example"}, 400),
+        ({"Host": "127.0.0.1.elsewhere.example"}, 400),
+        ({"Host": "[::1"}, 400),
+        ({"Host": ""}, 400),
+    ],
+    ids=str,
+)
+def test_photos_from_other_sites_are_refused(
+    client: FlaskClient, headers: dict[str, str], code: int
+) -> None:
+    photo = {"photo": (io.BytesIO(png(204)), "a.png")}
+    assert client.post("/predict", data=photo, headers=headers).status_code == code
+
+
+def test_a_slow_photo_does_not_stop_the_others(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, decoded = threading.Event(), pipeline.decoded
+
+    def slow(path: str, data: bytes, **how: Any) -> LoadedPhoto:
+        if data == png(9):
+            assert held.wait(30)
+        return decoded(path, data, **how)
+
+    monkeypatch.setattr(pipeline, "decoded", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(send, app.test_client(), png(9))
+        assert send(app.test_client(), png(204))[0] == 200
+        assert not first.done()
+        held.set()
+        assert first.result()[0] == 200
+
+
+def test_a_photo_that_takes_too_much_memory_is_refused_and_has_no_thumbnail(
+    client: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "LARGEST", 1_000_000)
+    assert send(client, png(9))[0] == 200
+    large = io.BytesIO()
+    Image.new("RGB", (400, 400)).save(large, "PNG")
+    code, found = send(client, large.getvalue())
+    assert (code, "decoding takes 1 MB, and 1 MB is the most") == (422, found["error"])
+    (tmp_path / "pets/cats/000.png").write_bytes(large.getvalue())
+    assert client.get("/training/0").status_code == 404
+    monkeypatch.undo()
+    assert client.get("/training/0").status_code == 200
+    monkeypatch.setattr(web, "MEGABYTES", 0)
+    assert client.get("/training/0").status_code == 404
+
+
+def test_a_large_jpeg_is_cheap_unless_it_is_progressive() -> None:
+    files = {}
+    for progressive in (False, True):
+        file = io.BytesIO()
+        Image.new("RGB", (4000, 3000)).save(file, "JPEG", progressive=progressive)
+        files[progressive] = uploads.cost(file.getvalue(), size=224)
+    assert files[False] == 1000 * 750 * 8
+    assert files[True] == files[False] + 4000 * 3000 * 6
+
+
+def test_photos_decoded_at_once_share_a_budget() -> None:
+    budget = uploads.Budget(10)
+
+    def decode() -> int:
+        with budget.take(6):
+            return budget.left
+
+    with ThreadPoolExecutor(1) as pool:
+        with budget.take(5):
+            waits = pool.submit(decode)
+            with budget.take(5):
+                assert budget.left == 0
+            assert not waits.done()
+        assert waits.result(30) == 4
+    assert budget.left == 10
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "shown"),
+    [
+        ("127.0.0.1", "127.0.0.1", "http://127.0.0.1:"),
+        ("localhost", "", "http://localhost:"),
+        ("0.0.0.0", "0.0.0.0", "http://127.0.0.1:"),
+        ("::1", "::1", "http://[::1]:"),
+        ("[::1]", "::1", "http://[::1]:"),
+        ("::", "::", "http://[::1]:"),
+    ],
+)
+def test_it_listens_on_any_address_of_this_machine(
+    app: Flask, host: str, address: str, shown: str
+) -> None:
+    try:
+        server = web.server(app, host=host, port=0)
+    except InputError:
+        assert ":" in host
+        pytest.skip("this machine has no IPv6")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    url = addresses.url(host, server.port)
+    assert url.startswith(shown)
+    assert server.server_address[0] == (address or server.server_address[0])
+    with urllib.request.urlopen(url) as answer:
+        assert answer.status == 200
+    server.shutdown()
+    thread.join()
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "203.0.113.9", "", "http://localhost", "::9"])
+def test_an_address_of_another_machine_is_refused_with_what_to_type(host: str) -> None:
+    with pytest.raises(InputError, match=r"not an address of this machine; give --host 127\.0"):
+        addresses.listen(host, 0)
 
 
 @pytest.fixture

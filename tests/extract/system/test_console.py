@@ -330,3 +330,32 @@ def test_libraries_warn_nobody_and_their_errors_and_our_warnings_are_told() -> N
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert done.stderr.splitlines() == ["a library fails", "we warn"]
+
+
+OTHER_THREAD = """
+import os, signal, threading, time
+from extract.system import console
+
+def main():
+    begun, end = threading.Event(), threading.Event()
+
+    def work():
+        with console.finishing():
+            begun.set()
+            end.wait(20)
+
+    threading.Thread(target=work, daemon=True).start()
+    begun.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    print("not to be seen")
+
+console.run(main)
+"""
+
+
+def test_a_signal_stops_the_main_thread_while_another_must_finish() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_THREAD], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (130, "")

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from classify.serving import web
+from classify.serving import neighbours
 from extract.compute import pipeline
 from extract.photos import scan
 from extract.store import features_file
@@ -431,7 +431,8 @@ def test_shards_in_a_bucket_are_verified_and_never_collected(
 
 def test_photos_of_a_bucket_serve_as_neighbours(pets: Path, away: Away, tmp_path: Path) -> None:
     away.run(away.s3.upload(pets, "pets"), tmp_path / "out")
-    found = web.training_photos(tmp_path / "out/features/pets.h5")
+    with features_file.open(tmp_path / "out/features/pets.h5") as features:
+        found = neighbours.of(features)
     content = (pets / found.paths[0]).read_bytes()
     assert locations.read_bytes(found.root, found.paths[0]) == content
     with features_file.open(tmp_path / "out/features/pets.h5") as features:

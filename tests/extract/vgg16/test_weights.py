@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -141,6 +142,15 @@ def as_other_hdf5(path: Path, arrays: Arrays) -> None:
         file["x"] = [1]
 
 
+def as_onnx_elsewhere(path: Path, arrays: Arrays) -> None:
+    model = onnx.load_model_from_string(onnx_bytes(arrays))
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="secret")
+    path.write_bytes(model.SerializeToString())
+
+
 def as_other_onnx(path: Path, arrays: Arrays) -> None:
     path.write_bytes(onnx_bytes(arrays, prefix="resnet/"))
 
@@ -224,6 +234,7 @@ def as_virtual(path: Path, arrays: Arrays) -> None:
         as_truncated_hdf5,
         as_truncated_onnx,
         as_other_hdf5,
+        as_onnx_elsewhere,
         as_other_onnx,
         as_too_few_layers,
         as_other_shape,

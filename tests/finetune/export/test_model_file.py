@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,20 @@ import pytest
 from PIL import Image
 from sklearn.pipeline import Pipeline
 
-from classify import dense, results, train
+from classify import dense, heads, results, train
 from classify.arrays import TrainingData
 from classify.heads import HEADS
 from classify.search import Choice
-from classify.serving.model import Model, load_head, load_model
+from classify.serving import neighbours
+from classify.serving.head_file import load_head
+from classify.serving.model import Model, load_model
 from extract.compute.pipeline import LoadedPhoto
 from extract.photos import decode
 from extract.store import features_file
 from extract.system.console import InputError, one_line
+from extract.vgg16 import weights
 from extract.vgg16.keras_backend import keras
-from extract.vgg16.recipe import TAPS
+from extract.vgg16.recipe import TAPS, joint_digest, recipe
 from finetune.export import keras_format, litert_format, model_file, onnx_format
 from finetune.export.file_formats import RECORD, ExportedFunction, append_record
 from tests import synthetic
@@ -34,21 +38,22 @@ from tests.conftest import CHECKOUT, HOSTILE
 
 @pytest.fixture(scope="module")
 def head(house: Path) -> Pipeline:
-    return load_head(house / "runs/pets/logistic")
+    run = house / "runs/pets/logistic"
+    return load_head(run, results.load(run))
 
 
 def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def probabilities(house: Path, weights: Path, name: str, photo: np.ndarray) -> np.ndarray:
+def probabilities(house: Path, weights_file: Path, name: str, photo: np.ndarray) -> np.ndarray:
     """Return the probabilities of the original model for a new photo."""
     Image.fromarray(photo).save(house / "one.png")
     cache = house / "features/cache"
     run = house / "runs/pets" / name
-    model = load_model(run, cache=cache, weights_file=weights, engine="keras")
-    item = LoadedPhoto("one.png", "", decode.square(Image.fromarray(photo), size=224), "")
-    return model.probabilities([item])
+    model = load_model(run, cache=cache, weights_file=weights_file, engine="keras")
+    square = decode.square(Image.fromarray(photo), size=224)
+    return model.probabilities([{224: LoadedPhoto("one.png", "", square, "")}])
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -219,3 +224,38 @@ def test_a_tap_of_zeros_gives_probabilities_and_not_nan(
 def test_photos_to_compare_on_must_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere: no such folder; .* --photos"):
         model_file.write(tmp_path, to="onnx", out=tmp_path, photos=tmp_path / "nowhere")
+
+
+def test_a_file_of_several_sizes_has_vgg16_once_and_agrees_with_the_head(
+    house: Path, vgg16_weights: Path, tmp_path: Path
+) -> None:
+    widths = {"block5_avg": 512, "block4_avg_96": 512, "block5_avg3x3_96": 4608}
+    X = np.random.default_rng(0).gamma(1, 1, (8, sum(widths.values()))).astype(np.float32)
+    chosen = {"taps": list(widths), "root": True, "alpha": 0.1}
+    data = TrainingData.weighted(X, widths, np.arange(8) % 2)
+    fitted = train.fit_head("svm", Choice(chosen, 0.5), data, seed=0)
+    one_size = results.load(house / "runs/pets/svm")
+    digest = weights.load(vgg16_weights, cache=tmp_path).digest
+    result = replace(
+        one_size,
+        hyperparameters=chosen,
+        parameters=heads.parameters(fitted),
+        recipe_digest=joint_digest([recipe(digest, size=size) for size in (224, 96)]),
+        sizes=[224, 96],
+    )
+    run = tmp_path / "both"
+    predictions = results.load_predictions(house / "runs/pets/svm")
+    results.save(run, result, predictions, write_model=partial(train._write, fitted))
+    for to in ("onnx", "keras"):
+        path, difference = model_file.write(run, to=to, out=house, weights_file=vgg16_weights)
+        assert difference <= 1e-4
+        assert path.stat().st_size < 65_000_000
+
+
+def test_features_of_other_photos_are_not_compared_on(
+    house: Path, vgg16_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "is_of", lambda features, result: False)
+    run = house / "runs/pets/logistic"
+    with pytest.raises(InputError, match=r"pets\.h5: of other photos, classes or splits than"):
+        model_file.write(run, to="onnx", out=house, weights_file=vgg16_weights)
