@@ -144,10 +144,11 @@ def _train(chosen: argparse.Namespace) -> None:
 
 def _compare(chosen: argparse.Namespace) -> None:
     # Two ways to write a data set are one, and what is refused is refused before any is compared.
-    data_sets = {features_file.file_of(data, chosen.out): data for data in reversed(chosen.data)}
+    data_sets: dict[Path, str] = {}
     for data in chosen.data:
+        data_sets.setdefault(features_file.file_of(data, chosen.out), data)
         features_file.open_data_set(data, chosen.out).file.close()
-    found = [_compare_one(data, chosen.out) for data in reversed(data_sets.values())]
+    found = [_compare_one(data, chosen.out) for data in data_sets.values()]
     written = [page for page, _ in found]
     if len(found) > 1:
         several = [comparison for _, comparison in found]

@@ -8,6 +8,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,6 @@ def application(
     queue, budget = threading.BoundedSemaphore(WAITING), Budget()
     one_at_a_time = threading.Lock()
 
-    @app.before_request
-    def refuse_other_sites() -> None:
-        if not addresses.is_ours(flask.request.headers.get("Host", ""), host=host):
-            flask.abort(400, "this page has another address; type the one that serve printed")
-        if flask.request.method != "GET" and addresses.is_from_elsewhere(flask.request.headers):
-            flask.abort(403, "the request comes from another site")
-
     @app.get("/")
     def page() -> str:
         result = model.result
@@ -106,6 +100,7 @@ def application(
     def thumbnail(row: int) -> Response:
         return _thumbnail(training, row, budget)
 
+    app.before_request(partial(_refuse_other_sites, host))
     app.register_error_handler(HTTPException, _refuse)
     app.register_error_handler(InputError, lambda error: ({"error": str(error)}, 500))
     app.after_request(_isolate)
@@ -131,6 +126,13 @@ class _Handler(WSGIRequestHandler):
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         self.log("info", '"%s" %s %s', one_line(self.requestline), code, size)
+
+
+def _refuse_other_sites(host: str) -> None:
+    if not addresses.is_ours(flask.request.headers.get("Host", ""), host=host):
+        flask.abort(400, "this page has another address; type the one that serve printed")
+    if flask.request.method != "GET" and addresses.is_from_elsewhere(flask.request.headers):
+        flask.abort(403, "the request comes from another site")
 
 
 @contextmanager

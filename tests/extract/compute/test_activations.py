@@ -131,7 +131,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(
         make(features, ("train",), vgg16, layer=LAYER, variant=0, out=tmp_path)
     monkeypatch.setattr(shards, "write", write)
     folder = shards_of(tmp_path, vgg16)[0].parent
-    (folder / ".half.h5.1.tmp").write_bytes(b"half")
+    (folder / ".half.h5.0123456789abcdef.tmp").write_bytes(b"half")
     seen.clear()
     found = make(features, ("train",), vgg16, layer=LAYER, variant=0, out=tmp_path)
     assert sum(seen) == train - 4

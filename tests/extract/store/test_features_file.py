@@ -512,7 +512,7 @@ def test_a_file_is_refused_if_its_results_would_replace_those_of_another_data_se
 
 
 def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a folder, not a features file"):
+    with pytest.raises(InputError, match="it is not a file"):
         features_file.open(tmp_path)
 
 

@@ -19,9 +19,11 @@ from tests.synthetic import RECIPE, digests, shard, taps
 def few_files(more: int) -> Iterator[None]:
     """Let this process open only a few more files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, before[1]))
+    # A limit counts numbers, of which some above the lowest free one may be taken.
+    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(more + 1)]
+    for number in free:
+        os.close(number)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], before[1]))
     try:
         yield
     finally:

@@ -235,24 +235,41 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     assert shown.galleries["_svm_"][0][1][1:3] == [names[0], f"{names[1]} 90%"]
 
 
-@pytest.mark.parametrize(
-    "history",
-    [
-        {"loss": [1.0]},
-        {"val_accuracy": [0.5, None, "x"], "phase": ["a"]},
-        {"phase": ["a", "b"], "seconds": [1.0]},
-        {"loss": [], "accuracy": [0.5, 0.6], "phase": ["a", "a", "b", "b"]},
-    ],
-)
-def test_any_history_is_drawn(tmp_path: Path, history: dict[str, Any]) -> None:
+def page_with(tmp_path: Path, history: dict[str, Any]) -> Page:
     features = fake_features(["a", "b"])
     folder = save(tmp_path, features, "baseline", [0], stage="network")
     (folder / "history.json").write_text(json.dumps(history))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        shown = Page(page.page(compare(features, [folder])))
-    longest = max(len(values) for values in history.values())
-    assert len(shown.tables["curve-0"]) == longest + 1
+        return Page(page.page(compare(features, [folder])))
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        {"loss": [1.0]},
+        {"val_accuracy": [0.5, None, 0.7], "phase": ["a", "a", "b"]},
+        {"phase": ["a", "b"]},
+    ],
+)
+def test_any_history_is_drawn(tmp_path: Path, history: dict[str, Any]) -> None:
+    (epochs,) = {len(values) for values in history.values()}
+    assert len(page_with(tmp_path, history).tables["curve-0"]) == epochs + 1
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        {"val_accuracy": [0.5, "x"], "phase": ["a", "a"]},
+        {"phase": ["a", "b"], "seconds": [1.0]},
+        {"loss": 1.0},
+    ],
+)
+def test_a_damaged_history_is_told_and_the_rest_is_shown(
+    tmp_path: Path, history: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "curve-0" not in page_with(tmp_path, history).tables
+    assert "so the report has no learning curves of baseline" in capsys.readouterr().err
 
 
 def test_no_time_and_perfect_accuracy_are_drawn(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from extract.system import atomic
+from extract.system.availability import Unavailable
 from extract.vgg16.keras_backend import keras
 from finetune.train import run
 from finetune.train.checkpoint import Checkpoint, State
@@ -88,7 +89,7 @@ def test_a_state_that_cannot_be_opened_is_not_taken_for_damaged(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("io.open", refuse)
-    with pytest.raises(PermissionError):
+    with pytest.raises(Unavailable, match="Permission denied"):
         checkpoint.read()
 
 
