@@ -10,9 +10,11 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import urlsplit
@@ -40,7 +42,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
 OF_ONE_OBJECT = (None, "NoSuchKey", "404", "AccessDenied", "403", "InvalidObjectState")
 """Error codes of S3 that may concern one object alone. Other stores give no code, hence None."""
 
+OF_ONE_FILE = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP),
+    *(errno.EBUSY, errno.EOVERFLOW, errno.ESPIPE),
+}
+"""Errors of reading that concern one file and would come again. Any other, such as EMFILE or EIO,
+may be gone at the next try, so nothing about the file follows from it."""
+
+READ_AGAIN = "check the disk, and run the same command again; move the file if it is damaged"
+READ_ADVICE = dict.fromkeys(
+    (errno.EMFILE, errno.ENFILE),
+    "allow more open files (ulimit -n), and run the same command again",
+)
+
+BEYOND_THE_END = re.compile(r"InvalidRange|\b416\b|not satisfiable")
+"""What stores say if a range begins at or after the end of an object."""
+
 Stamp = list[int]
+
+Read = Callable[[int, int], bytes]
 
 
 class NotWritten(InputError, OSError):
@@ -120,18 +141,98 @@ def read_bytes(place: Location, path: str = "") -> bytes:
     OSError
         If this file alone cannot be read.
     InputError
-        If its store cannot be reached, or refuses access.
+        If its store cannot be reached or refuses access, or if the next file of a disk could not be
+        read either.
     """
     if isinstance(place, Path):
-        return (place / path).read_bytes()
-    try:
+        with _read_from_disk(place / path):
+            return (place / path).read_bytes()
+    with _read_from_store(place, path):
         data: bytes = place.fs.cat_file(_key(place, path))
+        return data
+
+
+@contextmanager
+def opened(place: Location, path: str = "") -> Iterator[Read]:
+    """Open a file to read parts of it.
+
+    Yields
+    ------
+    read : callable
+        ``read(start, end)`` returns these bytes, or fewer at the end of the file. In a store, each
+        call is one request.
+
+    Raises
+    ------
+    OSError, InputError
+        As `read_bytes` does it.
+    """
+    if isinstance(place, Path):
+        with _read_from_disk(place / path):
+            file = os.open(place / path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # A shell hands over the output of a program as a pipe, /dev/fd/63.
+            regular = stat.S_ISREG(os.fstat(file).st_mode)
+            part = partial(_part, file) if regular else partial(_part_of_pipe, file, bytearray())
+            yield partial(_from_disk, place / path, part)
+        finally:
+            os.close(file)
+        return
+
+    def read(start: int, end: int) -> bytes:
+        with _read_from_store(place, path):
+            try:
+                data: bytes = place.fs.cat_file(_key(place, path), start=start, end=end)
+            except Exception as error:
+                if BEYOND_THE_END.search(f"{error} {error.__cause__}"):
+                    return b""
+                raise
+            return data
+
+    yield read
+
+
+def _from_disk(name: Path, part: Read, start: int, end: int) -> bytes:
+    with _read_from_disk(name):
+        return part(start, end)
+
+
+def _part(file: int, start: int, end: int) -> bytes:
+    # Memory for all that is asked for would be taken at once.
+    end = min(end, max(os.fstat(file).st_size, start) + 1)
+    parts = [os.pread(file, end - start, start)]
+    while parts[-1] and (start := start + len(parts[-1])) < end:
+        parts.append(os.pread(file, end - start, start))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _part_of_pipe(file: int, seen: bytearray, start: int, end: int) -> bytes:
+    while len(seen) < end and (more := os.read(file, min(end - len(seen), 1 << 20))):
+        seen += more
+    return bytes(seen[start:end])
+
+
+@contextmanager
+def _read_from_disk(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in OF_ONE_FILE or error.errno is None:
+            raise
+        problem = f"cannot be read at the moment: {error.strerror}"
+        advice = READ_ADVICE.get(error.errno, READ_AGAIN)
+        raise InputError(f"{file}: {problem}; {advice}; what was computed is kept") from error
+
+
+@contextmanager
+def _read_from_store(place: "UPath", path: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         if not _of_one_object(error):
             raise _unusable(place, error) from error
         number = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EACCES
         raise OSError(number, os.strerror(number), f"{place}/{path}") from error
-    return data
 
 
 def read_prefixes(folder: "UPath", names: Sequence[str], size: int) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from classify import dense, results
 from classify.results import Result
 from classify.serving.model import Model, load_head, load_model
 from extract.compute import pipeline
-from extract.photos import decode, scan
+from extract.photos import decode, files, scan
 from extract.store import features_file, shards
 from extract.system import atomic, locations
 from extract.system.console import InputError
@@ -91,7 +91,8 @@ def compare(
     expected = model.probabilities(items)
     found = []
     for path in paths:
-        photo = decode.upright(locations.read_bytes(root, path), size=model.size)
+        with files.content(root, path) as data:
+            photo = decode.upright(data, size=model.size)
         found.append(exported(np.asarray(photo)[None]))
     return float(np.abs(np.concatenate(found) - expected).max())
 

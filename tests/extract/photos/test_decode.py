@@ -308,12 +308,12 @@ def test_a_progressive_jpeg_is_too_large_by_what_all_its_pixels_take(
 ) -> None:
     with Image.open(io.BytesIO(LARGE)) as image:
         content = saved(image, "JPEG", progressive=True, subsampling="4:2:0")
-    needed = 2 * 3200 * 2400 * 3 // 2
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", needed // decode.COEFFICIENTS)
+    needed = 2 * 3200 * 2400 * 3 // 2 + len(content) + 400 * 300 * decode.PIXEL
+    monkeypatch.setattr(memory, "MOST", needed)
     assert decode_photo(content, size=96).shape == (96, 96, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", needed // decode.COEFFICIENTS - 1)
+    monkeypatch.setattr(memory, "MOST", needed - 1)
     assert decode_photo(LARGE, size=96).shape == (96, 96, 3)
-    with pytest.raises(Unreadable, match="progressive JPEG takes more memory"):
+    with pytest.raises(Unreadable, match="would take up to 25 MB of memory, and at most 25 MB are"):
         decode_photo(content, size=96)
 
 
