@@ -229,7 +229,8 @@ def _decoded(data: bytes, size: int, finish: Callable[[Image.Image], Made]) -> M
         _refuse_too_many(containers.webp_pixels(data))
     with memory.watched(3 * len(data) + 8 * containers.webp_pixels(data)):
         image = _opened(data, size)
-    with image, memory.reserved(_needed(image, data)):
+    other_library = image.format not in FRUGAL
+    with image, memory.reserved(_needed(image, data), ask_first=other_library):
         try:
             image.load()
         except Image.DecompressionBombError as error:

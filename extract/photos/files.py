@@ -48,10 +48,9 @@ def content(root: Location, path: str = "") -> Iterator[bytes]:
             yield data
             return
         del data
+        _refuse_larger(read)
         with _one_large:
-            data = read(0, LARGEST + 1)
-            _refuse_more(len(data))
-            yield data
+            yield read(0, LARGEST)
 
 
 def digest(read: Read) -> str:
@@ -71,10 +70,10 @@ def digest(read: Read) -> str:
     sha256, size = hashlib.sha256(block), len(block)
     if size == BLOCK:
         _refuse_others(block)
+        _refuse_larger(read)
     while len(block) == BLOCK:
         block = read(size, size + BLOCK)
         size += len(block)
-        _refuse_more(size)
         sha256.update(block)
     return sha256.hexdigest()
 
@@ -84,6 +83,6 @@ def _refuse_others(start: bytes) -> None:
         raise Unreadable(reason)
 
 
-def _refuse_more(size: int) -> None:
-    if size > LARGEST:
+def _refuse_larger(read: Read) -> None:
+    if read(LARGEST, LARGEST + 1):
         raise Unreadable(f"larger than {LARGEST // 1_000_000} MB, the most that is read of a photo")

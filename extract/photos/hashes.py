@@ -118,8 +118,8 @@ def _stamps(root: Location, paths: Sequence[str]) -> dict[str, Stamp]:
     return {path: stamp for path, stamp in stamps.items() if stamp}
 
 
-def _stamp(file: str | int) -> Stamp:
-    """Return size, times, inode and device of a path or open file; [] if not a regular file."""
+def _stamp(file: str) -> Stamp:
+    """Return size, times, inode and device of a file; [] if not a regular file."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):
@@ -133,24 +133,24 @@ def _stamp(file: str | int) -> Stamp:
 def _hash(root: Location, stamps: Mapping[str, Stamp], path: str) -> tuple[str, str, Stamp]:
     """Return a path, its digest, and the stamp to remember; see `_hash_file`."""
     if isinstance(root, Path):
-        return path, *_hash_file(root, path)
+        return path, *_hash_file(os.path.join(root, path))
     # An object that changed since it was listed will have another stamp in the next listing.
     return path, _digest(root, path), stamps[path]
 
 
-def _hash_file(root: Path, path: str) -> tuple[str, Stamp]:
+def _hash_file(path: str) -> tuple[str, Stamp]:
     """Return a file's digest, and its stamp if every later change must change the stamp.
 
     The digest is empty if the file cannot be read or gives no photo.
     """
     latest = time.time_ns() - RACY_NS
-    before = _stamp(os.path.join(root, path))
-    digest = _digest(root, path)
-    after = _stamp(os.path.join(root, path))
+    before = _stamp(path)
+    digest = _digest(Path(path))
+    after = _stamp(path)
     return digest, (after if digest and after == before and after[1] < latest else [])
 
 
-def _digest(root: Location, path: str) -> str:
+def _digest(root: Location, path: str = "") -> str:
     try:
         with locations.opened(root, path) as read:
             return files.digest(read)

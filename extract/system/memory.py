@@ -15,9 +15,6 @@ from extract.system.console import MEMORY_ADVICE, InputError
 MOST = 2_000_000_000
 """Bytes that all photos that are being decoded may take together; no photo may take more."""
 
-NOTICEABLE = 32_000_000
-"""If so many bytes are needed, it is found out beforehand whether they can be had."""
-
 SPARE = 64_000_000
 """If so many bytes more than needed can be had, a failure had another cause than memory."""
 
@@ -92,8 +89,15 @@ def watched(n: int) -> Iterator[None]:
 
 
 @contextmanager
-def reserved(n: int) -> Iterator[None]:
+def reserved(n: int, *, ask_first: bool = False) -> Iterator[None]:
     """Wait until n bytes of the common budget are free, and take them for the time of the block.
+
+    Parameters
+    ----------
+    n : int
+        The most bytes that the block may need.
+    ask_first : bool
+        Whether so many must be there at the start. Some libraries end the process otherwise.
 
     Raises
     ------
@@ -101,7 +105,7 @@ def reserved(n: int) -> Iterator[None]:
         If the block fails, or would fail, because so many bytes cannot be had.
     """
     with _budget.taken(n):
-        if n >= NOTICEABLE and not is_there(n):
+        if ask_first and not is_there(n):
             raise lacking(n)
         with watched(n):
             yield

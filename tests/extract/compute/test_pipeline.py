@@ -189,14 +189,15 @@ def test_file_is_read_once(photos: MakePhotos, monkeypatch: pytest.MonkeyPatch) 
     content = (root / "a" / "000.png").read_bytes()
     reads = []
 
-    def read_bytes(path: Path) -> bytes:
-        reads.append(path)
-        return content
+    open_file = os.open
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    (root / "a" / "000.png").unlink()
+    def opened(path: Path, flags: int) -> int:
+        reads.append(path)
+        return open_file(path, flags)
+
+    monkeypatch.setattr(os, "open", opened)
     item = read(root, "a/000.png")
-    assert len(reads) == 1
+    assert reads == [root / "a" / "000.png"]
     assert item.digest == hashlib.sha256(content).hexdigest()
     np.testing.assert_array_equal(item.photo, decode.decode_photo(content, size=224))
 

@@ -16,6 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from extract.photos import decode
 from extract.photos.decode import Unreadable, decode_photo
+from extract.system import memory
 from tests.conftest import CHECKOUT, picture, png_header
 
 
@@ -313,7 +314,7 @@ def test_a_progressive_jpeg_is_too_large_by_what_all_its_pixels_take(
     assert decode_photo(content, size=96).shape == (96, 96, 3)
     monkeypatch.setattr(memory, "MOST", needed - 1)
     assert decode_photo(LARGE, size=96).shape == (96, 96, 3)
-    with pytest.raises(Unreadable, match="would take up to 25 MB of memory, and at most 25 MB are"):
+    with pytest.raises(Unreadable, match="would take up to 24 MB of memory, and at most 24 MB are"):
         decode_photo(content, size=96)
 
 
