@@ -243,7 +243,7 @@ def _webp(data: bytes) -> bytes:
     while at + 8 <= len(data):
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         chunk = data[at : at + 8 + length + length % 2]
-        if name == b"VP8X":
+        if name == b"VP8X" and len(chunk) > 8:
             # The flags of the ICC profile, EXIF and XMP.
             chunk = chunk[:8] + bytes([chunk[8] & ~0b0010_1100]) + chunk[9:]
         if name in WEBP_CHUNKS:

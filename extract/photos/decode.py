@@ -1,5 +1,7 @@
 """Decode image files to pixels, or say why a file gives no picture."""
 
+import contextlib
+import ctypes
 import functools
 import io
 import logging
@@ -19,6 +21,10 @@ from extract.system import memory
 # Pillow warns about odd palettes, EXIF blocks and sizes. Here an unusable photo raises Unreadable.
 warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+# libtiff, inside Pillow, prints on standard error itself, past Python.
+with contextlib.suppress(OSError, AttributeError):
+    for handler in ("TIFFSetWarningHandler", "TIFFSetErrorHandler"):
+        getattr(ctypes.CDLL(Image.core.__file__), handler)(None)  # type: ignore[attr-defined]
 
 DRAFT = 3
 """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if this many times the result remains."""
@@ -33,11 +39,18 @@ bytes."""
 PIXEL_OF = {"JPEG2000": 28, "WEBP": 16, "AVIF": 16, "HEIF": 16}
 """The same for formats whose library keeps copies. Measured: 24.6, 16.1, 11.9 for AVIF."""
 
-FRUGAL = ("JPEG", "MPO", "PNG", "TIFF", "GIF", "BMP", "DIB", "PPM", "TGA", "PCX")
+FRUGAL = ("JPEG", "MPO", "PNG", "TIFF", "GIF", "BMP", "DIB", "PPM", "TGA", "PCX", "PSD", "SGI")
 """Formats that take no more than `PIXEL`. Rare ones may take twice as much."""
 
-PARTS = ("ICO", "ICNS", "CUR")
-"""Formats that hold images of other formats, whose sizes need not be the one that they say."""
+RARE = 25_000_000
+"""The most pixels of an image of any other format. Some of them are decoded by Python code, which
+does about a million of them in a second."""
+
+ICONS = (b"\0\0\1\0", b"\0\0\2\0", b"icns")
+"""Files that begin so hold images of other formats, whose size need not be the one that they say."""
+
+LARGEST_ICON = 4096 * 4096
+"""Pillow decodes an icon as it opens the file, before anything else can be asked."""
 
 MOST_SCANS = 100
 """A JPEG with more scans is refused, because each takes as long as the whole picture. The usual
@@ -227,6 +240,8 @@ def _decoded(data: bytes, size: int, finish: Callable[[Image.Image], Made]) -> M
     if data.startswith(b"RIFF"):
         # The library takes memory for two pictures as soon as it opens the file.
         _refuse_too_many(containers.webp_pixels(data))
+    elif data.startswith(ICONS) and containers.largest_part(data) > LARGEST_ICON:
+        raise Unreadable("icon with more pixels than is safe to decode")
     with memory.watched(3 * len(data) + 8 * containers.webp_pixels(data)):
         image = _opened(data, size)
     other_library = image.format not in FRUGAL
@@ -269,10 +284,11 @@ def _needed(image: ImageFile.ImageFile, data: bytes) -> int:
     Nothing but the header has been decoded yet.
     """
     pixels = image.width * image.height
-    if image.format in PARTS:
-        pixels = max(pixels, containers.largest_part(data))
     _refuse_too_many(pixels)
-    each = PIXEL_OF.get(str(image.format), PIXEL if image.format in FRUGAL else 2 * PIXEL)
+    name = str(image.format)
+    if name not in FRUGAL and name not in PIXEL_OF and pixels > RARE:
+        raise Unreadable(f"{name} image with more than {RARE:,} pixels, which takes too long")
+    each = PIXEL_OF.get(name, PIXEL if name in FRUGAL else 2 * PIXEL)
     needed = len(data) + each * pixels
     if isinstance(image, JpegImageFile):
         if containers.jpeg_scans(data, most=MOST_SCANS) > MOST_SCANS:

@@ -75,14 +75,12 @@ def of_files(
     Returns
     -------
     dict of path to digest, 64 hexadecimal digits
-        In the order of the paths. Files that cannot be read, and large ones that are no photos, are
-        absent.
+        In the order of the paths, without unreadable files and large ones that are no photos.
 
     Raises
     ------
     InputError
-        If the store of a URL cannot be reached or refuses access, or reading failed for another
-        reason that does not concern one file.
+        If files cannot be read at the moment; see `extract.system.locations.read_bytes`.
     """
     remembered = _Index(index, root)
     entries = remembered.recall()
@@ -95,8 +93,7 @@ def of_files(
     remembered.forget(entries.keys() - digests.keys())
     unknown = [path for path in paths if path in stamps and path not in digests]
     advance(len(paths) - len(unknown))
-    hash_one = partial(_hash, root, stamps)
-    workers = locations.readers(root)
+    hash_one, workers = partial(_hash, root, stamps), locations.readers(root)
     hashing = threads.ahead(hash_one, unknown, workers=workers, limit=FILES_AT_ONCE)
     with closing(hashing) as hashed:
         while batch := list(islice(hashed, FILES_AT_ONCE)):
