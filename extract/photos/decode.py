@@ -47,7 +47,7 @@ RARE = 25_000_000
 does about a million of them in a second."""
 
 ICONS = (b"\0\0\1\0", b"\0\0\2\0", b"icns")
-"""Files that begin so hold images of other formats, whose size need not be the one that they say."""
+"""Files that begin so hold images of other formats, whose size may be another than they say."""
 
 LARGEST_ICON = 4096 * 4096
 """Pillow decodes an icon as it opens the file, before anything else can be asked."""
