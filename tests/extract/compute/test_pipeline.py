@@ -406,6 +406,6 @@ def test_want_of_memory_ends_the_run_and_names_the_photo(
     Image.new("RGB", (2000, 1000)).save(root / "a" / "004.png")
     monkeypatch.setattr(PngImageFile, "load", load)
     with pytest.raises(
-        memory.OutOfMemory, match="a/004[.]png: not enough memory; decoding it takes up"
+        memory.OutOfMemory, match=r"a/004\.png: not enough memory; decoding it takes up"
     ):
         computed(root, ["a/004.png"], tmp_path / "cache", counting)
