@@ -43,8 +43,11 @@ FRUGAL = ("JPEG", "MPO", "PNG", "TIFF", "GIF", "BMP", "DIB", "PPM", "TGA", "PCX"
 """Formats that take no more than `PIXEL`. Rare ones may take twice as much."""
 
 RARE = 25_000_000
-"""The most pixels of an image of any other format. Some of them are decoded by Python code, which
-does about a million of them in a second."""
+"""The most pixels of an image of any other format, or of `AS_TEXT`. Some are decoded by Python
+code, which does about a million pixels in a second."""
+
+AS_TEXT = (b"P1", b"P2", b"P3")
+"""PPM files that begin so have their pixels written in digits."""
 
 ICONS = (b"\0\0\1\0", b"\0\0\2\0", b"icns")
 """Files that begin so hold images of other formats, whose size may be another than they say."""
@@ -286,10 +289,10 @@ def _needed(image: ImageFile.ImageFile, data: bytes) -> int:
     pixels = image.width * image.height
     _refuse_too_many(pixels)
     name = str(image.format)
-    if name not in FRUGAL and name not in PIXEL_OF and pixels > RARE:
+    rare = name not in (*FRUGAL, *PIXEL_OF) or data.startswith(AS_TEXT)
+    if rare and pixels > RARE:
         raise Unreadable(f"{name} image with more than {RARE:,} pixels, which takes too long")
-    each = PIXEL_OF.get(name, PIXEL if name in FRUGAL else 2 * PIXEL)
-    needed = len(data) + each * pixels
+    needed = len(data) + pixels * (2 * PIXEL if rare else PIXEL_OF.get(name, PIXEL))
     if isinstance(image, JpegImageFile):
         if containers.jpeg_scans(data, most=MOST_SCANS) > MOST_SCANS:
             raise Unreadable(f"JPEG with more than {MOST_SCANS} scans, which take too long")

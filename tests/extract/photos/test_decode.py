@@ -574,3 +574,11 @@ def test_libtiff_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Unreadable):
         decode_photo(bytes(content), size=8)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_format_that_is_decoded_slowly_has_a_limit_of_its_own() -> None:
+    text = b"P3 %d 5000 255\n"
+    with pytest.raises(Unreadable, match="PPM image with more than 25,000,000 pixels, which takes"):
+        decode_photo(text % 5001, size=8)
+    with pytest.raises(Unreadable, match="damaged"):
+        decode_photo(text % 5000, size=8)
