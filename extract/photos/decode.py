@@ -333,6 +333,8 @@ def _reason(data: bytes, error: Exception) -> str:
             if accepts and accepts(data[:16]) is True:
                 return f"begins like {name}, but Pillow cannot read it: damaged, or of a rare kind"
         return "not an image file that Pillow can read"
+    if isinstance(error, MemoryError):
+        return "damaged image: it asks for more memory than its pixels can take"
     text = " ".join(str(error).split()) or type(error).__name__
     if text.startswith("decoder error"):
         return f"damaged image, or compressed in a way that Pillow cannot read: {text}"

@@ -582,3 +582,14 @@ def test_a_format_that_is_decoded_slowly_has_a_limit_of_its_own() -> None:
         decode_photo(text % 5001, size=8)
     with pytest.raises(Unreadable, match="damaged"):
         decode_photo(text % 5000, size=8)
+
+
+def test_an_image_that_asks_for_memory_without_end_is_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(image: JpegImageFile) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(JpegImageFile, "load", load)
+    with pytest.raises(Unreadable, match="damaged image: it asks for more memory than its pixels"):
+        decode_photo(saved(PHOTO, "JPEG"), size=8)
