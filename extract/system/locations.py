@@ -145,8 +145,11 @@ def read_bytes(place: Location, path: str = "") -> bytes:
         read either.
     """
     if isinstance(place, Path):
-        with _read_from_disk(place / path):
+        try:
             return (place / path).read_bytes()
+        except OSError as error:
+            _raise_if_of_the_moment(place / path, error)
+            raise
     with _read_from_store(place, path):
         data: bytes = place.fs.cat_file(_key(place, path))
         return data
@@ -168,13 +171,17 @@ def opened(place: Location, path: str = "") -> Iterator[Read]:
         As `read_bytes` does it.
     """
     if isinstance(place, Path):
-        with _read_from_disk(place / path):
-            file = os.open(place / path, os.O_RDONLY | os.O_CLOEXEC)
+        name = os.path.join(place, path) if path else str(place)
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            _raise_if_of_the_moment(name, error)
+            raise
         try:
             # A shell hands over the output of a program as a pipe, /dev/fd/63.
             regular = stat.S_ISREG(os.fstat(file).st_mode)
             part = partial(_part, file) if regular else partial(_part_of_pipe, file, bytearray())
-            yield partial(_from_disk, place / path, part)
+            yield partial(_from_disk, name, part)
         finally:
             os.close(file)
         return
@@ -192,18 +199,21 @@ def opened(place: Location, path: str = "") -> Iterator[Read]:
     yield read
 
 
-def _from_disk(name: Path, part: Read, start: int, end: int) -> bytes:
-    with _read_from_disk(name):
+def _from_disk(name: str, part: Read, start: int, end: int) -> bytes:
+    try:
         return part(start, end)
+    except OSError as error:
+        _raise_if_of_the_moment(name, error)
+        raise
 
 
 def _part(file: int, start: int, end: int) -> bytes:
     # Memory for all that is asked for would be taken at once.
-    end = min(end, max(os.fstat(file).st_size, start) + 1)
-    parts = [os.pread(file, end - start, start)]
-    while parts[-1] and (start := start + len(parts[-1])) < end:
-        parts.append(os.pread(file, end - start, start))
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    end = min(end, os.fstat(file).st_size)
+    part = os.pread(file, max(end - start, 0), start)
+    while start + len(part) < end and (more := os.pread(file, end - start, start + len(part))):
+        part += more
+    return part
 
 
 def _part_of_pipe(file: int, seen: bytearray, start: int, end: int) -> bytes:
@@ -212,16 +222,13 @@ def _part_of_pipe(file: int, seen: bytearray, start: int, end: int) -> bytes:
     return bytes(seen[start:end])
 
 
-@contextmanager
-def _read_from_disk(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in OF_ONE_FILE or error.errno is None:
-            raise
-        problem = f"cannot be read at the moment: {error.strerror}"
-        advice = READ_ADVICE.get(error.errno, READ_AGAIN)
-        raise InputError(f"{file}: {problem}; {advice}; what was computed is kept") from error
+def _raise_if_of_the_moment(name: str | Path, error: OSError) -> None:
+    """Raise an error that ends the run, unless the one that came concerns this file alone."""
+    if error.errno in OF_ONE_FILE or error.errno is None:
+        return
+    problem = f"{readable_name(str(name))}: cannot be read at the moment: {error.strerror}"
+    advice = READ_ADVICE.get(error.errno, READ_AGAIN)
+    raise InputError(f"{problem}; {advice}; what was computed is kept") from error
 
 
 @contextmanager
