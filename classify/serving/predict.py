@@ -14,7 +14,7 @@ from typing import Any
 from classify.serving.answer_formats import Predicted
 from classify.serving.model import UNSURE, Answer, Model, answers, load_model
 from extract.compute import pipeline
-from extract.photos import scan
+from extract.photos import files, scan
 from extract.system import console, locations
 from extract.system.console import InputError, warn
 
@@ -55,7 +55,7 @@ def predict_photos(
     try:
         with redirect_stdout(sys.stderr):
             _predict(model, paths, predicted, unsure=unsure)
-    except console.Stopped:
+    except (console.Stopped, InputError):
         sys.stdout.write(write(predicted))
         raise
     for path, reason in skipped:
@@ -93,7 +93,7 @@ def _predict(model: Model, paths: Sequence[str], predicted: Predicted, *, unsure
     files = [path for path in paths if path != "-"]
     piped = []
     if "-" in paths:
-        piped.append(pipeline.squares("-", sys.stdin.buffer.read(), known=model.known))
+        piped.append(pipeline.squares("-", _standard_input(), known=model.known))
     with (
         console.progress("predict", len(files) + len(piped), unit="photos") as advance,
         closing(pipeline.read_squares_ahead(Path(), files, known=model.known)) as read,
@@ -105,3 +105,8 @@ def _predict(model: Model, paths: Sequence[str], predicted: Predicted, *, unsure
             else:
                 predicted.skipped.append((path, answer.reason))
             advance(1)
+
+
+def _standard_input() -> bytes:
+    """Read the photo on standard input; of a larger one than any that is read, only the start."""
+    return sys.stdin.buffer.read(files.LARGEST)

@@ -18,16 +18,15 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from classify.heads import tap_columns
-from classify.serving import HOST, PORT, addresses, uploads
+from classify.serving import HOST, PORT, addresses
 from classify.serving.model import Model, answer, compute_taps, from_taps, unreadable
 from classify.serving.neighbours import SIMILARITY_TAP, TrainingPhotos
-from classify.serving.uploads import Budget
 from extract.compute import pipeline
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.compute.pipeline import Squares
-from extract.photos import decode
-from extract.system import bounded, locations
+from extract.photos import decode, files
 from extract.system.console import InputError, one_line
+from extract.system.memory import OutOfMemory
 from extract.vgg16.recipe import SIZE
 
 MEGABYTES = 32
@@ -41,6 +40,8 @@ SHOWN = 5
 
 THUMBNAIL = 192
 """Side in pixels."""
+
+NO_MEMORY = "not enough memory for this photo at the moment"
 
 PREVIEW = 448
 """Side in pixels of a photo of the user that the browser itself cannot show."""
@@ -72,7 +73,7 @@ def application(
     """
     app = Flask("onepass", template_folder=str(Path(__file__).parent))
     app.config["MAX_CONTENT_LENGTH"] = MEGABYTES * 1_000_000
-    queue, budget = threading.BoundedSemaphore(WAITING), Budget()
+    queue = threading.BoundedSemaphore(WAITING)
     one_at_a_time = threading.Lock()
 
     @app.get("/")
@@ -86,7 +87,7 @@ def application(
     @app.post("/predict")
     def predict() -> Any:
         with _sent(queue) as data:
-            photo, known_to_vgg16 = _decoded(data, model, vgg16, training, budget)
+            photo, known_to_vgg16 = _decoded(data, model, vgg16, training)
             # Only the network is held by one photo at a time; a slow one does not stop the others.
             with one_at_a_time:
                 return _answer(photo, known_to_vgg16, model, vgg16, training, unsure=unsure)
@@ -94,17 +95,23 @@ def application(
     @app.post("/preview")
     def preview() -> Response:
         with _sent(queue) as data:
-            return _preview(data, budget)
+            return _preview(data)
 
     @app.get("/training/<int:row>")
     def thumbnail(row: int) -> Response:
-        return _thumbnail(training, row, budget)
+        return _thumbnail(training, row)
 
     app.before_request(partial(_refuse_other_sites, host))
-    app.register_error_handler(HTTPException, _refuse)
-    app.register_error_handler(InputError, lambda error: ({"error": str(error)}, 500))
+    _answer_errors(app)
     app.after_request(_isolate)
     return app
+
+
+def _answer_errors(app: Flask) -> None:
+    app.register_error_handler(HTTPException, _refuse)
+    app.register_error_handler(InputError, lambda error: ({"error": str(error)}, 500))
+    for lack in (OutOfMemory, MemoryError):
+        app.register_error_handler(lack, lambda error: ({"error": NO_MEMORY}, 503))
 
 
 def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
@@ -150,29 +157,16 @@ def _sent(queue: threading.Semaphore) -> Iterator[bytes]:
 
 
 def _decoded(
-    data: bytes,
-    model: Model,
-    vgg16: CachedVGG16,
-    training: TrainingPhotos | None,
-    budget: Budget,
+    data: bytes, model: Model, vgg16: CachedVGG16, training: TrainingPhotos | None
 ) -> tuple[Squares, Squares]:
     """Return the photo as the model takes it, and as VGG16 takes it to find similar photos."""
-    try:
-        needed = uploads.cost(data, size=max(SIZE, *model.known))
-        with budget.take(needed):
-            photo = pipeline.squares("", data, known=model.known)
-            known_to_vgg16 = {SIZE: vgg16.known} if training else {}
-            if model.head and SIZE in model.known:
-                return _readable(photo), photo
-            return _readable(photo), pipeline.squares("", data, known=known_to_vgg16)
-    except decode.Unreadable as reason:
-        flask.abort(422, str(reason))
-
-
-def _readable(photo: Squares) -> Squares:
+    photo = pipeline.squares("", data, known=model.known)
     if square := unreadable(photo):
         flask.abort(422, square.reason)
-    return photo
+    if model.head and SIZE in model.known:
+        return photo, photo
+    known_to_vgg16 = {SIZE: vgg16.known} if training else {}
+    return photo, pipeline.squares("", data, known=known_to_vgg16)
 
 
 def _answer(
@@ -215,37 +209,25 @@ def _answer(
     }
 
 
-def _preview(data: bytes, budget: Budget) -> Response:
+def _preview(data: bytes) -> Response:
     try:
-        with budget.take(uploads.cost(data, size=PREVIEW)):
-            return Response(decode.thumbnail(data, size=PREVIEW), mimetype="image/webp")
+        return Response(decode.thumbnail(data, size=PREVIEW), mimetype="image/webp")
     except decode.Unreadable:
         # The answer to the photo itself gives the reason.
         return Response(status=204)
 
 
-def _thumbnail(training: TrainingPhotos | None, row: int, budget: Budget) -> Response:
+def _thumbnail(training: TrainingPhotos | None, row: int) -> Response:
     if training is None or row >= len(training.paths):
         flask.abort(404, "no such photo")
     try:
-        data = _training_photo(training, row)
-        with budget.take(uploads.cost(data, size=THUMBNAIL)):
+        with files.content(training.root, training.paths[row]) as data:
+            # A stranger's features file must not make this page show other files of this machine.
+            if hashlib.sha256(data).hexdigest() != training.digests[row]:
+                flask.abort(404, "the photo has changed")
             return Response(decode.thumbnail(data, size=THUMBNAIL), mimetype="image/webp")
-    except (OSError, ValueError, InputError, decode.Unreadable):
+    except (OSError, decode.Unreadable):
         flask.abort(404, "the photo is no longer there, or cannot be shown")
-
-
-def _training_photo(training: TrainingPhotos, row: int) -> bytes:
-    """Read a photo of at most `MEGABYTES` from the folder of the training photos."""
-    path, largest = training.paths[row], MEGABYTES * 1_000_000
-    if isinstance(training.root, Path):
-        data = bounded.content(training.root / path, largest=largest)
-    else:
-        data = locations.read_bytes(training.root, path)
-    # A stranger's features file must not make this page show other files of this machine.
-    if len(data) > largest or hashlib.sha256(data).hexdigest() != training.digests[row]:
-        raise ValueError("too large, or another photo")
-    return data
 
 
 def _refuse(error: HTTPException) -> Any:

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import time
-from collections import deque
 from collections.abc import (
     Callable,
     Container,
@@ -13,21 +12,22 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain, islice
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract.engines.base import Engine, Taps
-from extract.photos import decode
+from extract.photos import decode, files
 from extract.store.shards import Writer
-from extract.system import locations
-from extract.system.locations import Location, readers
+from extract.system import threads
+from extract.system.console import MEMORY_ADVICE
+from extract.system.locations import Location, readable_name, readers
 from extract.system.machine import cores
+from extract.system.memory import OutOfMemory
 from extract.vgg16.recipe import SIZE
 
 BATCH_SIZE = 16
@@ -37,10 +37,6 @@ READ_AHEAD = 3 * BATCH_SIZE
 
 STAGES = ("engine", "read", "decode", "forward", "write")
 
-Given = TypeVar("Given")
-
-Made = TypeVar("Made")
-
 
 class LoadedPhoto(NamedTuple):
     """A file that was read once: its digest and its pixels come from the same bytes.
@@ -49,7 +45,7 @@ class LoadedPhoto(NamedTuple):
     ----------
     path : str
     digest : str
-        Empty if the file could not be read at all.
+        Empty if the file was not read whole.
     photo : ndarray of shape (size, size, 3), uint8, or None
     reason : str
         Why the file gives no photo. Empty if it gives one, or if its digest was known.
@@ -97,15 +93,29 @@ Batch = tuple[list[LoadedPhoto], NDArray[np.uint8]]
 
 
 def read(root: Location, path: str, *, size: int = SIZE, known: Container[str] = ()) -> LoadedPhoto:
-    """Read and hash one file, and decode it unless its digest is `known`."""
+    """Read and hash one file, and decode it unless its digest is `known`.
+
+    Raises
+    ------
+    InputError
+        If the file was not read or decoded for a reason that does not lie in this file.
+    """
     started = time.perf_counter()
     try:
-        data = locations.read_bytes(root, path)
+        with files.content(root, path) as data:
+            reading = time.perf_counter() - started
+            item = decoded(path, data, size=size, known=known)
+            return item._replace(seconds=(reading + item.seconds[0], item.seconds[1]))
+    except decode.Unreadable as error:
+        return LoadedPhoto(path, "", None, str(error))
+    except OutOfMemory as error:
+        raise OutOfMemory(f"{readable_name(path)}: {error}") from error
+    except MemoryError as error:
+        raise OutOfMemory(
+            f"{readable_name(path)}: not enough memory to read it; {MEMORY_ADVICE}"
+        ) from error
     except OSError as error:
         return LoadedPhoto(path, "", None, f"cannot be read: {error.strerror}")
-    reading = time.perf_counter() - started
-    item = decoded(path, data, size=size, known=known)
-    return item._replace(seconds=(reading + item.seconds[0], item.seconds[1]))
 
 
 def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] = ()) -> LoadedPhoto:
@@ -129,7 +139,7 @@ def read_ahead(
 ) -> Generator[LoadedPhoto, None, None]:
     """Yield every file in order, as `read` returns it; threads read the next ones meanwhile."""
     function = partial(read, root, size=size, known=known)
-    return _ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
+    return threads.ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
 
 
 Squares = dict[int, LoadedPhoto]
@@ -151,7 +161,7 @@ def read_squares_ahead(
 ) -> Generator[Squares, None, None]:
     """Yield every file in order, as `read_squares` returns it; threads read the next ones."""
     function = partial(read_squares, root, known=known)
-    return _ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
+    return threads.ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
 
 
 def compute(
@@ -193,7 +203,10 @@ def compute(
         with _timed(done.seconds, "engine"):
             engine = build_engine(first[1])
         forward = partial(_forward, engine, done.seconds)
-        with closing(_ahead(forward, chain([first], batches), workers=1, limit=1)) as computed:
+        given = chain([first], batches)
+        # An engine must not be at work when the process ends.
+        networks = threads.ahead(forward, given, workers=1, limit=1, patience=None)
+        with closing(networks) as computed:
             for batch, taps in computed:
                 with _timed(done.seconds, "write"):
                     writer.add([item.digest for item in batch], taps, engine=engine.name)
@@ -236,23 +249,6 @@ def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:
     """
     as_many_pixels = batch_size * SIZE**2 / size**2
     return min(batch_size, cores() * math.ceil(as_many_pixels / cores()))
-
-
-def _ahead(
-    function: Callable[[Given], Made], items: Iterable[Given], *, workers: int, limit: int
-) -> Generator[Made, None, None]:
-    """Yield `function` of every item, in order; threads compute at most `limit` items ahead."""
-    pool = ThreadPoolExecutor(workers)
-    running: deque[Future[Made]] = deque()
-    try:
-        for item in items:
-            running.append(pool.submit(function, item))
-            if len(running) > limit:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

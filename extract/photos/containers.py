@@ -33,6 +33,12 @@ TIFF_TAGS = {
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 """The markers of progressive JPEG."""
 
+AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""A marker of a JPEG file that ends the pixels of a scan."""
+
+PART_SIZE = re.compile(rb"(?s)(?:IHDR|ihdr|\xff\x4f\xff\x51.{4})(.{8})")
+"""Width and height of PNG and JPEG 2000 images inside other files."""
+
 WEBP_CHUNKS = {b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"}
 
 
@@ -109,6 +115,43 @@ def jpeg_coefficients(data: bytes) -> int:
             if marker in PROGRESSIVE:
                 return needed
     return 0
+
+
+def jpeg_scans(data: bytes, *, most: int) -> int:
+    """Count the scans of a JPEG file, but no more than one beyond `most`."""
+    scan = b"\xff\xda"
+    # These bytes cannot be pixels, but they may be metadata or come after the picture.
+    if data.count(scan) <= most:
+        return data.count(scan)
+    at, scans = 2, 0
+    while (found := AFTER_SCAN.search(data, at)) and scans <= most:
+        at, marker = found.start(), data[found.start() + 1]
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        at += 2 if marker in (0x01, 0xD8) else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return scans
+
+
+def webp_pixels(data: bytes) -> int:
+    """Return the number of pixels of a WebP file; 0 if it is none."""
+    kind = data[12:16] if data[8:12] == b"WEBP" else b""
+    if kind == b"VP8X":
+        sides = [int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27)]
+    elif kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        sides = [(bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1]
+    elif kind == b"VP8 ":
+        sides = [int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28)]
+    else:
+        return 0
+    return sides[0] * sides[1]
+
+
+def largest_part(data: bytes) -> int:
+    """Return the pixels of the largest PNG or JPEG 2000 image anywhere inside a file."""
+    sizes = (struct.unpack(">II", found[1]) for found in PART_SIZE.finditer(data))
+    return max((width * height for width, height in sizes), default=0)
 
 
 def heif_names_are_text(data: bytes) -> bool:
@@ -200,7 +243,7 @@ def _webp(data: bytes) -> bytes:
     while at + 8 <= len(data):
         name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         chunk = data[at : at + 8 + length + length % 2]
-        if name == b"VP8X":
+        if name == b"VP8X" and len(chunk) > 8:
             # The flags of the ICC profile, EXIF and XMP.
             chunk = chunk[:8] + bytes([chunk[8] & ~0b0010_1100]) + chunk[9:]
         if name in WEBP_CHUNKS:

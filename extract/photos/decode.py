@@ -1,26 +1,30 @@
 """Decode image files to pixels, or say why a file gives no picture."""
 
+import contextlib
 import ctypes
 import functools
 import io
 import logging
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, _imaging
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from extract.photos import containers, depth
+from extract.system import memory
 
 # Pillow warns about odd palettes, EXIF blocks and sizes. Here an unusable photo raises Unreadable.
 warnings.filterwarnings("ignore", module="PIL")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-# libtiff writes to the terminal what is wrong with a file, but not with which.
-with suppress(AttributeError):
-    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+# libtiff, inside Pillow, writes to the terminal what is wrong with a file, but not with which.
+with contextlib.suppress(OSError, AttributeError):
+    for handler in ("TIFFSetWarningHandler", "TIFFSetErrorHandler"):
+        getattr(ctypes.CDLL(Image.core.__file__), handler)(None)  # type: ignore[attr-defined]
 
 DRAFT = 3
 """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if this many times the result remains."""
@@ -28,9 +32,32 @@ DRAFT = 3
 QUALITY = 60
 """The WebP quality of thumbnails, 0 to 100."""
 
-COEFFICIENTS = 16
-"""A JPEG whose scans must be collected before any pixel is known takes at most this many bytes for
-each pixel of `Image.MAX_IMAGE_PIXELS`."""
+PIXEL = 8
+"""Bytes of memory for each pixel: 4 as decoded, and 4 as RGB, turned upright or with their low
+bytes."""
+
+PIXEL_OF = {"JPEG2000": 28, "WEBP": 16, "AVIF": 16, "HEIF": 16}
+"""The same for formats whose library keeps copies. Measured: 24.6, 16.1, 11.9 for AVIF."""
+
+FRUGAL = ("JPEG", "MPO", "PNG", "TIFF", "GIF", "BMP", "DIB", "PPM", "TGA", "PCX", "PSD", "SGI")
+"""Formats that take no more than `PIXEL`. Rare ones may take twice as much."""
+
+RARE = 25_000_000
+"""The most pixels of an image of any other format, or of `AS_TEXT`. Some are decoded by Python
+code, which does about a million pixels in a second."""
+
+AS_TEXT = (b"P1", b"P2", b"P3")
+"""PPM files that begin so have their pixels written in digits."""
+
+ICONS = (b"\0\0\1\0", b"\0\0\2\0", b"icns")
+"""Files that begin so hold images of other formats, whose size may be another than they say."""
+
+LARGEST_ICON = 4096 * 4096
+"""Pillow decodes an icon as it opens the file, before anything else can be asked."""
+
+MOST_SCANS = 100
+"""A JPEG with more scans is refused, because each takes as long as the whole picture. The usual
+progressive JPEG has 10."""
 
 OTHER_PROGRAMS = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
 """Formats that Pillow identifies, but decodes only with another program, or hands to another
@@ -73,6 +100,9 @@ UPRIGHT = {
 """What turns a picture upright, for each EXIF orientation."""
 
 
+Made = TypeVar("Made")
+
+
 class Unreadable(Exception):
     """A file gives no picture; the message is the reason."""
 
@@ -88,7 +118,7 @@ def decode_photo(data: bytes, *, size: int) -> NDArray[np.uint8]:
     ndarray of shape (size, size, 3), uint8
         RGB, 0..255.
     """
-    return square(upright(data, size=size), size=size)
+    return _converted(data, size, functools.partial(square, size=size))
 
 
 def upright(data: bytes, *, size: int) -> Image.Image:
@@ -112,29 +142,12 @@ def upright(data: bytes, *, size: int) -> Image.Image:
     Raises
     ------
     Unreadable
-        If the bytes give no picture; the message is the reason.
+        If the bytes give no picture, or one that would take too much memory or time; the message
+        is the reason.
+    OutOfMemory
+        If there is not enough memory at the moment, which says nothing about the photo.
     """
-    if not data:
-        raise Unreadable("empty file")
-    try:
-        return _decoded(data, size)
-    except Unreadable:
-        raise
-    # A damaged file makes Pillow raise almost anything: OSError, SyntaxError, struct.error,
-    # IndexError, zlib.error and more.
-    except Exception as error:
-        bare = containers.without_metadata(data)
-        if bare == data:
-            raise Unreadable(_reason(data, error)) from error
-        first = error
-    try:
-        return _decoded(bare, size)
-    except Unreadable:
-        raise
-    except UnidentifiedImageError as error:
-        raise Unreadable(_reason(data, first)) from error
-    except Exception as error:
-        raise Unreadable(_reason(data, error)) from error
+    return _converted(data, size, lambda rgb: rgb)
 
 
 def thumbnail(data: bytes, *, size: int) -> bytes:
@@ -151,14 +164,10 @@ def thumbnail(data: bytes, *, size: int) -> bytes:
 
     Raises
     ------
-    Unreadable
-        If the bytes give no picture; the message is the reason.
+    Unreadable, OutOfMemory
+        As `upright` does it.
     """
-    rgb = upright(data, size=size)
-    rgb.thumbnail((size, size))
-    file = io.BytesIO()
-    rgb.save(file, "WEBP", quality=QUALITY)
-    return file.getvalue()
+    return _converted(data, size, functools.partial(_thumbnail, size=size))
 
 
 def square(rgb: Image.Image, *, size: int) -> NDArray[np.uint8]:
@@ -179,16 +188,78 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name not in OTHER_PROGRAMS)
 
 
-def _decoded(data: bytes, size: int) -> Image.Image:
-    with _opened(data, size) as image:
-        _check(image, data)
+def why_no_photo(start: bytes) -> str:
+    """Return the reason if no photo begins with these bytes, or nothing if one may.
+
+    Parameters
+    ----------
+    start : bytes
+        At least the first 5,000 bytes of a file, in which every format shows itself.
+    """
+    if start.startswith(containers.JPEG):
+        return ""
+    without_mark = []
+    for name in formats():
+        accepts = Image.OPEN[name][1]
+        if accepts is None:
+            without_mark.append(name)
+        elif accepts(start[:16]) is True:
+            return ""
+    try:
+        Image.open(io.BytesIO(start), formats=without_mark)
+    except UnidentifiedImageError as error:
+        return _kind(start) or _reason(start, error)
+    except Exception:
+        return ""
+    return ""
+
+
+def _converted(data: bytes, size: int, finish: Callable[[Image.Image], Made]) -> Made:
+    """Decode a photo and finish it while its memory is reserved; see `upright`."""
+    if not data:
+        raise Unreadable("empty file")
+    try:
+        return _decoded(data, size, finish)
+    except (Unreadable, memory.OutOfMemory):
+        raise
+    # A damaged file makes Pillow raise almost anything: OSError, SyntaxError, struct.error,
+    # IndexError, zlib.error and more.
+    except Exception as error:
+        bare = containers.without_metadata(data)
+        if bare == data:
+            raise Unreadable(_reason(data, error)) from error
+        first = error
+    try:
+        return _decoded(bare, size, finish)
+    except (Unreadable, memory.OutOfMemory):
+        raise
+    except UnidentifiedImageError as error:
+        raise Unreadable(_reason(data, first)) from error
+    except Exception as error:
+        raise Unreadable(_reason(data, error)) from error
+
+
+def _decoded(data: bytes, size: int, finish: Callable[[Image.Image], Made]) -> Made:
+    if data.startswith(b"RIFF"):
+        # The library takes memory for two pictures as soon as it opens the file.
+        _refuse_too_many(containers.webp_pixels(data))
+    elif data.startswith(ICONS) and containers.largest_part(data) > LARGEST_ICON:
+        raise Unreadable("icon with more pixels than is safe to decode")
+    with memory.watched(3 * len(data) + 8 * containers.webp_pixels(data)):
+        image = _opened(data, size)
+    other_library = image.format not in FRUGAL
+    with image, memory.reserved(_needed(image, data), ask_first=other_library):
         try:
             image.load()
         except Image.DecompressionBombError as error:
             raise Unreadable("more pixels than is safe to decode") from error
         turn = UPRIGHT.get(_orientation(image))
         rgb = _rgb(image, data, size)
-        return rgb if turn is None else rgb.transpose(turn)
+        if turn is not None:
+            if rgb is not image:
+                image.close()
+            rgb = rgb.transpose(turn)
+        return finish(rgb)
 
 
 def _opened(data: bytes, size: int) -> ImageFile.ImageFile:
@@ -210,19 +281,37 @@ def _opened(data: bytes, size: int) -> ImageFile.ImageFile:
         raise Unreadable("more pixels than is safe to decode") from error
 
 
-def _check(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Refuse an image that would take too much memory, before any pixel is decoded."""
+def _needed(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Return the bytes of memory that decoding takes at most; refuse an image that takes too much.
+
+    Nothing but the header has been decoded yet.
+    """
+    pixels = image.width * image.height
+    _refuse_too_many(pixels)
+    name = str(image.format)
+    rare = name not in (*FRUGAL, *PIXEL_OF) or data.startswith(AS_TEXT)
+    if rare and pixels > RARE:
+        raise Unreadable(f"{name} image with more than {RARE:,} pixels, which takes too long")
+    needed = len(data) + pixels * (2 * PIXEL if rare else PIXEL_OF.get(name, PIXEL))
+    if isinstance(image, JpegImageFile):
+        if containers.jpeg_scans(data, most=MOST_SCANS) > MOST_SCANS:
+            raise Unreadable(f"JPEG with more than {MOST_SCANS} scans, which take too long")
+        needed += containers.jpeg_coefficients(data)
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        needed += depth.largest_tile(image)
+    if needed > memory.MOST:
+        raise Unreadable(
+            f"decoding it would take up to {needed / 1e6:,.0f} MB of memory, and at most "
+            f"{memory.MOST / 1e6:,.0f} MB are allowed; save it with fewer pixels"
+        )
+    return needed
+
+
+def _refuse_too_many(pixels: int) -> None:
     most = Image.MAX_IMAGE_PIXELS
-    if most is None:
-        return
     # Pillow itself draws the line at twice its limit.
-    if image.width * image.height > 2 * most:
+    if most is not None and pixels > 2 * most:
         raise Unreadable("more pixels than is safe to decode")
-    if (
-        isinstance(image, JpegImageFile)
-        and containers.jpeg_coefficients(data) > COEFFICIENTS * most
-    ):
-        raise Unreadable("more pixels than is safe to decode; progressive JPEG takes more memory")
 
 
 def _kind(data: bytes) -> str:
@@ -244,6 +333,8 @@ def _reason(data: bytes, error: Exception) -> str:
             if accepts and accepts(data[:16]) is True:
                 return f"begins like {name}, but Pillow cannot read it: damaged, or of a rare kind"
         return "not an image file that Pillow can read"
+    if isinstance(error, MemoryError):
+        return "damaged image: it asks for more memory than its pixels can take"
     text = " ".join(str(error).split()) or type(error).__name__
     if text.startswith("decoder error"):
         return f"damaged image, or compressed in a way that Pillow cannot read: {text}"
@@ -259,6 +350,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
     except Exception:
         found = None
     if found is None and isinstance(exif := image.info.get("exif"), bytes):
@@ -275,12 +368,26 @@ def _orientation(image: Image.Image) -> int:
 
 def _rgb(image: ImageFile.ImageFile, data: bytes, size: int) -> Image.Image:
     if image.mode.startswith("I"):
-        return depth.grey(image, data).convert("RGB")
+        grey = depth.grey(image, data)
+        image.close()
+        return grey.convert("RGB")
     if image.mode == "F":
         raise Unreadable("floating-point pixels have no fixed range; convert it to 8 bits")
-    scaled = depth.colour(image, data, functools.partial(_opened, data, size)) or image
-    if scaled.has_transparency_data:
-        rgba = scaled.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return scaled.convert("RGB")
+    depth.scale_colour(image, data, functools.partial(_opened, data, size))
+    if image.has_transparency_data:
+        return depth.in_bands(image, _over_white, "RGB")
+    # A conversion to the same mode would be a copy.
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _thumbnail(rgb: Image.Image, *, size: int) -> bytes:
+    rgb.thumbnail((size, size))
+    file = io.BytesIO()
+    rgb.save(file, "WEBP", quality=QUALITY)
+    return file.getvalue()

@@ -4,8 +4,9 @@ A file of 16 bits per value often holds the 10, 12 or 14 bits of a camera or a s
 bits, such a photo is nearly black.
 """
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import numpy as np
@@ -23,7 +24,11 @@ SCALED = ("JPEG2000", "PPM")
 OTHER_BYTE = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 """Pillow keeps the high byte of a 16-bit colour. In the other order of bytes, that is the low."""
 
-BITS_PER_SAMPLE, MAX_SAMPLE_VALUE = 258, 281
+BAND = 500_000
+"""Pixels that are converted at once, at least one row of them."""
+
+BITS_PER_SAMPLE, SAMPLES_PER_PIXEL, ROWS_PER_STRIP, MAX_SAMPLE_VALUE = 258, 277, 278, 281
+TILE_WIDTH, TILE_LENGTH = 322, 323
 
 
 def grey(image: Image.Image, data: bytes) -> Image.Image:
@@ -41,18 +46,16 @@ def grey(image: Image.Image, data: bytes) -> Image.Image:
     data : bytes
         The file that it comes from.
     """
-    values = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
-    bits = _bits(int(values.max()), _declared(image, data))
-    return Image.fromarray(_scaled(values, bits))
+    largest = max(int(_values(band).max()) for band in _bands(image))
+    bits = _bits(largest, _declared(image, data))
+    return in_bands(image, lambda band: Image.fromarray(_scaled(_values(band), bits)), "L")
 
 
-def colour(
-    image: Image.Image, data: bytes, reopened: Callable[[], Image.Image]
-) -> Image.Image | None:
-    """Scale an image of 16 bits per colour that holds fewer bits, which `grey` explains.
+def scale_colour(image: Image.Image, data: bytes, reopened: Callable[[], Image.Image]) -> None:
+    """Scale an image of 16 bits per colour in place if it holds fewer bits, which `grey` explains.
 
     Pillow has kept the high byte of each value, so that 12 bits leave 16 levels. The low byte comes
-    from decoding the file once more.
+    from decoding the file once more. In other images the high bytes are what is wanted.
 
     Parameters
     ----------
@@ -62,29 +65,89 @@ def colour(
         The file that it comes from.
     reopened : callable
         Opens the file once more.
-
-    Returns
-    -------
-    Image or None
-        None if the image is not one of those, so that its high bytes are what is wanted.
     """
     if image.mode not in ("RGB", "RGBA", "LA") or not _is_sixteen_bit(image, data):
-        return None
+        return
     declared = _declared(image, data)
-    brightest = max(band[1] for band in _extrema(image)[: 1 if image.mode == "LA" else 3])
+    colours = 1 if image.mode == "LA" else 3
+    brightest = max(most for _, most in _extrema(image)[:colours])
     if declared == 16 or brightest >= 2 ** (DEPTHS[-2] - 8):
-        return None
-    values = np.asarray(image).astype(np.uint16) * np.uint16(256) + _low(reopened())
-    colours = values.shape[-1] - (image.mode != "RGB")
-    bits = _bits(int(values[..., :colours].max()), declared)
-    scaled = _scaled(values, bits)
-    if image.mode != "RGB" and values[..., -1].max() >= 2**bits:
-        scaled[..., -1] = values[..., -1] >> 8
-    return Image.fromarray(scaled)
+        return
+    low = _low(reopened())
+    most = np.max([_sixteen(image, low, box).max((0, 1)) for box in _boxes(image)], 0)
+    bits = _bits(int(most[:colours].max()), declared)
+    for box in _boxes(image):
+        values = _sixteen(image, low, box)
+        scaled = _scaled(values, bits)
+        if image.mode != "RGB" and most[-1] >= 2**bits:
+            scaled[..., -1] = values[..., -1] >> 8
+        image.paste(Image.fromarray(scaled), box)
+    # It names a colour by its high bytes.
+    image.info.pop("transparency", None)
+
+
+def in_bands(
+    image: Image.Image, change: Callable[[Image.Image], Image.Image], mode: str
+) -> Image.Image:
+    """Change an image that has many pixels one band after the other, which takes less memory.
+
+    Parameters
+    ----------
+    image : Image
+    change : callable
+        Returns a changed image of the same size. Each pixel depends on that pixel alone.
+    mode : str
+        The mode of the result.
+    """
+    boxes = list(_boxes(image))
+    if len(boxes) == 1:
+        return change(image)
+    result = Image.new(mode, image.size)
+    for box in boxes:
+        result.paste(change(image.crop(box)), box)
+    return result
+
+
+def largest_tile(image: TiffImagePlugin.TiffImageFile) -> int:
+    """Return the bytes that libtiff takes for the largest tile or strip of a TIFF file."""
+    if image.tile and image.tile[0].codec_name != "libtiff":
+        return 0
+    bits = sum(_numbers(image, BITS_PER_SAMPLE)) or 8
+    samples = max(_numbers(image, SAMPLES_PER_PIXEL), default=1)
+    rows = min(max(_numbers(image, ROWS_PER_STRIP), default=image.height), image.height)
+    strip = image.width * rows
+    tile = math.prod(max(_numbers(image, tag), default=0) for tag in (TILE_WIDTH, TILE_LENGTH))
+    return max(bits, 8 * samples) * max(strip, tile) // 8
+
+
+def _boxes(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    rows = max(BAND // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _bands(image: Image.Image) -> Iterator[Image.Image]:
+    return (image.crop(box) for box in _boxes(image))
+
+
+def _values(band: Image.Image) -> NDArray[np.uint16]:
+    values: NDArray[np.uint16] = np.clip(np.asarray(band), 0, 65535).astype(np.uint16)
+    return values
+
+
+def _sixteen(
+    high: Image.Image, low: Image.Image | None, box: tuple[int, int, int, int]
+) -> NDArray[np.uint16]:
+    """Return values of which two images hold a byte each; what is midway if one is missing."""
+    values = np.asarray(high.crop(box)).astype(np.uint16) * np.uint16(256)
+    if low is None:
+        return values + np.uint16(128)
+    return values + np.asarray(low.crop(box)).astype(np.uint16)
 
 
 def _extrema(image: Image.Image) -> list[tuple[int, int]]:
-    return [cast(tuple[int, int], band.getextrema()) for band in image.split()]
+    """Return the least and the largest value of each channel."""
+    return cast(list[tuple[int, int]], list(image.getextrema()))
 
 
 def _bits(largest: int, declared: int | None) -> int:
@@ -126,6 +189,8 @@ def _significant(data: bytes) -> bytes:
 def _numbers(image: TiffImagePlugin.TiffImageFile, tag: int) -> list[int]:
     try:
         value = image.tag_v2[tag]
+    except MemoryError:
+        raise
     except Exception:
         return []
     return [one for one in (value if isinstance(value, tuple) else (value,)) if type(one) is int]
@@ -139,16 +204,16 @@ def _is_sixteen_bit(image: Image.Image, data: bytes) -> bool:
     ) == {16}
 
 
-def _low(image: Image.Image) -> NDArray[np.uint16] | np.uint16:
-    """Return the low bytes of a freshly opened image, or what is midway if they cannot be had."""
+def _low(image: Image.Image) -> Image.Image | None:
+    """Load the low bytes of a freshly opened image; return None if they cannot be had."""
     tiles = []
     for tile in getattr(image, "tile", []):
         args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
         kind, _, order = str(args[0]).rpartition(";16")
         if kind in ("LA", "RGBa") or order not in OTHER_BYTE:
-            return np.uint16(128)
+            return None
         swapped = (f"{kind};16{OTHER_BYTE[order]}", *args[1:])
         tiles.append(tile._replace(args=swapped if isinstance(tile.args, tuple) else swapped[0]))
     image.tile = tiles  # type: ignore[attr-defined]
     image.load()
-    return np.asarray(image).astype(np.uint16)
+    return image

@@ -5,18 +5,20 @@ numbers. An ETag is never used as the digest: it is not a SHA-256, and the same 
 ETag if they are uploaded in another way.
 """
 
-import hashlib
 import os
 import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from extract.system import locations
+from extract.photos import files
+from extract.photos.decode import Unreadable
+from extract.system import locations, threads
 from extract.system.console import warn
 from extract.system.locations import Location, Stamp
 
@@ -73,12 +75,12 @@ def of_files(
     Returns
     -------
     dict of path to digest, 64 hexadecimal digits
-        In the order of the paths; files that cannot be read are absent.
+        In the order of the paths, without unreadable files and large ones that are no photos.
 
     Raises
     ------
     InputError
-        If the store of a URL cannot be reached, or refuses access.
+        If files cannot be read at the moment; see `extract.system.locations.read_bytes`.
     """
     remembered = _Index(index, root)
     entries = remembered.recall()
@@ -91,12 +93,12 @@ def of_files(
     remembered.forget(entries.keys() - digests.keys())
     unknown = [path for path in paths if path in stamps and path not in digests]
     advance(len(paths) - len(unknown))
-    with ThreadPoolExecutor(locations.readers(root)) as pool:
-        for start in range(0, len(unknown), FILES_AT_ONCE):
-            batch = unknown[start : start + FILES_AT_ONCE]
-            hashed = list(pool.map(lambda path: (path, *_hash(root, path, stamps[path])), batch))
-            digests |= {path: digest for path, digest, _ in hashed if digest}
-            remembered.remember(hashed)
+    hash_one, workers = partial(_hash, root, stamps), locations.readers(root)
+    hashing = threads.ahead(hash_one, unknown, workers=workers, limit=FILES_AT_ONCE)
+    with closing(hashing) as hashed:
+        while batch := list(islice(hashed, FILES_AT_ONCE)):
+            digests |= {path: digest for path, digest, _ in batch if digest}
+            remembered.remember(batch)
             advance(len(batch))
     return {path: digests[path] for path in paths if path in digests}
 
@@ -113,8 +115,8 @@ def _stamps(root: Location, paths: Sequence[str]) -> dict[str, Stamp]:
     return {path: stamp for path, stamp in stamps.items() if stamp}
 
 
-def _stamp(file: str | int) -> Stamp:
-    """Return size, times, inode and device of a path or open file; [] if not a regular file."""
+def _stamp(file: str) -> Stamp:
+    """Return size, times, inode and device of a file; [] if not a regular file."""
     try:
         status = os.stat(file)
     except (OSError, ValueError):
@@ -125,31 +127,31 @@ def _stamp(file: str | int) -> Stamp:
     return stamp if stat.S_ISREG(status.st_mode) else []
 
 
-def _hash(root: Location, path: str, stamp: Stamp) -> tuple[str, Stamp]:
-    """Return a file's digest, empty if it cannot be read, and the stamp to remember, if any."""
+def _hash(root: Location, stamps: Mapping[str, Stamp], path: str) -> tuple[str, str, Stamp]:
+    """Return a path, its digest, and the stamp to remember; see `_hash_file`."""
     if isinstance(root, Path):
-        return _hash_file(os.path.join(root, path))
+        return path, *_hash_file(os.path.join(root, path))
     # An object that changed since it was listed will have another stamp in the next listing.
-    return _hash_object(root, path), stamp
+    return path, _digest(root, path), stamps[path]
 
 
 def _hash_file(path: str) -> tuple[str, Stamp]:
-    """Return a file's digest, and its stamp if every later change must change the stamp."""
+    """Return a file's digest, and its stamp if every later change must change the stamp.
+
+    The digest is empty if the file cannot be read or gives no photo.
+    """
     latest = time.time_ns() - RACY_NS
-    try:
-        with open(path, "rb") as file:
-            before = _stamp(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            after = _stamp(file.fileno())
-    except OSError:
-        return "", []
-    return digest, (after if after and after == before and after[1] < latest else [])
+    before = _stamp(path)
+    digest = _digest(Path(path))
+    after = _stamp(path)
+    return digest, (after if digest and after == before and after[1] < latest else [])
 
 
-def _hash_object(root: Location, path: str) -> str:
+def _digest(root: Location, path: str = "") -> str:
     try:
-        return hashlib.sha256(locations.read_bytes(root, path)).hexdigest()
-    except OSError:
+        with locations.opened(root, path) as read:
+            return files.digest(read)
+    except (OSError, Unreadable):
         return ""
 
 
@@ -169,7 +171,7 @@ class _Index:
         self._try(FORGET, [(self.root, os.fsencode(path)) for path in paths])
 
     def remember(self, hashed: Iterable[tuple[str, str, Stamp]]) -> None:
-        new = [(os.fsencode(p), *stamp, bytes.fromhex(d)) for p, d, stamp in hashed if stamp]
+        new = [(os.fsencode(p), *stamp, bytes.fromhex(d)) for p, d, stamp in hashed if d and stamp]
         self._try(REMEMBER, [(self.root, *row) for row in new])
 
     def _try(self, sql: str, rows: Sequence[Row]) -> list[Row]:

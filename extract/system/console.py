@@ -47,6 +47,12 @@ ADVICE = {
 }
 
 
+MEMORY_ADVICE = (
+    "close other programs or raise the memory limit, and run the same command again; "
+    "what was computed is kept"
+)
+
+
 class InputError(Exception):
     """The user's input cannot be used; the message says what is wrong and what to do."""
 
@@ -148,8 +154,8 @@ def run(main: Callable[[], None]) -> NoReturn:
     """Run a command line and exit: 0 done, 2 unusable input, 128 + its number after a signal.
 
     The signals are SIGINT, SIGTERM and, when nobody reads the output any more, SIGPIPE. Unusable
-    input, a full disk and a missing permission become one line on standard error. Any other
-    exception is a defect of the program and keeps its traceback.
+    input, a full disk, a missing permission and too little memory become one line on standard
+    error. Any other exception is a defect of the program and keeps its traceback.
     """
     _hush_libraries()
     signal.signal(signal.SIGTERM, _stop)
@@ -165,6 +171,9 @@ def run(main: Callable[[], None]) -> NoReturn:
         # The reader of the output, for example `head`, has ended. Python would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except MemoryError as error:
+        warn(f"error: not enough memory{f' ({error})' if str(error) else ''}; {MEMORY_ADVICE}")
+        sys.exit(UNUSABLE)
     except OSError as error:
         if error.errno not in ADVICE:
             raise

@@ -11,9 +11,11 @@ import hashlib
 import os
 import random
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import unquote, urlsplit
@@ -43,7 +45,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
 OF_ONE_OBJECT = (None, "NoSuchKey", "404", "AccessDenied", "403", "InvalidObjectState")
 """Error codes of S3 that may concern one object alone. Other stores give no code, hence None."""
 
+OF_ONE_FILE = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP),
+    *(errno.EBUSY, errno.EOVERFLOW, errno.ESPIPE),
+}
+"""Errors of reading that concern one file and would come again. Any other, such as EMFILE or EIO,
+may be gone at the next try, so nothing about the file follows from it."""
+
+READ_AGAIN = "check the disk, and run the same command again; move the file if it is damaged"
+READ_ADVICE = dict.fromkeys(
+    (errno.EMFILE, errno.ENFILE),
+    "allow more open files (ulimit -n), and run the same command again",
+)
+
+BEYOND_THE_END = re.compile(r"InvalidRange|\b416\b|not satisfiable")
+"""What stores say if a range begins at or after the end of an object."""
+
 Stamp = list[int]
+
+Read = Callable[[int, int], bytes]
 
 
 NEIGHBOURS = 3
@@ -172,12 +193,100 @@ def read_bytes(place: Location, path: str = "") -> bytes:
     OSError
         If this file alone cannot be read.
     InputError
-        If its store cannot be reached, refuses access, or fails to send other objects too.
+        If its store cannot be reached, refuses access, or fails to send other objects too, or if
+        the next file of a disk could not be read either.
     """
     if isinstance(place, Path):
-        return (place / path).read_bytes()
-    try:
+        try:
+            return (place / path).read_bytes()
+        except OSError as error:
+            _raise_if_of_the_moment(place / path, error)
+            raise
+    with _read_from_store(place, path):
         data: bytes = place.fs.cat_file(_key(place, path))
+        return data
+
+
+@contextmanager
+def opened(place: Location, path: str = "") -> Iterator[Read]:
+    """Open a file to read parts of it.
+
+    Yields
+    ------
+    read : callable
+        ``read(start, end)`` returns these bytes, or fewer at the end of the file. In a store, each
+        call is one request.
+
+    Raises
+    ------
+    OSError, InputError
+        As `read_bytes` does it.
+    """
+    if isinstance(place, Path):
+        name = os.path.join(place, path) if path else str(place)
+        try:
+            file = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            _raise_if_of_the_moment(name, error)
+            raise
+        try:
+            # A shell hands over the output of a program as a pipe, /dev/fd/63.
+            regular = stat.S_ISREG(os.fstat(file).st_mode)
+            part = partial(_part, file) if regular else partial(_part_of_pipe, file, bytearray())
+            yield partial(_from_disk, name, part)
+        finally:
+            os.close(file)
+        return
+
+    def read(start: int, end: int) -> bytes:
+        with _read_from_store(place, path):
+            try:
+                data: bytes = place.fs.cat_file(_key(place, path), start=start, end=end)
+            except Exception as error:
+                if BEYOND_THE_END.search(f"{error} {error.__cause__}"):
+                    return b""
+                raise
+            return data
+
+    yield read
+
+
+def _from_disk(name: str, part: Read, start: int, end: int) -> bytes:
+    try:
+        return part(start, end)
+    except OSError as error:
+        _raise_if_of_the_moment(name, error)
+        raise
+
+
+def _part(file: int, start: int, end: int) -> bytes:
+    # Memory for all that is asked for would be taken at once.
+    end = min(end, os.fstat(file).st_size)
+    part = os.pread(file, max(end - start, 0), start)
+    while start + len(part) < end and (more := os.pread(file, end - start, start + len(part))):
+        part += more
+    return part
+
+
+def _part_of_pipe(file: int, seen: bytearray, start: int, end: int) -> bytes:
+    while len(seen) < end and (more := os.read(file, min(end - len(seen), 1 << 20))):
+        seen += more
+    return bytes(seen[start:end])
+
+
+def _raise_if_of_the_moment(name: str | Path, error: OSError) -> None:
+    """Raise an error that ends the run, unless the one that came concerns this file alone."""
+    if error.errno in OF_ONE_FILE or error.errno is None:
+        return
+    problem = f"{readable_name(str(name))}: cannot be read at the moment: {error.strerror}"
+    advice = READ_ADVICE.get(error.errno, READ_AGAIN)
+    raise InputError(f"{problem}; {advice}; what was computed is kept") from error
+
+
+@contextmanager
+def _read_from_store(place: "UPath", path: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:
         name = f"{place}/{path}" if path else str(place)
         if _of_one_object(error):
@@ -186,7 +295,6 @@ def read_bytes(place: Location, path: str = "") -> bytes:
         if not _others_can_be_read(place, path, error):
             raise _unusable(place, error) from error
         raise OSError(errno.EIO, "the store fails to send it", name) from error
-    return data
 
 
 def read_prefixes(folder: "UPath", names: Sequence[str], size: int) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from classify.serving.model import Model, load_model
 from extract.compute import pipeline
 from extract.compute.pipeline import LoadedPhoto
 from extract.engines import keras_engine
-from extract.photos import decode, scan
+from extract.photos import decode, files, scan
 from extract.store import features_file, shards
 from extract.system import atomic, locations
 from extract.system.console import InputError
@@ -90,7 +90,8 @@ def compare(
     largest = max(model.known)
     expected, found = [], []
     for path in paths:
-        photo = decode.upright(locations.read_bytes(root, path), size=largest)
+        with files.content(root, path) as data:
+            photo = decode.upright(data, size=largest)
         if len(model.known) == 1:
             item = pipeline.read_squares(root, path, known=model.known)
         else:

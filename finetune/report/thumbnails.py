@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable
 from functools import cache
 
-from extract.photos import decode
+from extract.photos import decode, files
 from extract.store.features_file import Features
 from extract.system import locations
 from extract.system.console import InputError, warn
@@ -28,10 +28,10 @@ def thumbnails(features: Features) -> Callable[[int], str | None]:
             if unreachable:
                 return None
             root = locations.location(features.attributes["root"])
-            data = locations.read_bytes(root, features.paths[row])
-            if hashlib.sha256(data).hexdigest() != features.digests[row]:
-                return None
-            webp = decode.thumbnail(data, size=SIDE)
+            with files.content(root, features.paths[row]) as data:
+                if hashlib.sha256(data).hexdigest() != features.digests[row]:
+                    return None
+                webp = decode.thumbnail(data, size=SIDE)
         except InputError as error:
             # The whole store is out of reach, and every further photo would wait as long.
             unreachable.append(error)

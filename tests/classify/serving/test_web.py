@@ -21,12 +21,14 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from classify.results import Result
-from classify.serving import addresses, neighbours, uploads, web
+from classify.serving import addresses, neighbours, web
 from classify.serving.model import Model
 from classify.serving.neighbours import TrainingPhotos
 from extract.compute import pipeline
 from extract.compute.pipeline import LoadedPhoto, Squares
+from extract.photos import decode
 from extract.store import features_file
+from extract.system import memory
 from extract.system.console import InputError, one_line
 from tests import browser, synthetic
 from tests.conftest import HOSTILE, picture, png_header, write_photos
@@ -287,47 +289,25 @@ def test_a_slow_photo_does_not_stop_the_others(app: Flask, monkeypatch: pytest.M
 
 
 def test_a_photo_that_takes_too_much_memory_is_refused_and_has_no_thumbnail(
-    client: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "LARGEST", 1_000_000)
+    monkeypatch.setattr(memory, "MOST", 1)
+    code, found = send(client, png(9))
+    assert code == 422
+    assert "and at most 0 MB are allowed" in found["error"]
+    assert client.get("/training/0").status_code == 404
+
+
+def test_a_lack_of_memory_is_told_and_the_next_photo_answered(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise memory.OutOfMemory("not enough memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "decode_photo", fail)
+        assert send(client, png(9)) == (503, {"error": web.NO_MEMORY})
     assert send(client, png(9))[0] == 200
-    large = io.BytesIO()
-    Image.new("RGB", (400, 400)).save(large, "PNG")
-    code, found = send(client, large.getvalue())
-    assert (code, "decoding takes 1 MB, and 1 MB is the most") == (422, found["error"])
-    monkeypatch.setattr(uploads, "LARGEST", 1)
-    assert client.get("/training/0").status_code == 404
-    monkeypatch.undo()
-    assert client.get("/training/0").status_code == 200
-    monkeypatch.setattr(web, "MEGABYTES", 0)
-    assert client.get("/training/0").status_code == 404
-
-
-def test_a_large_jpeg_is_cheap_unless_it_is_progressive() -> None:
-    files = {}
-    for progressive in (False, True):
-        file = io.BytesIO()
-        Image.new("RGB", (4000, 3000)).save(file, "JPEG", progressive=progressive)
-        files[progressive] = uploads.cost(file.getvalue(), size=224)
-    assert files[False] == 1000 * 750 * 8
-    assert files[True] == files[False] + 4000 * 3000 * 6
-
-
-def test_photos_decoded_at_once_share_a_budget() -> None:
-    budget = uploads.Budget(10)
-
-    def decode() -> int:
-        with budget.take(6):
-            return budget.left
-
-    with ThreadPoolExecutor(1) as pool:
-        with budget.take(5):
-            waits = pool.submit(decode)
-            with budget.take(5):
-                assert budget.left == 0
-            assert not waits.done()
-        assert waits.result(30) == 4
-    assert budget.left == 10
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from extract.compute import pipeline
 from extract.compute.pipeline import compute, read, read_ahead
 from extract.photos import decode
 from extract.store import features_writer, shard_index
 from extract.store.shards import Writer
+from extract.system import memory
 from extract.vgg16.recipe import TAPS, recipe
 from tests.conftest import MakePhotos, picture
 
@@ -189,14 +192,15 @@ def test_file_is_read_once(photos: MakePhotos, monkeypatch: pytest.MonkeyPatch) 
     content = (root / "a" / "000.png").read_bytes()
     reads = []
 
-    def read_bytes(path: Path) -> bytes:
-        reads.append(path)
-        return content
+    open_file = os.open
 
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    (root / "a" / "000.png").unlink()
+    def opened(path: str, flags: int) -> int:
+        reads.append(path)
+        return open_file(path, flags)
+
+    monkeypatch.setattr(os, "open", opened)
     item = read(root, "a/000.png")
-    assert len(reads) == 1
+    assert reads == [str(root / "a" / "000.png")]
     assert item.digest == hashlib.sha256(content).hexdigest()
     np.testing.assert_array_equal(item.photo, decode.decode_photo(content, size=224))
 
@@ -388,3 +392,20 @@ def test_an_engine_that_fails_ends_the_run_with_its_reason(
         in_twos(root, writer, lambda pixels: Engine("fake", forward))
     assert len(stored(tmp_path / "cache")) == 2
     assert threading.active_count() == threads
+
+
+def test_want_of_memory_ends_the_run_and_names_the_photo(
+    photos: MakePhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, counting = photos({"a": 5}), Counting()
+    monkeypatch.setattr(memory, "is_there", lambda n: n < 10_000_000)
+
+    def load(image: Image.Image) -> None:
+        raise MemoryError
+
+    Image.new("RGB", (2000, 1000)).save(root / "a" / "004.png")
+    monkeypatch.setattr(PngImageFile, "load", load)
+    with pytest.raises(
+        memory.OutOfMemory, match=r"a/004\.png: not enough memory; decoding it takes up"
+    ):
+        computed(root, ["a/004.png"], tmp_path / "cache", counting)

@@ -1,5 +1,6 @@
 import base64
 import io
+import struct
 import subprocess
 import sys
 import zlib
@@ -14,8 +15,9 @@ from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from sklearn.datasets import load_sample_images
 
-from extract.photos import decode
+from extract.photos import containers, decode, depth
 from extract.photos.decode import Unreadable, decode_photo
+from extract.system import memory
 from tests.conftest import CHECKOUT, picture, png_header
 
 
@@ -318,12 +320,12 @@ def test_a_progressive_jpeg_is_too_large_by_what_all_its_pixels_take(
 ) -> None:
     with Image.open(io.BytesIO(LARGE)) as image:
         content = saved(image, "JPEG", progressive=True, subsampling="4:2:0")
-    needed = 2 * 3200 * 2400 * 3 // 2
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", needed // decode.COEFFICIENTS)
+    needed = 2 * 3200 * 2400 * 3 // 2 + len(content) + 400 * 300 * decode.PIXEL
+    monkeypatch.setattr(memory, "MOST", needed)
     assert decode_photo(content, size=96).shape == (96, 96, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", needed // decode.COEFFICIENTS - 1)
+    monkeypatch.setattr(memory, "MOST", needed - 1)
     assert decode_photo(LARGE, size=96).shape == (96, 96, 3)
-    with pytest.raises(Unreadable, match="progressive JPEG takes more memory"):
+    with pytest.raises(Unreadable, match="would take up to 24 MB of memory, and at most 24 MB are"):
         decode_photo(content, size=96)
 
 
@@ -489,3 +491,115 @@ def test_thumbnail_is_upright_over_white_and_without_what_the_file_tells_beside_
 def test_thumbnail_of_no_picture_gives_the_reason() -> None:
     with pytest.raises(Unreadable, match="not an image"):
         decode.thumbnail(b"text", size=64)
+
+
+def png16(values: NDArray[np.uint16], colour_type: int) -> bytes:
+    """Return a PNG file with 16 bits per value."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return containers.PNG + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in parts
+    )
+
+
+TWELVE_BITS = np.random.default_rng(4).integers(0, 4096, (9, 11, 4)).astype(np.uint16)
+DEEP = {
+    "RGB of 12 bits": png16(TWELVE_BITS[..., :3], 2),
+    "RGBA of 12 bits": png16(TWELVE_BITS * [[[1, 1, 1, 16]]], 6),
+    "grey with alpha": png16(TWELVE_BITS[..., :2], 4),
+    "grey of 12 bits": png16(TWELVE_BITS[..., :1], 0),
+    "transparent": saved(Image.fromarray((TWELVE_BITS >> 4).astype(np.uint8), "RGBA"), "PNG"),
+    "32 bits": saved(Image.fromarray(TWELVE_BITS[..., 0].astype(np.int32)), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_an_image_that_is_converted_in_bands_has_the_same_pixels(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = decode_photo(DEEP[name], size=24)
+    monkeypatch.setattr(depth, "BAND", 25)
+    np.testing.assert_array_equal(decode_photo(DEEP[name], size=24), expected)
+
+
+def with_scans(n: int) -> bytes:
+    """Return a progressive JPEG whose last scan is repeated, so that it has n of them."""
+    content = saved(PHOTO, "JPEG", progressive=True)
+    last = content[content.rindex(b"\xff\xda") : -2]
+    return content[:-2] + (n - content.count(b"\xff\xda")) * last + content[-2:]
+
+
+def test_a_jpeg_of_too_many_scans_is_refused() -> None:
+    expected = decode_photo(saved(PHOTO, "JPEG", progressive=True), size=8)
+    found = decode_photo(with_scans(decode.MOST_SCANS), size=8)
+    np.testing.assert_allclose(found.astype(int), expected, atol=3)
+    with pytest.raises(Unreadable, match="JPEG with more than 100 scans, which take too long"):
+        decode_photo(with_scans(decode.MOST_SCANS + 1), size=8)
+
+
+def test_what_looks_like_scans_beside_the_picture_is_not_counted() -> None:
+    content = saved(PHOTO, "JPEG", progressive=True)
+    noise = 200 * b"\xff\xda\0\2"
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(noise)) + noise
+    for odd in (content[:2] + comment + content[2:], content + noise):
+        np.testing.assert_array_equal(decode_photo(odd, size=8), decode_photo(content, size=8))
+
+
+@pytest.mark.parametrize("side", [4096, 4097])
+def test_an_icon_that_holds_a_large_image_is_refused(side: int) -> None:
+    inner = png_header(side, side)
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
+    with pytest.raises(Unreadable) as refused:
+        decode_photo(struct.pack("<HHH", 0, 1, 1) + entry + inner, size=8)
+    too_large = str(refused.value) == "icon with more pixels than is safe to decode"
+    assert too_large == (side > 4096)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_pixels_of_webp_are_known_before_it_is_opened(lossless: bool, mode: str) -> None:
+    content = saved(plain("red", "RGB", (300, 70)).convert(mode), "WEBP", lossless=lossless)
+    assert containers.webp_pixels(content) == 300 * 70
+
+
+def test_a_tile_that_is_larger_than_its_picture_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytearray(saved(plain("red"), "TIFF", compression="tiff_adobe_deflate"))
+    (at,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, at)
+    for start in range(at + 2, at + 2 + 12 * count, 12):
+        (tag,) = struct.unpack_from("<H", content, start)
+        if tag in (278, 284):
+            # Rows per strip and the planar configuration become width and length of a tile.
+            struct.pack_into("<HHII", content, start, {278: 322, 284: 323}[tag], 4, 1, 40_000)
+    with pytest.raises(Unreadable, match="would take up to 4,800 MB of memory"):
+        decode_photo(bytes(content), size=8)
+
+
+def test_libtiff_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(saved(PHOTO, "TIFF", compression="tiff_lzw"))
+    content[100:400] = bytes(300)
+    with pytest.raises(Unreadable):
+        decode_photo(bytes(content), size=8)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_format_that_is_decoded_slowly_has_a_limit_of_its_own() -> None:
+    text = b"P3 %d 5000 255\n"
+    with pytest.raises(Unreadable, match="PPM image with more than 25,000,000 pixels, which takes"):
+        decode_photo(text % 5001, size=8)
+    with pytest.raises(Unreadable, match="damaged"):
+        decode_photo(text % 5000, size=8)
+
+
+def test_an_image_that_asks_for_memory_without_end_is_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(image: JpegImageFile) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(JpegImageFile, "load", load)
+    with pytest.raises(Unreadable, match="damaged image: it asks for more memory than its pixels"):
+        decode_photo(saved(PHOTO, "JPEG"), size=8)

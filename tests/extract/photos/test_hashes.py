@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from extract.photos import hashes
+from extract.photos import files, hashes
 from extract.system import locations
 from tests.conftest import CHECKOUT
 from tests.object_store import ObjectStore
@@ -194,14 +194,14 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
     root: Path, index: Path, write: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("a.jpg", b"old")
-    file_digest = hashlib.file_digest
+    digest = files.digest
 
-    def disturbed(file, algorithm):  # type: ignore[no-untyped-def]
-        result = file_digest(file, algorithm)
+    def disturbed(read: locations.Read) -> str:
+        result = digest(read)
         write("a.jpg", b"newer", mtime_ns=LONG_AGO + 1)
         return result
 
-    monkeypatch.setattr(hashlib, "file_digest", disturbed)
+    monkeypatch.setattr(files, "digest", disturbed)
     hashes.of_files(root, ["a.jpg"], index=index)
     monkeypatch.undo()
     assert remembered(index) == []
@@ -304,7 +304,7 @@ def test_a_file_that_may_not_be_opened_is_absent_and_forgotten(
     def refused(*arguments: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr("builtins.open", refused)
+    monkeypatch.setattr(os, "open", refused)
     assert hashes.of_files(root, ["a.jpg"], index=index, rehash=True) == {}
     assert remembered(index) == []
 
@@ -582,8 +582,11 @@ def test_a_kill_loses_no_more_than_what_was_hashed_last(
     monkeypatch.setattr(hashes, "FILES_AT_ONCE", 4)
     names = [write(f"{i}.jpg", b"%d" % i) for i in range(10)]
 
+    counts: list[int] = []
+
     def stop(done: int) -> None:
-        if len(hashed) == 8:
+        counts.append(done)
+        if sum(counts) == 8:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -7,7 +9,7 @@ import pytest
 
 from classify.serving import neighbours
 from extract.compute import pipeline
-from extract.photos import scan
+from extract.photos import hashes, scan
 from extract.store import features_file
 from extract.system import locations
 from extract.system.console import InputError
@@ -141,6 +143,31 @@ def test_an_object_is_read_in_one_request(s3: ObjectStore) -> None:
     assert locations.read_bytes(root, "empty.png") == b""
     assert locations.read_bytes(root, "large.png") == bytes(20_000_000)
     assert s3.asks() == ["GET pets/empty.png", "GET pets/large.png"]
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EMFILE, r"allow more open files \(ulimit -n\)"),
+        (errno.EIO, "check the disk"),
+        (errno.ESTALE, "move the file if it is damaged"),
+    ],
+)
+def test_an_error_of_the_moment_is_not_blamed_on_the_file(
+    number: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.png").write_bytes(b"one")
+
+    def fail(*how: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(InputError, match=f"1.png: cannot be read at the moment: .*{advice}"):
+        pipeline.read(tmp_path, "1.png")
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(InputError, match="cannot be read at the moment"):
+        hashes.of_files(tmp_path, ["1.png"], index=tmp_path / "index")
 
 
 def test_a_failed_read_blames_the_object_or_the_store(s3: ObjectStore) -> None:
