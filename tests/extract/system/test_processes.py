@@ -11,13 +11,13 @@ import pytest
 from tests.conftest import CHECKOUT
 
 AT_WORK = """
-import time
+import os, time
 from joblib import delayed
 from extract.system import console
 from extract.system.processes import parallel
 
 def work():
-    print("at work", flush=True)
+    os.write(1, b"at work\n")  # print would write the end of the line by itself
     time.sleep(60)
 
 console.run(lambda: parallel(2)(delayed(work)() for _ in range(2)))
