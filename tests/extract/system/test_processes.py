@@ -17,7 +17,7 @@ from extract.system import console
 from extract.system.processes import parallel
 
 def work():
-    os.write(1, b"at work\n")  # print would write the end of the line by itself
+    os.write(1, b"at work\\n")  # print would write the end of the line by itself
     time.sleep(60)
 
 console.run(lambda: parallel(2)(delayed(work)() for _ in range(2)))
