@@ -3,6 +3,12 @@
 ``python -m classify chess`` is short for ``python -m classify train chess``.
 """
 
+import signal
+
+if __name__ == "__main__":
+    # The imports below take seconds, and Ctrl-C during them deserves no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 import webbrowser

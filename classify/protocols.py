@@ -308,5 +308,6 @@ def _record(
 
 def _write(record: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.sweep(path.parent)
     atomic.write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     say(path)

@@ -5,6 +5,12 @@ features/<data>.h5. No photo is computed twice. The photos may lie behind a URL 
 s3://bucket/photos, and so may the cache.
 """
 
+import signal
+
+if __name__ == "__main__":
+    # The imports below take seconds, and Ctrl-C during them deserves no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 
 from extract import build, options

@@ -1,5 +1,11 @@
 """Train Keras networks, compare all results of a data set, and export a model as one file."""
 
+import signal
+
+if __name__ == "__main__":
+    # The imports below take seconds, and Ctrl-C during them deserves no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import webbrowser
 from pathlib import Path

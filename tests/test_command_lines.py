@@ -1,6 +1,8 @@
 """Every command has help, and refuses the photos of another data set of the same name."""
 
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,7 @@ from classify import __main__ as classify
 from extract import __main__ as extract
 from extract.system.console import InputError
 from finetune import __main__ as finetune
+from tests.conftest import CHECKOUT
 from tests.synthetic import publish
 
 COMMANDS = {
@@ -36,6 +39,28 @@ def test_help_lists_every_command_and_every_command_has_help(
     for name in COMMANDS[package]:
         assert f"    {name} " in listed
         assert help_of(name).startswith(f"usage: python -m {package.__package__} {name} ")
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "h5py":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+runpy.run_module({package!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("package", ["extract", "classify", "finetune"])
+def test_ctrl_c_while_libraries_are_imported_shows_no_traceback(package: str) -> None:
+    program = INTERRUPTED.format(package=package)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.fixture

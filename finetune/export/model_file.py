@@ -74,6 +74,8 @@ def write(
             f"and {TOLERANCE} is allowed; nothing was written"
         )
     path = run / f"exported{FORMATS[to]}"
+    # A killed export leaves its file, which may be as large as VGG16.
+    atomic.sweep(run)
     atomic.write_bytes(path, content)
     return path, difference
 

@@ -10,6 +10,7 @@ import pytest
 from classify import protocols
 from classify.protocols import Measurement
 from extract.store import features_file
+from extract.system import atomic
 from extract.system.console import InputError
 from tests.classify.test_main import classify
 from tests.synthetic import publish
@@ -53,6 +54,9 @@ def test_summary_by_hand() -> None:
 
 def test_the_command_measures_and_leaves_a_record(tmp_path: Path) -> None:
     path = publish(tmp_path)
+    left = atomic.temporary(tmp_path / "runs/synthetic/of a run that was killed")
+    left.parent.mkdir(parents=True)
+    left.touch()
     arguments = ("--protocol", "per-class", "--train", 10, "--test", 5, "--repeats", 2)
     done = classify(path, "--out", tmp_path, "--heads", "svm", *arguments)
     assert done.returncode == 0, done.stderr
@@ -66,6 +70,7 @@ def test_the_command_measures_and_leaves_a_record(tmp_path: Path) -> None:
     mean = np.mean([one["accuracy"] for one in record["repeats"]["svm"]])
     assert record["summary"]["svm"]["accuracy"]["mean"] == pytest.approx(mean)
     assert record["summary"]["svm"]["accuracy"]["mean"] > 0.8
+    assert not left.exists()
 
 
 def test_a_learning_curve_has_a_row_per_size(tmp_path: Path) -> None:

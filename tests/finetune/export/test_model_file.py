@@ -26,6 +26,7 @@ from classify.serving.model import Model, load_model
 from extract.compute.pipeline import LoadedPhoto
 from extract.photos import decode
 from extract.store import features_file
+from extract.system import atomic
 from extract.system.console import InputError, one_line
 from extract.vgg16 import weights
 from extract.vgg16.keras_backend import keras
@@ -168,7 +169,7 @@ def test_a_file_that_differs_from_the_original_is_not_written(
     assert not (run / "exported.onnx").exists()
 
 
-def test_photos_to_compare_on_may_be_named(
+def test_photos_to_compare_on_may_be_named_and_no_killed_export_leaves_a_file(
     house: Path, vgg16_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared = []
@@ -179,8 +180,11 @@ def test_photos_to_compare_on_may_be_named(
 
     monkeypatch.setattr(model_file, "compare", compare)
     run = house / "runs/pets/logistic"
+    left = atomic.temporary(run / "of an export that was killed")
+    left.touch()
     model_file.write(run, to="onnx", out=house, weights_file=vgg16_weights, photos=house / "pets")
     assert compared == [(house / "pets", 13)]
+    assert not left.exists()
 
 
 def test_a_folder_without_photos_to_compare_on_is_an_input_error(
