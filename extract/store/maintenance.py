@@ -150,7 +150,8 @@ def collect(out: Path) -> None:
             with features_file.open(path) as features:
                 for recipe in features.recipes.values():
                     needed.setdefault(recipe_digest(recipe), set()).update(features.digests)
-        for folder in _recipes(cache):
+        # What nobody needs goes first: on a full disk, this makes the space that joining takes.
+        for folder in sorted(_recipes(cache), key=lambda folder: folder.name in needed):
             while True:
                 try:
                     _collect(folder, needed.get(folder.name, set()))
@@ -173,10 +174,10 @@ def _collect(folder: Path, needed: set[str]) -> None:
         elif len(useful) < SMALL:
             small.append(path)
         kept |= useful
-    joined = shards.join(folder, small, needed) if len(small) > 1 else []
-    if joined:
-        unused += small
     for path in unused:
+        path.unlink()
+    joined = shards.join(folder, small, needed) if len(small) > 1 else []
+    for path in small if joined else ():
         # A killed run may have written a joined shard of the same name already.
         if path not in joined:
             path.unlink()

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -343,6 +344,25 @@ def test_gc_removes_what_no_features_file_names(pets: Path, out: Path) -> None:
     (out / "features" / "pets.h5").unlink()
     assert "0 images kept in 0 shards, 1 before" in stand_in.upkeep("gc", out).out
     assert shards_in(out) == []
+
+
+def test_gc_on_a_full_disk_removes_what_nobody_needs_before_it_joins(
+    pets: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = shards_in(out)[0]
+    unneeded = shard.parent.with_name("f" * 64) / shard.name
+    unneeded.parent.mkdir()
+    shutil.copy(shard, unneeded)
+    before = shards_in(out)
+    before.remove(unneeded)
+
+    def join(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shards, "join", join)
+    with pytest.raises(OSError, match="No space left"):
+        maintenance.collect(out)
+    assert shards_in(out) == before
 
 
 def test_gc_keeps_what_the_files_of_other_recipes_and_data_sets_need(
