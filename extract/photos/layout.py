@@ -152,6 +152,7 @@ def _step_in(found: Layout) -> None:
     path = _wrapped(found.tree, "")[-1]
     if not path:
         return
+    _note_step(found, "", path)
     outer, found.tree = found.tree, found.tree.below(path)
     depth = path.count("/") + 1
     folder = ""
@@ -160,9 +161,14 @@ def _step_in(found: Layout) -> None:
             beside = readable_name("../" * up + file)
             found.tree.skipped[beside] = "outside the folder that holds the class folders"
         folder = joined(folder, name)
+
+
+def _note_step(found: Layout, folder: str, inner: str) -> None:
+    """Tell that the only folder in a folder, which may have been meant as a class, is none."""
+    inside = _some(found.tree.content(inner).folders)
     found.notes.append(
-        f"{outer.root}: it has one folder, so the folders in {readable_name(path)} are the classes "
-        f"or splits: {_some(found.tree.content('').folders)}"
+        f"{found.tree.root / readable_name(folder)}: it has one folder, so the folders in "
+        f"{readable_name(inner)} are the classes or splits: {inside}"
     )
 
 
@@ -210,6 +216,8 @@ def _add_splits(found: Layout, names: list[str], splits: dict[str, str]) -> None
     for name, split in splits.items():
         if split != "train":
             homes[name] = _labelled_home(tree, name, classes)
+        elif homes[name] != name:
+            _note_step(found, name, homes[name])
         if homes[name]:
             inside = tree.content(homes[name])
             _add_classes(found, homes[name], inside.folders, split=split)
@@ -231,7 +239,7 @@ def _labelled_home(tree: Tree, folder: str, classes: set[str]) -> str:
         if classes & {_composed(name) for name in tree.content(home).folders}:
             return home
     # One folder that train lacks is a wrapper too, as in test/unknown. Several are classes.
-    return folder if len(tree.content(chain[-1]).folders) > 1 else ""
+    return chain[-1] if len(tree.content(chain[-1]).folders) > 1 else ""
 
 
 def _refuse_labelled(tree: Tree, name: str, classes: set[str]) -> None:

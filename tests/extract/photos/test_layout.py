@@ -105,6 +105,19 @@ def test_folders_that_wrap_the_classes_of_a_split(homes: list[str], read: Read) 
     }
 
 
+def test_single_folder_in_train_that_may_be_a_class_is_told(read: Read, tmp_path: Path) -> None:
+    found = read("train/cat/monday/1.jpg train/cat/tuesday/1.jpg test/monday/1.jpg")
+    assert found.notes == [
+        f"{tmp_path}/pets/train: it has one folder, so the folders in train/cat are the classes or "
+        "splits: monday, tuesday"
+    ]
+
+
+def test_classes_that_train_lacks_are_found_in_a_wrapping_folder(read: Read) -> None:
+    found = read(f"{below(['train'])} test/test/cow/1.jpg test/test/pig/1.jpg")
+    assert {place.name for place in found.classes} == {"cat", "dog", "cow", "pig"}
+
+
 def test_split_with_one_of_the_classes_is_not_taken_for_a_wrapper(read: Read) -> None:
     found = read(f"{below(['train'])} test/cat/monday/1.jpg test/cat/tuesday/1.jpg")
     assert [place.path for place in found.classes if place.split == "test"] == ["test/cat"]
