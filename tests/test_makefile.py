@@ -38,10 +38,12 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def make(checkout: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    # These tests may run in a make of their own, whose variables must not reach this one.
+    inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     return subprocess.run(
         ["make", *words],
         cwd=checkout,
-        env=os.environ | {"HOME": str(checkout)} | environment,
+        env=inherited | {"HOME": str(checkout)} | environment,
         capture_output=True,
         text=True,
     )
