@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from extract.system.console import InputError, say, warn
@@ -43,7 +44,7 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
     Raises
     ------
     InputError
-        If the package index does not deliver the file.
+        If the package index does not deliver the file, or there is no pip.
     """
     path = folder / wheel.filename
     if path.exists():
@@ -70,7 +71,7 @@ def _run_pip(wheel: Wheel, folder: Path) -> subprocess.CompletedProcess[str]:
     """Have pip download the wheel into a folder; its progress is shown on a terminal only."""
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
+    command = [*_pip(), "download", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--retries=1", "--timeout=15", "--dest", str(folder), "-r", str(requirement)]
     return subprocess.run(
@@ -79,6 +80,21 @@ def _run_pip(wheel: Wheel, folder: Path) -> subprocess.CompletedProcess[str]:
         stderr=subprocess.PIPE,
         text=True,
         check=False,
+    )
+
+
+def _pip() -> list[str]:
+    """Return the command of pip: this environment's, or the one that Python brings along."""
+    if find_spec("pip"):
+        return [sys.executable, "-m", "pip"]
+    # An environment made by uv has no pip, but Python keeps a wheel to put into new environments.
+    ensurepip = find_spec("ensurepip")
+    if ensurepip and ensurepip.origin:
+        for bundled in Path(ensurepip.origin).with_name("_bundled").glob("pip-*.whl"):
+            return [sys.executable, f"{bundled}/pip"]
+    raise InputError(
+        f"{sys.executable} has no pip, which fetches files through the package index; install it, "
+        "in an environment of uv with uv pip install pip"
     )
 
 

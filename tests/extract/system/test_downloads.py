@@ -2,6 +2,7 @@ import hashlib
 import io
 import os
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,18 @@ def test_damaged_file_stays_while_the_index_is_unreachable(
     with pytest.raises(InputError):
         downloads.fetch(pinned(), tmp_path)
     assert os.listdir(tmp_path) == [FILENAME]
+
+
+def test_without_pip_the_one_that_python_brings_along_is_used(
+    index: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "find_spec", lambda name: name != "pip" and find_spec(name))
+    assert downloads.fetch(pinned(), tmp_path).read_bytes() == CONTENT
+
+
+def test_python_without_any_pip_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="has no pip, .*uv pip install pip"):
+        downloads.fetch(pinned(), tmp_path)
