@@ -130,5 +130,5 @@ def test_python_without_any_pip_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="has no pip, .*uv pip install pip"):
+    with pytest.raises(InputError, match=r"has no pip, .*uv pip install pip"):
         downloads.fetch(pinned(), tmp_path)
