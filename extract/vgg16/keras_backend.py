@@ -1,5 +1,6 @@
 """The one place that imports Keras. It sets the environment before TensorFlow reads it."""
 
+import errno
 import json
 import math
 import os
@@ -22,7 +23,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["inference_function", "is_out_of_memory", "keras", "load"]
+__all__ = ["full_disk", "inference_function", "is_out_of_memory", "keras", "load"]
 
 LARGEST_OUTPUT = 8_000_000
 """The most numbers that a layer of a saved network may give for a photo. VGG16 has 3.2 million."""
@@ -123,7 +124,18 @@ def _layers(network: keras.Model) -> Iterator[keras.layers.Layer]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Say whether an error of any backend, or of NumPy, means that memory ran out."""
+    if full_disk(error):
+        return False
     if isinstance(error, MemoryError) or type(error).__name__ in OUT_OF_MEMORY:
         return True
     # JAX has no exception type for it; only the message says so.
     return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def full_disk(error: Exception) -> int:
+    """Return the system's number of a full disk or quota that an error of a backend tells, or 0.
+
+    TensorFlow has one type of exception for this and for a lack of memory.
+    """
+    numbers = (errno.ENOSPC, errno.EDQUOT)
+    return next((number for number in numbers if os.strerror(number) in str(error)), 0)

@@ -1,5 +1,6 @@
 """The training loop: it keeps the best weights by the val split and remembers every epoch."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -153,11 +154,15 @@ def fit(
     ------
     InputError
         If the loss is no longer a number, or there is not enough memory.
+    OSError
+        If the disk is full.
     """
     try:
         epochs = _epochs(network, data, phase.schedule, checkpoint=checkpoint, hardware=hardware)
         _run(epochs, data, phase, logs=logs)
     except Exception as error:
+        if number := keras_backend.full_disk(error):
+            raise OSError(number, os.strerror(number), str(logs)) from error
         if not keras_backend.is_out_of_memory(error):
             raise
         size = phase.schedule.batch_size

@@ -340,3 +340,19 @@ def test_too_little_memory_says_which_batch_size_to_try(monkeypatch: pytest.Monk
     monkeypatch.setattr(keras.Model, "fit", fail)
     with pytest.raises(InputError, match=r"p: not enough memory for batches of 32; .*size 16$"):
         fit(line(), TrainingData(points(0), points(1)), Phase("p", Schedule(0.1, 2, 2)))
+
+
+def test_a_full_disk_is_not_called_a_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class ResourceExhaustedError(Exception):
+        """As TensorFlow's, which writes the curves for TensorBoard."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ResourceExhaustedError(f"{tmp_path}/events; No space left on device")
+
+    monkeypatch.setattr(keras.Model, "fit", fail)
+    data, phase = TrainingData(points(0), points(1)), Phase("p", Schedule(0.1, 2, 2))
+    with pytest.raises(OSError, match="No space left on device") as full:
+        fit(line(), data, phase, logs=tmp_path)
+    assert full.value.filename == str(tmp_path)
