@@ -11,7 +11,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -316,8 +316,13 @@ def load(folder: Path) -> Result:
         if len(content) > LARGEST_RECORD:
             raise ValueError(f"it has more than {bounded.megabytes(LARGEST_RECORD)}")
         record = bounded.from_json(content)
-        if record["schema"] != SCHEMA:
-            raise ValueError(f"schema {record['schema']}, and this version reads {SCHEMA}")
+        if not isinstance(record, dict):
+            raise ValueError("it is not an object")
+        if record.get("schema") != SCHEMA:
+            raise ValueError(f"schema {record.get('schema')}, and this version reads {SCHEMA}")
+        needed = [field.name for field in fields(Result) if _has_no_default(field)]
+        if missing := [name for name in needed if name not in record]:
+            raise ValueError(f"it has no {missing[0]}")
         names = {field.name for field in fields(Result)}
         record = {name: value for name, value in record.items() if name in names}
         record.setdefault("sizes", _inferred_sizes(record))
@@ -327,6 +332,10 @@ def load(folder: Path) -> Result:
         return result
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a result record ({error}); train it again") from error
+
+
+def _has_no_default(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def read_json(path: Path) -> Any:
