@@ -170,6 +170,12 @@ def fit(
             f"{phase.name}: not enough memory for batches of {size}; "
             f"try --batch-size {max(1, size // 2)}"
         ) from error
+    _check_losses(epochs, phase)
+    return {**epochs.history, "phase": [phase.name] * epochs.done}
+
+
+def _check_losses(epochs: _Epochs, phase: Phase) -> None:
+    """Raise InputError if the training left the numbers."""
     if not np.all(np.isfinite(epochs.history["loss"])):
         raise InputError(
             f"{phase.name}: the loss is no longer a number after epoch {epochs.done}; "
@@ -180,7 +186,6 @@ def fit(
             f"{phase.name}: the loss on val was no number after any of {epochs.done} epochs; "
             "choose a smaller --learning-rate"
         )
-    return {**epochs.history, "phase": [phase.name] * epochs.done}
 
 
 def compile_network(
