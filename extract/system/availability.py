@@ -53,11 +53,16 @@ def expected(path: object) -> Iterator[None]:
         number = _number(error)
         if number is None:
             raise
-        advice = ADVICE.get(number, "check the disk or the network")
-        raise Unavailable(
-            f"{path}: it cannot be read now ({os.strerror(number)}); {advice}, then run the same "
-            "command again"
-        ) from error
+        raise unavailable(path, number) from error
+
+
+def unavailable(path: object, number: int) -> Unavailable:
+    """Return the error that tells the user about the system's error of this number."""
+    advice = ADVICE.get(
+        number, "check the disk or the network, or move the file away if it alone cannot be read"
+    )
+    problem = f"it cannot be read now ({os.strerror(number)})"
+    return Unavailable(f"{path}: {problem}; {advice}, then run the same command again")
 
 
 def is_of_the_moment(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 from urllib.parse import unquote, urlsplit
 
-from extract.system import atomic
+from extract.system import atomic, availability
 from extract.system.console import InputError
 
 if TYPE_CHECKING:
@@ -52,12 +52,6 @@ OF_ONE_FILE = {
 }
 """Errors of reading that concern one file and would come again. Any other, such as EMFILE or EIO,
 may be gone at the next try, so nothing about the file follows from it."""
-
-READ_AGAIN = "check the disk, and run the same command again; move the file if it is damaged"
-READ_ADVICE = dict.fromkeys(
-    (errno.EMFILE, errno.ENFILE),
-    "allow more open files (ulimit -n), and run the same command again",
-)
 
 BEYOND_THE_END = re.compile(r"InvalidRange|\b416\b|not satisfiable")
 """What stores say if a range begins at or after the end of an object."""
@@ -278,9 +272,7 @@ def _raise_if_of_the_moment(name: str | Path, error: OSError) -> None:
     """Raise an error that ends the run, unless the one that came concerns this file alone."""
     if error.errno in OF_ONE_FILE or error.errno is None:
         return
-    problem = f"{readable_name(str(name))}: cannot be read at the moment: {error.strerror}"
-    advice = READ_ADVICE.get(error.errno, READ_AGAIN)
-    raise InputError(f"{problem}; {advice}; what was computed is kept") from error
+    raise availability.unavailable(readable_name(str(name)), error.errno) from error
 
 
 @contextmanager

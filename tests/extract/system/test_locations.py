@@ -148,9 +148,9 @@ def test_an_object_is_read_in_one_request(s3: ObjectStore) -> None:
 @pytest.mark.parametrize(
     ("number", "advice"),
     [
-        (errno.EMFILE, r"allow more open files \(ulimit -n\)"),
+        (errno.EMFILE, r"raise the limit on open files with ulimit -n"),
         (errno.EIO, "check the disk"),
-        (errno.ESTALE, "move the file if it is damaged"),
+        (errno.ESTALE, "move the file away if it alone cannot be read"),
     ],
 )
 def test_an_error_of_the_moment_is_not_blamed_on_the_file(
@@ -162,11 +162,11 @@ def test_an_error_of_the_moment_is_not_blamed_on_the_file(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "open", fail)
-    with pytest.raises(InputError, match=f"1.png: cannot be read at the moment: .*{advice}"):
+    with pytest.raises(InputError, match=rf"1.png: it cannot be read now \(.*{advice}"):
         pipeline.read(tmp_path, "1.png")
     monkeypatch.undo()
     monkeypatch.setattr(os, "pread", fail)
-    with pytest.raises(InputError, match="cannot be read at the moment"):
+    with pytest.raises(InputError, match="it cannot be read now"):
         hashes.of_files(tmp_path, ["1.png"], index=tmp_path / "index")
 
 
