@@ -90,13 +90,13 @@ def _listed(names: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _predict(model: Model, paths: Sequence[str], predicted: Predicted, *, unsure: float) -> None:
     """Add an answer for each photo, or the reason why there is none."""
-    files = [path for path in paths if path != "-"]
+    named = [path for path in paths if path != "-"]
     piped = []
     if "-" in paths:
         piped.append(pipeline.squares("-", _standard_input(), known=model.known))
     with (
-        console.progress("predict", len(files) + len(piped), unit="photos") as advance,
-        closing(pipeline.read_squares_ahead(Path(), files, known=model.known)) as read,
+        console.progress("predict", len(named) + len(piped), unit="photos") as advance,
+        closing(pipeline.read_squares_ahead(Path(), named, known=model.known)) as read,
     ):
         for answer in answers(model, chain(piped, read), unsure=unsure):
             path = locations.readable_name(answer.path)

@@ -100,22 +100,7 @@ def read(root: Location, path: str, *, size: int = SIZE, known: Container[str] =
     InputError
         If the file was not read or decoded for a reason that does not lie in this file.
     """
-    started = time.perf_counter()
-    try:
-        with files.content(root, path) as data:
-            reading = time.perf_counter() - started
-            item = decoded(path, data, size=size, known=known)
-            return item._replace(seconds=(reading + item.seconds[0], item.seconds[1]))
-    except decode.Unreadable as error:
-        return LoadedPhoto(path, "", None, str(error))
-    except OutOfMemory as error:
-        raise OutOfMemory(f"{readable_name(path)}: {error}") from error
-    except MemoryError as error:
-        raise OutOfMemory(
-            f"{readable_name(path)}: not enough memory to read it; {MEMORY_ADVICE}"
-        ) from error
-    except OSError as error:
-        return LoadedPhoto(path, "", None, f"cannot be read: {error.strerror}")
+    return read_squares(root, path, known={size: known})[size]
 
 
 def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] = ()) -> LoadedPhoto:
@@ -152,8 +137,41 @@ def squares(path: str, data: bytes, *, known: Mapping[int, Container[str]]) -> S
 
 
 def read_squares(root: Location, path: str, *, known: Mapping[int, Container[str]]) -> Squares:
-    """Read one file for each size; `known` has the digests known at each."""
-    return {size: read(root, path, size=size, known=digests) for size, digests in known.items()}
+    """Read one file, and hash and decode it for each size, as `read` does it for one.
+
+    Parameters
+    ----------
+    root : Path or UPath
+    path : str
+    known : mapping of int to container of str
+        The sides of the squares, each with the digests that are known at this size.
+
+    Raises
+    ------
+    InputError
+        If the file was not read or decoded for a reason that does not lie in this file.
+    """
+    started = time.perf_counter()
+    try:
+        with files.content(root, path) as data:
+            reading = time.perf_counter() - started
+            found = squares(path, data, known=known)
+    except decode.Unreadable as error:
+        reason = str(error)
+    except OutOfMemory as error:
+        raise OutOfMemory(f"{readable_name(path)}: {error}") from error
+    except MemoryError as error:
+        raise OutOfMemory(
+            f"{readable_name(path)}: not enough memory to read it; {MEMORY_ADVICE}"
+        ) from error
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    else:
+        return {
+            size: item._replace(seconds=(reading + item.seconds[0], item.seconds[1]))
+            for size, item in found.items()
+        }
+    return {size: LoadedPhoto(path, "", None, reason) for size in known}
 
 
 def read_squares_ahead(
