@@ -77,16 +77,13 @@ def of(features: Features) -> TrainingPhotos:
     InputError
         If the file is damaged.
     """
-    vectors = features.read([SIMILARITY_TAP], "train")
-    if not np.isfinite(vectors).all():
-        raise InputError(f"{features.file.filename}: its {SIMILARITY_TAP} is not finite everywhere")
     rows = features.rows("train")
     return TrainingPhotos(
         locations.location(str(features.attributes["root"])),
         [features.paths[row] for row in rows],
         [features.digests[row] for row in rows],
         [features.class_names[features.labels[row]] for row in rows],
-        unit(vectors),
+        unit(features.read([SIMILARITY_TAP], "train")),
     )
 
 
