@@ -14,6 +14,8 @@ INSTALLED := .venv/installed-$(TF)
 RUN := .venv/bin/python -m
 WHERE = --out="$$OUT" --seed="$$SEED"
 CLUSTER = $(if $(ON),--on="$$ON")
+FINETUNE = $(RUN) finetune train $(WHERE) -- "$$DATA"
+COMPARE = $(RUN) finetune compare --out="$$OUT"
 
 # A name may contain any character. The shell gets each as it was typed, through the environment.
 TYPED := DATA SEED SIZES ON OUT MODEL IMAGES
@@ -30,7 +32,11 @@ REMOVE = case "$$OUT" in \
 .NOTPARALLEL:
 .PHONY: all features heads finetune compare predict serve notebook test check bench lock clean distclean help
 
-all: features heads finetune compare  ## features, heads, finetune and compare, in this order (the default)
+# The page does not wait for the networks, which take longest.
+all: heads  ## features, heads, compare, finetune and compare again, in this order (the default)
+	@$(COMPARE) --so-far -- "$$DATA"
+	@$(FINETUNE)
+	@$(COMPARE) -- "$$DATA"
 
 features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 sees every distinct image once, ever
 	@$(RUN) extract features $(WHERE) $(CLUSTER) --sizes $$SIZES -- "$$DATA"
@@ -39,10 +45,10 @@ heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
 	@$(RUN) classify train $(WHERE) $(CLUSTER) -- "$$DATA"
 
 finetune: features  ## photos -> OUT/runs/DATA/{baseline,finetuned}
-	@$(RUN) finetune train $(WHERE) -- "$$DATA"
+	@$(FINETUNE)
 
 compare: $(INSTALLED)  ## all results -> OUT/reports/DATA/{index.html,compare.md,compare.json}
-	@$(RUN) finetune compare --out="$$OUT" -- "$$DATA"
+	@$(COMPARE) -- "$$DATA"
 
 predict: $(INSTALLED)  ## what MODEL says about IMAGES, a photo or a folder
 	@$(RUN) classify predict --data="$$DATA" --out="$$OUT" -- "$$MODEL" "$$IMAGES"

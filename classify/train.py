@@ -70,7 +70,7 @@ def train_heads(
     """
     check(features)
     data, plan = prepare(features, names, seed=seed, balanced=balanced)
-    with console.progress("heads", plan.steps, unit="steps") as advance:
+    with console.progress("heads", plan.steps, unit="steps", at_most=True) as advance:
         outcome = search.search(data, plan, advance=advance)
         choices = search.choose(outcome)
         fitted = fit_heads(data, choices, plan, advance=advance)

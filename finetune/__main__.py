@@ -109,6 +109,11 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     )
     options.add_data(parser, "data sets that have results", nargs="+")
     options.add_out(parser, "features/, runs/ and reports/")
+    parser.add_argument(
+        "--so-far",
+        action="store_true",
+        help="say only where the report is, because networks are still to be trained",
+    )
     parser.add_argument("--open", action="store_true", help="show the report in the browser")
     parser.set_defaults(command=_compare)
 
@@ -154,7 +159,8 @@ def _compare(chosen: argparse.Namespace) -> None:
     for data in chosen.data:
         data_sets.setdefault(features_file.file_of(data, chosen.out), data)
         features_file.open_data_set(data, chosen.out).file.close()
-    found = [_compare_one(data, chosen.out) for data in data_sets.values()]
+    compare_one = _compare_so_far if chosen.so_far else _compare_one
+    found = [compare_one(data, chosen.out) for data in data_sets.values()]
     written = [page for page, _ in found]
     if len(found) > 1:
         several = [comparison for _, comparison in found]
@@ -167,14 +173,26 @@ def _compare(chosen: argparse.Namespace) -> None:
 
 def _compare_one(data: str, out: Path) -> tuple[Path, Comparison]:
     """Compare the results of one data set, write the report and print the table."""
-    with features_file.open_data_set(data, out) as features:
-        found = compare_data_set(features, results.runs_of(features.data, out))
+    page, found = _report_one(data, out)
     for sentence in found.refused:
         warn(sentence)
-    page, *_ = write_report(found, out / "reports" / found.features.data)
     Console().print(comparison_table(found))
     say(found.verdict)
     say(f"the report: {page}")
+    return page, found
+
+
+def _compare_so_far(data: str, out: Path) -> tuple[Path, Comparison]:
+    """Compare the results of one data set and write the report, before its networks are trained."""
+    page, found = _report_one(data, out)
+    say(f"the report so far: {page}; it is written again after the networks")
+    return page, found
+
+
+def _report_one(data: str, out: Path) -> tuple[Path, Comparison]:
+    with features_file.open_data_set(data, out) as features:
+        found = compare_data_set(features, results.runs_of(features.data, out))
+    page, *_ = write_report(found, out / "reports" / found.features.data)
     return page, found
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from extract.system.forecast import Forecast
 
 UNUSABLE = 2
 ADVICE = {
@@ -115,8 +118,25 @@ class Speed(ProgressColumn):
 
 
 @contextmanager
-def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[..., None]]:
+def progress(
+    description: str, total: int, *, unit: str, done: int = 0, at_most: bool = False
+) -> Iterator[Callable[..., None]]:
     """Show a bar with speed and time left while the block runs, but only on a terminal.
+
+    Wherever the output goes, one line says how long the rest will take, once the speed is known and
+    if that is more than a minute.
+
+    Parameters
+    ----------
+    description : str
+    total : int
+        Number of items.
+    unit : str
+        Plural noun for the items.
+    done : int
+        Items that an earlier run did.
+    at_most : bool
+        Whether the block may end before all items are done, or later items take less time.
 
     Yields
     ------
@@ -136,12 +156,15 @@ def progress(description: str, total: int, *, unit: str) -> Iterator[Callable[..
         console=console,
         disable=not console.is_terminal,
     )
+    forecast = Forecast(description, total, unit=unit, done=done, at_most=at_most)
     with bar:
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(description, total=total, completed=done)
         lines: dict[str, TaskID] = {}
 
         def advance(n: int, name: str = "") -> None:
             bar.advance(task, n)
+            if line := forecast.advance(n, time.monotonic()):
+                say(line)
             if name:
                 if name not in lines:
                     lines[name] = bar.add_task(f"  {one_line(name)}", total=None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from extract.system import console
-from extract.system.console import InputError, say, warn
+from extract.system.console import InputError, count, say, warn
 from extract.vgg16 import keras_backend
 from extract.vgg16.keras_backend import keras
 from finetune.train.batches import TrainingData
@@ -259,8 +259,9 @@ def _run(epochs: _Epochs, data: TrainingData, phase: Phase, *, logs: Path | None
     done, steps = epochs.done, len(data.train)
     if done:
         say(f"{phase.name}: going on after epoch {done}")
-    with console.progress(phase.name, phase.schedule.epochs * steps, unit="batches") as advance:
-        advance(done * steps)
+    stage = f"{epochs.network.name}, {count(phase.schedule.epochs, 'epoch')}"
+    total = phase.schedule.epochs * steps
+    with console.progress(stage, total, unit="batches", done=done * steps, at_most=True) as advance:
         # Some backends fetch batches before the first epoch begins.
         data.train.begin(done)
         try:

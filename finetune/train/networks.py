@@ -138,4 +138,6 @@ def tail(network: keras.Model, start: str) -> keras.Model:
     keras.Model
         Activations of the layer ``FROZEN_OUTPUT[start]`` to probabilities.
     """
-    return keras.Model(network.get_layer(FROZEN_OUTPUT[start]).output, network.output, name=start)
+    return keras.Model(
+        network.get_layer(FROZEN_OUTPUT[start]).output, network.output, name=network.name
+    )
