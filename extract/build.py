@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,19 +241,15 @@ def _index(options: Options) -> Path:
 
 def _hash(found: Scan, options: Options) -> dict[str, str]:
     """Return the digest of every file that can be read, by path."""
-    hash_files = partial(
-        hashes.of_files,
-        found.root,
-        [photo.path for photo in found.photos],
-        index=_index(options),
-        stamps=found.stamps,
-        rehash=options.rehash,
-    )
-    if found.stamps is None:
-        return hash_files()
-    # A store answers more slowly than a disk, so a progress bar is shown.
     with console.progress("digests", len(found.photos), unit="photos") as advance:
-        return hash_files(advance=advance)
+        return hashes.of_files(
+            found.root,
+            [photo.path for photo in found.photos],
+            index=_index(options),
+            stamps=found.stamps,
+            rehash=options.rehash,
+            advance=advance,
+        )
 
 
 def _attributes_of(

@@ -57,6 +57,14 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         ["-m", "extract", "features", *where, "--sizes", "224", "320", *data],
         ["-m", "classify", "train", *where, *data],
+        ["-m", "finetune", "compare", f"--out={odd}", "--so-far", *data],
+        ["-m", "finetune", "train", *where, *data],
+        ["-m", "finetune", "compare", f"--out={odd}", *data],
+    ]
+    done = make(checkout, "finetune", "compare", f"DATA={odd}", f"OUT={odd}")
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        ["-m", "extract", "features", *where, "--sizes", "224", *data],
         ["-m", "finetune", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", *data],
     ]

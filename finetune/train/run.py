@@ -97,7 +97,9 @@ def predict(network: keras.Model, features: Features) -> Predictions:
     """Return the predictions of a network for the test split, in path order."""
     batches = PhotoBatches(features, "test", size=network.input_shape[1])
     rows = features.rows("test")
-    probabilities = network.predict(batches, verbose=0)
+    with console.progress(f"{network.name}, test", len(batches), unit="batches") as advance:
+        shown = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: advance(1))
+        probabilities = network.predict(batches, verbose=0, callbacks=[shown])
     assert len(probabilities) == len(rows)
     return Predictions(
         paths=batches.paths,

@@ -141,6 +141,21 @@ def test_compare_writes_the_report_and_prints_the_table(made: Path) -> None:
     }
 
 
+def test_compare_so_far_says_only_where_the_report_is(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    shutil.copy(made / "features/pets.h5", tmp_path / "features")
+    shutil.copytree(made / "runs/pets/baseline", tmp_path / "runs/pets/baseline")
+    # An earlier network is trained anew, so the user is not told to do that.
+    shutil.copytree(made / "runs/pets/finetuned", old := tmp_path / "runs/pets/finetuned")
+    record = json.loads((old / "result.json").read_text())
+    (old / "result.json").write_text(json.dumps(record | {"data_digest": "f" * 64}))
+    done = finetune("compare", "pets", "--so-far", "--out", tmp_path)
+    page = tmp_path / "reports/pets/index.html"
+    said = f"the report so far: {page}; it is written again after the networks\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+    assert "baseline" in page.read_text()
+
+
 def test_compare_puts_several_data_sets_side_by_side_and_opens_the_page(
     made: Path, tmp_path: Path
 ) -> None:
