@@ -7,7 +7,7 @@ WARM_UP = 3.0
 """The speed of so many seconds after the first item does not count: caches are still cold."""
 
 MEASURED = 7.0
-"""The speed is measured for at least so many seconds."""
+"""The speed is measured for about so many seconds, and for one item at least."""
 
 
 class Forecast:
@@ -34,7 +34,7 @@ class Forecast:
         self.done = done
         self.about = "at most about" if at_most else "about"
         self.first: float | None = None
-        self.begun: tuple[float, int] | None = None
+        self.begun = 0.0, 0
         self.is_told = False
 
     def advance(self, n: int, now: float) -> str:
@@ -52,13 +52,13 @@ class Forecast:
         # The time until the first item is done also holds what is done once, such as a graph.
         if self.first is None:
             self.first = now
-        elif self.begun is None:
-            if now - self.first >= WARM_UP:
+            self.begun = now, self.done
+        if now - self.first < WARM_UP + MEASURED:
+            if self.begun[0] - self.first < WARM_UP:
                 self.begun = now, self.done
-        elif now - self.begun[0] >= MEASURED:
-            self.is_told = True
-            return self._line((self.done - self.begun[1]) / (now - self.begun[0]))
-        return ""
+            return ""
+        self.is_told = True
+        return self._line((self.done - self.begun[1]) / (now - self.begun[0]))
 
     def _line(self, speed: float) -> str:
         left = self.total - self.done

@@ -12,10 +12,17 @@ def test_the_time_left_is_told_once_after_ten_seconds() -> None:
     forecast = Forecast("VGG16", 7_000, unit="photos")
     # The first item takes 30 s, because something is done once; then 20 photos take 2 s.
     seconds = [30.0 + 2 * step for step in range(100)]
-    said = lines(forecast, seconds=seconds[:6], n=20)
+    said = lines(forecast, seconds=seconds[:5], n=20)
     assert said == []
-    said = lines(forecast, seconds=seconds[6:], n=20)
-    assert said == ["VGG16: about 11 min left for 6,860 photos, at 10 photos/s"]
+    said = lines(forecast, seconds=seconds[5:], n=20)
+    assert said == ["VGG16: about 11 min left for 6,880 photos, at 10 photos/s"]
+
+
+def test_slow_items_are_told_with_the_second() -> None:
+    forecast = Forecast("finetuned", 100, unit="batches", at_most=True)
+    assert lines(forecast, seconds=[90.0, 120.0, 150.0]) == [
+        "finetuned: at most about 49 min left for 98 batches, at 0.033 batches/s"
+    ]
 
 
 def test_slow_first_items_do_not_count() -> None:
@@ -29,7 +36,7 @@ def test_slow_first_items_do_not_count() -> None:
 def test_items_of_an_earlier_run_are_not_left_and_not_fast() -> None:
     forecast = Forecast("digests", 200, unit="photos", done=100)
     assert lines(forecast, seconds=[10.0 * step for step in range(9)]) == [
-        "digests: about 16 min left for 97 photos, at 0.1 photos/s"
+        "digests: about 16 min left for 98 photos, at 0.1 photos/s"
     ]
 
 
