@@ -110,7 +110,8 @@ def _draw_scores(models: Sequence[ModelRecord], width: int) -> Figure:
     accuracy.set_title("Accuracy with 95% interval")
     accuracy.xaxis.set_major_formatter(percent_tick)
     loss.set_title("Log loss in nats (lower is better)")
-    loss.set_xlim(0, None)
+    # A margin of the losses' own range would be too narrow for a marker if they are alike.
+    loss.set_xlim(0, 1.05 * max(model.result.metrics["log_loss"] for model in models) or None)
     for axes in (accuracy, loss):
         axes.set_yticks(range(len(models)), [one_line(model.name) for model in models])
         axes.set_ylim(len(models) - 0.4, -0.6)
