@@ -103,6 +103,19 @@ def test_progress_is_silent_when_not_on_a_terminal(capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "")
 
 
+def test_progress_tells_the_time_left_even_if_not_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seconds = iter([100.0, 120.0, 140.0])
+    with progress("heads", 14, unit="steps", done=2, at_most=True) as advance:
+        monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
+        for _ in range(3):
+            advance(1)
+        monkeypatch.undo()
+    line = "heads: at most about 3.3 min left for 10 steps, at 0.05 steps/s\n"
+    assert capfd.readouterr() == (line, "")
+
+
 def run(main: Callable[[], None]) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
