@@ -14,6 +14,8 @@ INSTALLED := .venv/installed-$(TF)
 RUN := .venv/bin/python -m
 WHERE = --out="$$OUT" --seed="$$SEED"
 CLUSTER = $(if $(ON),--on="$$ON")
+# Where a network will be fine-tuned, what it starts from is kept from VGG16's only pass.
+KEEP = $(if $(ON),,$(if $(filter all finetune,$(or $(MAKECMDGOALS),all)),--activations block4_pool))
 
 # A name may contain any character. The shell gets each as it was typed, through the environment.
 TYPED := DATA SEED SIZES ON OUT MODEL IMAGES
@@ -33,7 +35,7 @@ REMOVE = case "$$OUT" in \
 all: features heads finetune compare  ## features, heads, finetune and compare, in this order (the default)
 
 features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 sees every distinct image once, ever
-	@$(RUN) extract features $(WHERE) $(CLUSTER) --sizes $$SIZES -- "$$DATA"
+	@$(RUN) extract features $(WHERE) $(CLUSTER) $(KEEP) --sizes $$SIZES -- "$$DATA"
 
 heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
 	@$(RUN) classify train $(WHERE) $(CLUSTER) -- "$$DATA"
