@@ -262,7 +262,7 @@ def _engine(
     return engine._replace(forward=forward)
 
 
-def _stored(values: NDArray[np.float32]) -> NDArray[np.float16]:
+def _stored(values: NDArray[np.float32]) -> NDArray[Any]:
     return np.minimum(values, LARGEST).astype(DTYPE)
 
 

@@ -37,10 +37,7 @@ def build(weights: Weights, *, outputs: Collection[str] = tuple(TAPS), size: int
     except Exception as error:
         raise Unusable(f"ncnn cannot be used: {error}") from error
     # ncnn drops what the next layer has read, so what the network ends with is extracted last.
-    names = [
-        *(layer for layer in reversed(MAPS) if layer in outputs),
-        *(tap for tap in TAPS if tap in outputs),
-    ]
+    names = [name for name in (*reversed(MAPS), *TAPS) if name in outputs]
     network = _load(ncnn, weights, ncnn_graph.text(size, outputs))
     # Each core computes a photo of its own. If several threads shared a photo, they would wait for
     # each other at every layer, and wait long if another program occupied one of the cores.

@@ -42,6 +42,10 @@ ENGINES = ("auto", "keras", *PACKAGES)
 """The values of ``--engine``."""
 
 
+PHOTOS_TIMED = 8
+"""At least; on a machine with more cores each of them gets a photo."""
+
+
 class Check(NamedTuple):
     """The result of trying an engine on this machine.
 
@@ -157,7 +161,7 @@ def _installed(wanted: str) -> list[str]:
 class Trial:
     """The engines of this machine, tried on some photos; each is built once.
 
-    ``engines.json`` records a `Check` of the taps and one of each map, for every engine, version and
+    ``engines.json`` records a `Check` of the taps and one of each map, by engine, version and
     processor. What is recorded is not measured again.
 
     Attributes
@@ -207,7 +211,7 @@ class Trial:
         return self.built.get(name)
 
     def check(self, names: Sequence[str]) -> None:
-        """Compare engines with the reference, except those that were compared, and note failures."""
+        """Compare engines with the reference, unless they were compared, and note failures."""
         new = [
             name
             for name in names
@@ -228,7 +232,8 @@ class Trial:
     def _measure(self, name: str, engine: Engine, expected: Taps) -> None:
         # The first batch includes work that is done once, so the second one is timed.
         found = engine.forward(self.photos[:PHOTOS_COMPARED])
-        speed = self.speed(name) or _photos_per_second(engine, self.photos)
+        timed = self.photos[: max(PHOTOS_TIMED, machine.cores())]
+        speed = self.speed(name) or _photos_per_second(engine, timed)
         for part, outputs in self.parts.items():
             reference = {output: expected[output] for output in outputs}
             check = Check(relative_difference(found, reference), speed)

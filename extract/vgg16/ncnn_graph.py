@@ -52,8 +52,8 @@ def text(size: int = SIZE, outputs: Collection[str] = tuple(TAPS)) -> str:
             for tap, copy in zip(taps, copies, strict=False):
                 lines += _tap(tap, copy, size)
             x = copies[-1]
-    outputs = sum(int(line.split()[3]) for line in lines)
-    return "\n".join([str(MAGIC), f"{len(lines)} {outputs}", *lines, ""])
+    blobs = sum(int(line.split()[3]) for line in lines)
+    return "\n".join([str(MAGIC), f"{len(lines)} {blobs}", *lines, ""])
 
 
 def weights(arrays: Sequence[NDArray[np.float32]]) -> bytes:

@@ -44,7 +44,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Replace VGG16 by a stand-in; return how many photos each batch had."""
     batches: list[int] = []
 
-    def build(weights: Weights, layer: str, variant: int, photos: np.ndarray) -> Engine:
+    def build(
+        weights: Weights, layer: str, variant: int, folder: Path, photos: np.ndarray
+    ) -> Engine:
         def forward(photos: np.ndarray) -> dict[str, np.ndarray]:
             batches.append(len(photos))
             means = np.stack([vary(photo, variant).mean() for photo in photos])
@@ -88,7 +90,7 @@ def test_activations_are_those_of_keras_for_the_variant(
         found = make(features, ("val",), vgg16, layer=layer, variant=variant, out=tmp_path)
         assert found.seconds > 0
         varied = np.stack([vary(photo(features, row), variant) for row in rows])
-        expected = keras_engine.build_map(layer, vgg16).forward(varied)[layer]
+        expected = keras_engine.build(vgg16, outputs=[layer]).forward(varied)[layer]
         for row, of_photo in zip(rows, expected, strict=True):
             values = found.read(features.digests[row])
             assert (values.shape, values.dtype) == (MAPS[layer], np.float16)
