@@ -96,9 +96,9 @@ def _compute_here(
     writer = shards.Writer(job.shard_folder, job.recipe)
     if wanted:
         choose = partial(choose, outputs=(*TAPS, wanted.layer))
-        writer = WriterOfBoth(job, wanted)
+        writer = both = WriterOfBoth(job, wanted)
     with writer:
-        return pipeline.compute(
+        done = pipeline.compute(
             job.root,
             pending,
             build_engine=choose,
@@ -106,6 +106,9 @@ def _compute_here(
             advance=advance,
             size=job.size,
         )
+    if wanted:
+        say(f"{wanted.layer}, plain: {count(both.maps.written, 'photo')} kept for fine-tuning")
+    return done
 
 
 def _read_index(job: Job) -> dict[str, ShardRow]:
