@@ -16,6 +16,8 @@ WHERE = --out="$$OUT" --seed="$$SEED"
 CLUSTER = $(if $(ON),--on="$$ON")
 FINETUNE = $(RUN) finetune train $(WHERE) -- "$$DATA"
 COMPARE = $(RUN) finetune compare --out="$$OUT"
+# Where a network will be fine-tuned, what it starts from is kept from VGG16's only pass.
+KEEP = $(if $(ON),,$(if $(filter all finetune,$(or $(MAKECMDGOALS),all)),--activations block4_pool))
 
 # A name may contain any character. The shell gets each as it was typed, through the environment.
 TYPED := DATA SEED SIZES ON OUT MODEL IMAGES
@@ -39,7 +41,7 @@ all: heads  ## features, heads, compare, finetune and compare again, in this ord
 	@$(COMPARE) -- "$$DATA"
 
 features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 sees every distinct image once, ever
-	@$(RUN) extract features $(WHERE) $(CLUSTER) --sizes $$SIZES -- "$$DATA"
+	@$(RUN) extract features $(WHERE) $(CLUSTER) $(KEEP) --sizes $$SIZES -- "$$DATA"
 
 heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
 	@$(RUN) classify train $(WHERE) $(CLUSTER) -- "$$DATA"

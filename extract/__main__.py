@@ -17,7 +17,7 @@ from extract import build, options
 from extract.photos import datasets
 from extract.store import maintenance
 from extract.system import console
-from extract.vgg16.recipe import SIZE, SIZES
+from extract.vgg16.recipe import MAPS, SIZE, SIZES
 
 
 def main() -> None:
@@ -67,6 +67,12 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         help=f"sides in pixels of the squares that VGG16 sees: {SIZE} (the default), and others "
         f"that are multiples of 32 from {min(SIZES)} to {max(SIZES)}",
     )
+    parser.add_argument(
+        "--activations",
+        choices=tuple(MAPS),
+        help="keep what fine-tuning starts from, for the photos in train and val, from the same "
+        "pass: block4_pool for --unfreeze block5, block3_pool for block4",
+    )
     options.add_cache(parser, "where the features of every photo are kept (default features/cache)")
     parser.set_defaults(command=_features)
 
@@ -85,6 +91,7 @@ def _features(chosen: argparse.Namespace) -> None:
             engine=chosen.engine,
             sizes=chosen.sizes,
             on=chosen.on,
+            activations=chosen.activations,
             cache=chosen.cache,
         ),
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from extract import plan
 from extract.compute import missing
+from extract.compute.activations import Wanted
 from extract.compute.job import Job
 from extract.compute.missing import Images
 from extract.photos import datasets, duplicates, hashes, scan, splits, tree
@@ -55,6 +56,9 @@ class Options:
     on : str or None
         The cluster that computes, see `extract.compute.ray_cluster.connected`. With None this
         process computes.
+    activations : str or None
+        A key of `extract.vgg16.recipe.MAPS`. Its activations of the photos in train and val are
+        kept from the same pass, because fine-tuning will start from them.
     cache : Path, UPath or None
         The folder that holds every recipe's shards, which others may use at the same time. None
         is the cache below `out`.
@@ -70,6 +74,7 @@ class Options:
     engine: str = "auto"
     sizes: Sequence[int] = (SIZE,)
     on: str | None = None
+    activations: str | None = None
     cache: Location | None = None
 
 
@@ -101,9 +106,11 @@ def build(data: str, options: Options) -> None:
             _refuse_another(path, found, images.digests)
         # A class that is too small is refused here, before hours of computing.
         splits.members(found.class_names, *plan.columns(found.photos, images))
+        wanted = _wanted(found, images, options)
         near = None
         while near is None:
-            missing.compute(images, [photo.path for photo in found.photos], jobs, on=options.on)
+            paths = [photo.path for photo in found.photos]
+            missing.compute(images, paths, jobs, on=options.on, wanted=wanted)
             hashes.correct(found.root, images.digests, index=_index(options))
             plan.check(
                 found, images, strict=options.strict, allow_conflicts=options.allow_conflicts
@@ -202,6 +209,17 @@ def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
         shard_folder = (options.cache or own_cache) / local_folder.name
         jobs.append(Job(root, vgg16, the_recipe, shard_folder, local_folder, options.engine))
     return jobs
+
+
+def _wanted(found: Scan, images: Images, options: Options) -> Wanted | None:
+    """Return the activations that were asked for, unless a cluster computes."""
+    if options.activations is None:
+        return None
+    if options.on is not None:
+        say(f"--activations is ignored with --on {options.on}; make finetune computes them")
+        return None
+    digests = plan.training_images(found, images, seed=options.seed)
+    return Wanted(options.activations, digests, options.out)
 
 
 def _make_ready(folder: Path, cache: Location | None) -> None:

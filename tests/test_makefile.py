@@ -13,6 +13,7 @@ from tests.conftest import CHECKOUT
 
 ODD = """it's "a" b$HOME$(OUT)`id`;#*\\n
 c\\"""
+KEPT = ["--activations", "block4_pool"]
 STUB = f"""#!{sys.executable} -S
 import json, sys
 print(json.dumps(sys.argv[1:]))
@@ -55,7 +56,7 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
     where, data = [f"--out={odd}", "--seed=0"], ["--", odd]
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        ["-m", "extract", "features", *where, "--sizes", "224", "320", *data],
+        ["-m", "extract", "features", *where, *KEPT, "--sizes", "224", "320", *data],
         ["-m", "classify", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", "--so-far", *data],
         ["-m", "finetune", "train", *where, *data],
@@ -75,6 +76,24 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
         ["-m", "classify", "predict", f"--data={odd}", "--out=.", "--", odd, odd],
         ["-m", "classify", "serve", f"--data={odd}", "--out=.", "--", odd],
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ([], KEPT),
+        (["heads", "finetune"], KEPT),
+        (["features", "finetune"], KEPT),
+        (["features"], []),
+        (["heads", "compare"], []),
+        (["all", "ON=ray"], ["--on=ray"]),
+    ],
+)
+def test_activations_are_kept_where_a_network_will_be_fine_tuned_on_this_machine(
+    words: list[str], kept: list[str], checkout: Path
+) -> None:
+    first = json.loads(make(checkout, *words).stdout.splitlines()[0])
+    assert first[3:] == ["--out=.", "--seed=0", *kept, "--sizes", "224", "--", "chess"]
 
 
 @pytest.mark.parametrize("out", [ODD, "a b", "-x", "~/o", "."])

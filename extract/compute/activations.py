@@ -6,10 +6,11 @@ each variant has a folder of its own, and adding a variant computes only that va
 """
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from extract.compute import pipeline
-from extract.engines import base, selection
-from extract.engines.base import Engine, Taps, Unusable
+from extract.compute.job import Job
+from extract.engines import selection
+from extract.engines.base import Engine, Taps
 from extract.store import open_shards, shard_index, shards
 from extract.store.features_file import Features
 from extract.store.shard_index import ShardRow
-from extract.system import atomic, console, locations, lock, machine
+from extract.system import atomic, console, locations, lock
 from extract.system.console import InputError, count, say
 from extract.system.locations import Location
 from extract.vgg16.recipe import MAPS, recipe
@@ -65,6 +67,72 @@ def variant_recipe(weights_digest: str, layer: str, variant: int) -> dict[str, A
         change += f", number {variant}: side {SMALLEST_CROP} at least, jitter {JITTER}"
     layer_recipe = {"taps": {layer: MAPS[layer]}, "dtype": DTYPE, "variant": change}
     return recipe(weights_digest) | layer_recipe
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Activations to keep of photos whose taps are computed, because they will be needed.
+
+    Attributes
+    ----------
+    layer : str
+        A key of `extract.vgg16.recipe.MAPS`.
+    digests : set of str
+        The images to keep them of.
+    out : Path
+        The folder that has ``features/``.
+    """
+
+    layer: str
+    digests: Set[str]
+    out: Path
+
+
+class WriterOfBoth(shards.Writer):
+    """A writer of taps that also keeps a layer's activations of the unchanged photos.
+
+    Both have shards of their own, so a killed run may leave an image in one of them alone. The
+    other is then computed when it is needed. The time of the pass is recorded with the taps.
+
+    Parameters
+    ----------
+    job : Job
+        The pass that computes the taps.
+    wanted : Wanted
+
+    Attributes
+    ----------
+    maps : Writer
+        It is given the activations of the wanted images that are not in the cache.
+    """
+
+    def __init__(self, job: Job, wanted: Wanted) -> None:
+        super().__init__(job.shard_folder, job.recipe)
+        layer_recipe = variant_recipe(job.weights.digest, wanted.layer, 0)
+        folder = shards.folder_of(wanted.out, layer_recipe)
+        atomic.sweep(folder)
+        self.layer = wanted.layer
+        self.missing = wanted.digests - shard_index.read(folder, layer_recipe).keys()
+        self.maps = shards.Writer(folder, layer_recipe, timed=False)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        self.maps.__exit__(kind, error, traceback)
+
+    def add(self, digests: Sequence[str], taps: shards.Taps, *, engine: str) -> None:
+        """Add the taps of a batch, and the activations of the wanted images in it."""
+        values = dict(taps)
+        activations = values.pop(self.layer)
+        super().add(digests, values, engine=engine)
+        rows = [row for row, digest in enumerate(digests) if digest in self.missing]
+        if rows:
+            kept = {self.layer: _stored(activations[rows])}
+            self.maps.add([digests[row] for row in rows], kept, engine=engine)
 
 
 class Activations:
@@ -139,7 +207,7 @@ def make(
             pending = [path for digest, path in paths.items() if digest not in rows]
             if pending:
                 described = f"{layer}, {layer_recipe['variant'].split(':')[0]}"
-                build = partial(_engine, weights, layer, variant)
+                build = partial(_engine, weights, layer, variant, _engines(out, weights))
                 _compute(features, pending, shards.Writer(folder, layer_recipe), build, described)
                 continue
             needed = {digest: rows[digest] for digest in paths}
@@ -174,39 +242,28 @@ def _compute(
     say(f"{described}: {count(len(pending), 'photo')} computed ({seconds:.0f} s)")
 
 
-def _engine(weights: Weights, layer: str, variant: int, photos: NDArray[np.uint8]) -> Engine:
-    """Return the engine for a variant: ncnn if it agrees with the reference, else the reference."""
-    # Importing Keras takes seconds, and nothing is computed if everything is in the cache.
-    from extract.engines import keras_engine
+def _engines(out: Path, weights: Weights) -> Path:
+    """Return the folder that keeps converted networks and the checks of engines."""
+    folder = shards.folder_of(out, recipe(weights.digest))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
-    reference = keras_engine.build_map(layer, weights)
-    fast = None if machine.has_gpu() else _ncnn(weights, layer)
-    if fast is not None:
-        compared = photos[: base.PHOTOS_COMPARED]
-        difference = base.relative_difference(fast.forward(compared), reference.forward(compared))
-        if not difference <= base.TOLERANCE:
-            say(f"not used: {fast.name} differs from keras by {difference:.1g}")
-            fast = None
-    engine = fast or reference
+
+def _engine(
+    weights: Weights, layer: str, variant: int, folder: Path, photos: NDArray[np.uint8]
+) -> Engine:
+    """Return the engine for a variant, chosen as the engine for taps is."""
+    engine = selection.choose("auto", weights, photos, folder=folder, outputs=[layer])
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
         varied = np.stack([vary(photo, variant) for photo in photos])
-        values = engine.forward(varied)[layer]
-        return {layer: np.minimum(values, LARGEST).astype(DTYPE)}
+        return {layer: _stored(engine.forward(varied)[layer])}
 
-    return Engine(engine.name, forward)
+    return engine._replace(forward=forward)
 
 
-def _ncnn(weights: Weights, layer: str) -> Engine | None:
-    if find_spec(selection.PACKAGES["ncnn"]) is None:
-        return None
-    from extract.engines import ncnn_engine
-
-    try:
-        return ncnn_engine.build_map(layer, weights)
-    except Unusable as reason:
-        say(f"not used: {reason}")
-        return None
+def _stored(values: NDArray[np.float32]) -> NDArray[Any]:
+    return np.minimum(values, LARGEST).astype(DTYPE)
 
 
 def _shards(rows: Iterable[ShardRow]) -> list[Location]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from extract.compute import pipeline, ray_coordinator
+from extract.compute.activations import Wanted, WriterOfBoth
 from extract.compute.job import Job
 from extract.compute.pipeline import Computed
 from extract.engines import selection
@@ -14,7 +15,7 @@ from extract.store import shard_index, shards
 from extract.store.shard_index import ShardRow
 from extract.system import console
 from extract.system.console import count, say, warn
-from extract.vgg16.recipe import SIZE
+from extract.vgg16.recipe import SIZE, TAPS
 
 
 @dataclass
@@ -38,7 +39,14 @@ class Images:
     computed: set[str] = field(default_factory=set)
 
 
-def compute(images: Images, paths: Sequence[str], jobs: Sequence[Job], *, on: str | None) -> None:
+def compute(
+    images: Images,
+    paths: Sequence[str],
+    jobs: Sequence[Job],
+    *,
+    on: str | None,
+    wanted: Wanted | None = None,
+) -> None:
     """Compute the missing taps of all photos at every size, and note where in the cache they are.
 
     Parameters
@@ -51,6 +59,8 @@ def compute(images: Images, paths: Sequence[str], jobs: Sequence[Job], *, on: st
         One for each size.
     on : str or None
         See `extract.compute.ray_cluster.connected`; None computes in this process.
+    wanted : Wanted or None
+        Activations to keep as well. A cluster does not keep them.
     """
     for job in jobs:
         images.rows[job.size] = _read_index(job)
@@ -64,22 +74,41 @@ def compute(images: Images, paths: Sequence[str], jobs: Sequence[Job], *, on: st
             if on is not None:
                 done = ray_coordinator.compute(job, pending, on=on, advance=advance)
             else:
-                choose = partial(selection.choose, job.engine, job.weights, folder=job.local_folder)
-                with shards.Writer(job.shard_folder, job.recipe) as writer:
-                    done = pipeline.compute(
-                        job.root,
-                        pending,
-                        build_engine=choose,
-                        writer=writer,
-                        advance=advance,
-                        size=job.size,
-                    )
+                new = {images.digests.get(path, "") for path in pending}
+                done = _compute_here(job, pending, advance, _kept_at(job, wanted, new))
         reused = len(images.rows[job.size].keys() & set(images.digests.values()))
         _report(job, done, time.monotonic() - started, reused)
         images.computed |= set(done.digests.values())
         images.unreadable |= _with_copies(done.unreadable, images.digests)
         images.digests |= done.digests
         images.rows[job.size] = _read_index(job)
+
+
+def _kept_at(job: Job, wanted: Wanted | None, new: set[str]) -> Wanted | None:
+    """Return the activations to keep from a pass, if it computes an image of which they are."""
+    return wanted if wanted and job.size == SIZE and not wanted.digests.isdisjoint(new) else None
+
+
+def _compute_here(
+    job: Job, pending: Sequence[str], advance: Callable[[int], None], wanted: Wanted | None
+) -> Computed:
+    choose = partial(selection.choose, job.engine, job.weights, folder=job.local_folder)
+    writer = shards.Writer(job.shard_folder, job.recipe)
+    if wanted:
+        choose = partial(choose, outputs=(*TAPS, wanted.layer))
+        writer = both = WriterOfBoth(job, wanted)
+    with writer:
+        done = pipeline.compute(
+            job.root,
+            pending,
+            build_engine=choose,
+            writer=writer,
+            advance=advance,
+            size=job.size,
+        )
+    if wanted:
+        say(f"{wanted.layer}, plain: {count(both.maps.written, 'photo')} kept for fine-tuning")
+    return done
 
 
 def _read_index(job: Job) -> dict[str, ShardRow]:

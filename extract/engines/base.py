@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 TOLERANCE = 1e-3
 """The largest relative L2 difference from the reference that an engine may have in any tap."""
 
-PHOTOS_COMPARED = 8
+PHOTOS_COMPARED = 4
 
 Taps = dict[str, NDArray[np.float32]]
 

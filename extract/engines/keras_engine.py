@@ -1,7 +1,7 @@
 """The reference engine: VGG16 in Keras, on any of its backends."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from extract.system.console import InputError
 from extract.vgg16 import keras_model
 from extract.vgg16.architecture import weight_shapes
 from extract.vgg16.keras_backend import inference_function, keras, load
-from extract.vgg16.recipe import SIZE, SIZES
+from extract.vgg16.recipe import MAPS, SIZE, SIZES, TAPS
 from extract.vgg16.weights import Weights
 
 Probabilities = NDArray[np.float32]
@@ -24,16 +24,21 @@ SLACK = 16_000_000
 """Bytes that the file of a network may have besides its weights."""
 
 
-def build(weights: Weights, *, size: int = SIZE) -> Engine:
-    """Build the engine that computes all taps for photos of a size."""
+def build(weights: Weights, *, outputs: Iterable[str] = tuple(TAPS), size: int = SIZE) -> Engine:
+    """Build the engine that computes some outputs for photos of a size.
+
+    Parameters
+    ----------
+    weights : Weights
+    outputs : iterable of str
+        Keys of `extract.vgg16.recipe.TAPS` and, for photos of the usual size, of `MAPS`. The
+        network ends at the deepest of them.
+    size : int
+    """
     network = keras_model.convolutions(weights.arrays, size=size)
-    return _engine(keras.Model(network.input, keras_model.taps(network)))
-
-
-def build_map(layer: str, weights: Weights) -> Engine:
-    """Build an engine that computes the output of one layer, (n, height, width, channels)."""
-    network = keras_model.convolutions(weights.arrays)
-    return _engine(keras.Model(network.input, {layer: network.get_layer(layer).output}))
+    available = {layer: network.get_layer(layer).output for layer in MAPS}
+    available |= keras_model.taps(network)
+    return _engine(keras.Model(network.input, {name: available[name] for name in outputs}))
 
 
 def largest(classes: int) -> int:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,18 @@ CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 CONVERT_SECONDS = 300
 
 
-def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
-    """Build the engine that computes all taps for photos of a size.
+def build(
+    weights: Weights, folder: Path, *, outputs: Sequence[str] = tuple(TAPS), size: int = SIZE
+) -> Engine:
+    """Build the engine that computes some outputs for photos of a size.
 
     Parameters
     ----------
     weights : Weights
     folder : Path
         Folder of the recipe. It keeps the converted network, so the conversion runs only once.
+    outputs : sequence of str
+        As in `extract.engines.keras_engine.build`.
     size : int
         One of `extract.vgg16.recipe.SIZES`.
 
@@ -46,7 +51,7 @@ def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
         with console.silence():
             from MNN import expr
 
-            network = _load(path)
+            network = _load(path, outputs)
     # A library built for another system can fail on import with any exception.
     except Exception as error:
         path.unlink()
@@ -56,21 +61,25 @@ def build(weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
         # Here NCHW means "leave the order as it is"; the graph itself transposes.
         rgb = expr.placeholder(list(photos.shape), expr.NCHW, expr.uint8)
         rgb.write(np.ascontiguousarray(photos))
-        outputs = network.forward([rgb])
-        return {
-            tap: np.array(output.read(), dtype=np.float32).reshape(len(photos), TAPS[tap])
-            for tap, output in zip(TAPS, outputs, strict=True)
-        }
+        found = zip(outputs, network.forward([rgb]), strict=True)
+        return {name: _read(expr, values) for name, values in found}
 
     return Engine(f"MNN {version('MNN')}", forward)
 
 
-def _load(path: Path) -> Any:
+def _read(expr: Any, values: Any) -> NDArray[np.float32]:
+    """Return the values of an output, with the channels last."""
+    # A map lies in memory in blocks of channels.
+    ordered = np.array(expr.convert(values, expr.NCHW).read(), dtype=np.float32)
+    return ordered.transpose(0, 2, 3, 1) if ordered.ndim == 4 else ordered
+
+
+def _load(path: Path, outputs: Sequence[str]) -> Any:
     import MNN
 
     settings = {"backend": "CPU", "precision": "high", "memory": "low", "numThread": cores()}
     runtime = MNN.nn.create_runtime_manager((settings,))
-    return MNN.nn.load_module_from_file(str(path), ["rgb"], list(TAPS), runtime_manager=runtime)
+    return MNN.nn.load_module_from_file(str(path), ["rgb"], list(outputs), runtime_manager=runtime)
 
 
 def _convert(weights: Weights, size: int) -> bytes:

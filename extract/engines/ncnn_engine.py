@@ -1,7 +1,7 @@
 """VGG16 by ncnn: Winograd convolutions on the CPU, with AVX-512 where the processor has it."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
@@ -12,46 +12,33 @@ from numpy.typing import NDArray
 from extract.engines.base import Engine, Taps, Unusable
 from extract.system.machine import cores
 from extract.vgg16 import ncnn_graph
-from extract.vgg16.recipe import SIZE, TAPS
+from extract.vgg16.recipe import MAPS, SIZE, TAPS
 from extract.vgg16.weights import Weights
 
 
-def build(weights: Weights, *, size: int = SIZE) -> Engine:
-    """Build the engine that computes all taps for photos of a size.
-
-    Raises
-    ------
-    Unusable
-        If ncnn cannot be loaded.
-    """
-    return _engine(TAPS, weights, size)
-
-
-def build_map(layer: str, weights: Weights) -> Engine:
-    """Build an engine that computes the output of one layer, (n, height, width, channels).
+def build(weights: Weights, *, outputs: Collection[str] = tuple(TAPS), size: int = SIZE) -> Engine:
+    """Build the engine that computes some outputs for photos of a size.
 
     Parameters
     ----------
-    layer : str
-        Any layer that no tap reads, see `extract.vgg16.ncnn_graph.text`.
     weights : Weights
+    outputs : collection of str
+        As in `extract.engines.keras_engine.build`.
+    size : int
 
     Raises
     ------
     Unusable
         If ncnn cannot be loaded.
     """
-    return _engine([layer], weights, SIZE)
-
-
-def _engine(outputs: Iterable[str], weights: Weights, size: int) -> Engine:
     try:
         import ncnn
     # A library built for another system can fail on import with any exception.
     except Exception as error:
         raise Unusable(f"ncnn cannot be used: {error}") from error
-    names = list(outputs)
-    network = _load(ncnn, weights, size)
+    # ncnn drops what the next layer has read, so what the network ends with is extracted last.
+    names = [name for name in (*reversed(MAPS), *TAPS) if name in outputs]
+    network = _load(ncnn, weights, ncnn_graph.text(size, outputs))
     # Each core computes a photo of its own. If several threads shared a photo, they would wait for
     # each other at every layer, and wait long if another program occupied one of the cores.
     pool = ThreadPoolExecutor(cores())
@@ -71,7 +58,7 @@ def _engine(outputs: Iterable[str], weights: Weights, size: int) -> Engine:
     return Engine(f"ncnn {version('ncnn')}", forward)
 
 
-def _load(ncnn: Any, weights: Weights, size: int) -> Any:
+def _load(ncnn: Any, weights: Weights, text: str) -> Any:
     """Return the network, set to one thread and to float32 throughout."""
     network = ncnn.Net()
     network.opt.num_threads = 1
@@ -82,7 +69,7 @@ def _load(ncnn: Any, weights: Weights, size: int) -> Any:
     with tempfile.NamedTemporaryFile(suffix=".bin") as file:
         file.write(ncnn_graph.weights(weights.arrays))
         file.flush()
-        if network.load_param_mem(ncnn_graph.text(size)) or network.load_model(file.name):
+        if network.load_param_mem(text) or network.load_model(file.name):
             raise Unusable("ncnn cannot be used: it rejects the network")
     return network
 

@@ -7,8 +7,10 @@ fewer multiplications than direct ones. Which of the two is faster depends on th
 import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -30,7 +32,7 @@ from extract.engines.base import (
 )
 from extract.system import atomic, machine, processes
 from extract.system.console import InputError, say
-from extract.vgg16.recipe import SIZE
+from extract.vgg16.recipe import MAPS, SIZE, TAPS
 from extract.vgg16.weights import Weights
 
 PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
@@ -38,6 +40,10 @@ PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
 
 ENGINES = ("auto", "keras", *PACKAGES)
 """The values of ``--engine``."""
+
+
+PHOTOS_TIMED = 8
+"""At least; on a machine with more cores each of them gets a photo."""
 
 
 class Check(NamedTuple):
@@ -55,12 +61,19 @@ class Check(NamedTuple):
     speed: float
 
 
-def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: Path) -> Engine:
+def choose(
+    wanted: str,
+    weights: Weights,
+    photos: NDArray[np.uint8],
+    *,
+    folder: Path,
+    outputs: Sequence[str] = tuple(TAPS),
+) -> Engine:
     """Build the requested engine, or the fastest one, and say which it is and why.
 
-    MNN and ncnn are compared with the reference and timed on the given photos, once for each
-    machine and version. An engine that differs too much is not used. If none is left, the
-    reference is built.
+    MNN and ncnn are timed on the given photos, and what they give is compared with the reference,
+    once for each machine and version. An engine that differs too much is not used. If none is left,
+    the reference is built.
 
     Parameters
     ----------
@@ -70,7 +83,9 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
     photos : ndarray of shape (n, size, size, 3), uint8
         The first photos to be computed. The engine is built for their size.
     folder : Path
-        Folder of the recipe. It keeps converted networks and the results of the checks.
+        Folder of the taps' recipe. It keeps converted networks and the results of the checks.
+    outputs : sequence of str
+        What the engine shall give, see `extract.engines.keras_engine.build`.
 
     Raises
     ------
@@ -79,23 +94,30 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
     """
     size = photos.shape[1]
     if wanted == "keras":
-        return _choose_keras("as asked", weights, size)
+        return _choose_keras("as asked", weights, size, outputs)
     if wanted == "auto" and machine.has_gpu():
-        return _choose_keras("there is a GPU", weights, size)
-    checks, reasons = _check_all(_installed(wanted), weights, photos, folder)
-    for name in sorted(checks, key=lambda name: -checks[name].speed):
-        try:
-            engine = build(name, weights, folder, size=size)
-        except Unusable as reason:
-            reasons.append(str(reason))
-            continue
-        described = f"{engine.name}, within {checks[name].difference:.0e} of keras"
-        _announce(described, checks, reasons)
-        return Engine(described, engine.forward)
-    return _choose_keras("; ".join(reasons) or "neither MNN nor ncnn is installed", weights, size)
+        return _choose_keras("there is a GPU", weights, size, outputs)
+    trial = Trial(weights, photos, folder, outputs)
+    names = _installed(wanted)
+    trial.check([name for name in names if not trial.speed(name)])
+    for name in sorted(filter(trial.speed, names), key=lambda name: -trial.speed(name)):
+        trial.check([name])
+        if engine := trial.engine(name):
+            described = f"{engine.name}, within {trial.difference(name):.0e} of keras"
+            _announce(described, {name: trial.speed(name) for name in names}, trial.reasons)
+            return engine._replace(name=described)
+    reason = "; ".join(trial.reasons.values()) or "neither MNN nor ncnn is installed"
+    return _choose_keras(reason, weights, size, outputs)
 
 
-def build(name: str, weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
+def build(
+    name: str,
+    weights: Weights,
+    folder: Path,
+    *,
+    outputs: Sequence[str] = tuple(TAPS),
+    size: int = SIZE,
+) -> Engine:
     """Build one of the engines in `PACKAGES` for photos of a size.
 
     Raises
@@ -104,23 +126,23 @@ def build(name: str, weights: Weights, folder: Path, *, size: int = SIZE) -> Eng
         If it cannot be used here.
     """
     if name == "mnn":
-        return mnn_engine.build(weights, folder, size=size)
-    return ncnn_engine.build(weights, size=size)
+        return mnn_engine.build(weights, folder, outputs=outputs, size=size)
+    return ncnn_engine.build(weights, outputs=outputs, size=size)
 
 
-def _choose_keras(reason: str, weights: Weights, size: int) -> Engine:
+def _choose_keras(reason: str, weights: Weights, size: int, outputs: Sequence[str]) -> Engine:
     # Importing Keras takes seconds, and the other engines do without it.
     from extract.engines import keras_engine
 
-    engine = keras_engine.build(weights, size=size)
+    engine = keras_engine.build(weights, outputs=outputs, size=size)
     say(f"engine: {engine.name} ({reason})")
     return engine
 
 
-def _announce(engine: str, checks: dict[str, Check], reasons: Sequence[str]) -> None:
-    speeds = [f"{PACKAGES[name]} {check.speed:.1f}" for name, check in checks.items()]
-    say(f"engine: {engine} (photos/s: {', '.join(speeds)})")
-    for reason in reasons:
+def _announce(engine: str, speeds: dict[str, float], reasons: dict[str, str]) -> None:
+    told = [f"{PACKAGES[name]} {speed:.1f}" for name, speed in speeds.items() if speed]
+    say(f"engine: {engine} (photos/s: {', '.join(told)})")
+    for reason in reasons.values():
         say(f"not used: {reason}")
 
 
@@ -136,59 +158,120 @@ def _installed(wanted: str) -> list[str]:
     return names
 
 
-def _check_all(
-    names: Sequence[str], weights: Weights, photos: NDArray[np.uint8], folder: Path
-) -> tuple[dict[str, Check], list[str]]:
-    """Check the engines that were not yet checked on this machine, and record the results.
+class Trial:
+    """The engines of this machine, tried on some photos; each is built once.
 
-    Returns
-    -------
-    checks : dict of str to Check
-        The engines that agree with the reference.
-    reasons : list of str
-        Why the other engines may not be used.
+    ``engines.json`` records a `Check` of the taps and one of each map, by engine, version and
+    processor. What is recorded is not measured again.
+
+    Attributes
+    ----------
+    reasons : dict of str to str
+        Why an engine may not be used, by its name.
     """
-    path = folder / "engines.json"
-    recorded = json.loads(path.read_text()) if path.exists() else {}
-    checks: dict[str, Check] = {}
-    reasons = []
-    reference: Taps = {}
-    for name in names:
-        package = f"{PACKAGES[name]} {version(PACKAGES[name])}"
-        key = f"{package} on {machine.processor()}"
-        try:
-            if key not in recorded:
-                engine = build(name, weights, folder, size=photos.shape[1])
-                reference = reference or _compute_reference(weights, photos[:PHOTOS_COMPARED])
-                recorded[key] = _check(engine, photos, reference)._asdict()
-                atomic.write_text(path, json.dumps(recorded, indent=1) + "\n")
-        except Unusable as reason:
-            reasons.append(str(reason))
-            continue
-        check = Check(**recorded[key])
-        if check.difference <= TOLERANCE:
-            checks[name] = check
-        else:
-            reasons.append(f"{package} differs from keras by {check.difference:.1g}")
-    return checks, reasons
+
+    def __init__(
+        self, weights: Weights, photos: NDArray[np.uint8], folder: Path, outputs: Sequence[str]
+    ) -> None:
+        self.weights = weights
+        self.photos = photos
+        self.folder = folder
+        self.outputs = outputs
+        self.reasons: dict[str, str] = {}
+        self.built: dict[str, Engine] = {}
+        self.path = folder / "engines.json"
+        self.recorded = json.loads(self.path.read_text()) if self.path.exists() else {}
+        maps = {layer: [layer] for layer in outputs if layer in MAPS}
+        taps = [output for output in outputs if output not in MAPS]
+        self.parts = ({"": taps} if taps else {}) | maps
+
+    def speed(self, name: str) -> float:
+        """Return an engine's photos per second, with the taps if it was timed with them, or 0."""
+        keys = [_key(name, part) for part in {"": [], **self.parts}]
+        return next((self.recorded[key]["speed"] for key in keys if key in self.recorded), 0.0)
+
+    def difference(self, name: str) -> float:
+        """Return an engine's largest difference from the reference in any output."""
+        checks = [Check(**self.recorded[_key(name, part)]) for part in self.parts]
+        return float(np.max([check.difference for check in checks]))
+
+    def engine(self, name: str) -> Engine | None:
+        """Build an engine, unless it was built; return None if it is unusable, and note why."""
+        if name in self.reasons:
+            return None
+        if name not in self.built:
+            try:
+                self.built[name] = build(
+                    *(name, self.weights, self.folder),
+                    outputs=self.outputs,
+                    size=self.photos.shape[1],
+                )
+            except Unusable as reason:
+                self.reasons[name] = str(reason)
+        return self.built.get(name)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Compare engines with the reference, unless they were compared, and note failures."""
+        new = [
+            name
+            for name in names
+            if any(_key(name, part) not in self.recorded for part in self.parts)
+        ]
+        if new:
+            compared = self.photos[:PHOTOS_COMPARED]
+            with _reference(self.weights, compared, self.outputs) as reference:
+                built = {name: engine for name in new if (engine := self.engine(name))}
+                expected = reference()
+            for name, engine in built.items():
+                self._measure(name, engine, expected)
+        for name in names:
+            if name not in self.reasons and not self.difference(name) <= TOLERANCE:
+                difference = f"differs from keras by {self.difference(name):.1g}"
+                self.reasons[name] = f"{_package(name)} {difference}"
+
+    def _measure(self, name: str, engine: Engine, expected: Taps) -> None:
+        # The first batch includes work that is done once, so the second one is timed.
+        found = engine.forward(self.photos[:PHOTOS_COMPARED])
+        timed = self.photos[: max(PHOTOS_TIMED, machine.cores())]
+        speed = self.speed(name) or _photos_per_second(engine, timed)
+        for part, outputs in self.parts.items():
+            reference = {output: expected[output] for output in outputs}
+            check = Check(relative_difference(found, reference), speed)
+            self.recorded[_key(name, part)] = check._asdict()
+        atomic.write_text(self.path, json.dumps(self.recorded, indent=1) + "\n")
 
 
-def _check(engine: Engine, photos: NDArray[np.uint8], reference: Taps) -> Check:
-    # The first batch includes work that is done once, so the second one is timed.
-    taps = {tap: values[:PHOTOS_COMPARED] for tap, values in engine.forward(photos).items()}
+def _package(name: str) -> str:
+    return f"{PACKAGES[name]} {version(PACKAGES[name])}"
+
+
+def _key(name: str, part: str) -> str:
+    """Return the name in ``engines.json`` of an engine's taps, or of the map that `part` names."""
+    return f"{_package(name)} on {machine.processor()}" + (part and f", {part}")
+
+
+def _photos_per_second(engine: Engine, photos: NDArray[np.uint8]) -> float:
     started = time.perf_counter()
     engine.forward(photos)
-    seconds = time.perf_counter() - started
-    return Check(relative_difference(taps, reference), len(photos) / seconds)
+    return len(photos) / (time.perf_counter() - started)
 
 
-def _compute_reference(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
-    """Compute Keras's taps in another process, whose end frees the gigabyte that Keras takes."""
+@contextmanager
+def _reference(
+    weights: Weights, photos: NDArray[np.uint8], outputs: Sequence[str]
+) -> Iterator[Callable[[], Taps]]:
+    """Let Keras compute while the block runs; what is yielded waits for the outputs.
+
+    Keras runs in another process, whose end frees the gigabyte that it takes, unless this process
+    has imported it already.
+    """
+    if "keras" in sys.modules:
+        yield partial(_run_keras, weights, photos, outputs)
+        return
     prepare = partial(_prepare_process, os.getpid())
     # Unlike multiprocessing's processes, joblib's do not run the user's script again.
     with loky.ProcessPoolExecutor(1, initializer=prepare) as process:
-        taps: Taps = process.submit(_run_keras, weights, photos).result()
-        return taps
+        yield process.submit(_run_keras, weights, photos, outputs).result
 
 
 def _prepare_process(parent: int) -> None:
@@ -196,7 +279,7 @@ def _prepare_process(parent: int) -> None:
     processes.end_with(parent)
 
 
-def _run_keras(weights: Weights, photos: NDArray[np.uint8]) -> Taps:
+def _run_keras(weights: Weights, photos: NDArray[np.uint8], outputs: Sequence[str]) -> Taps:
     from extract.engines import keras_engine
 
-    return keras_engine.build(weights, size=photos.shape[1]).forward(photos)
+    return keras_engine.build(weights, outputs=outputs, size=photos.shape[1]).forward(photos)

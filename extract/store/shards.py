@@ -124,6 +124,9 @@ class Writer:
     folder : Path or UPath
         The folder of the recipe's shards.
     recipe : dict
+    timed : bool
+        Whether the shards record the time that passed. False if the shards of another writer do,
+        which is given something else of the same photos.
 
     Attributes
     ----------
@@ -131,9 +134,10 @@ class Writer:
         The number of images in the shards written so far.
     """
 
-    def __init__(self, folder: Location, recipe: dict[str, Any]) -> None:
+    def __init__(self, folder: Location, recipe: dict[str, Any], *, timed: bool = True) -> None:
         self.folder = folder
         self.recipe = recipe
+        self.timed = timed
         self.written = 0
         self.engine = ""
         # One list holds both, so a signal never finds the digests of a batch without its taps.
@@ -176,7 +180,7 @@ class Writer:
                 tap: np.concatenate([taps[tap] for _, taps in self.batches])
                 for tap in shapes(self.recipe)
             }
-            seconds = time.monotonic() - self.since
+            seconds = time.monotonic() - self.since if self.timed else 0.0
             write(self.folder, Shard(digests, taps, self.engine, seconds), self.recipe)
             self.written += len(digests)
         self.batches, self.since = [], time.monotonic()

@@ -4,6 +4,7 @@ Karen Simonyan and Andrew Zisserman, "Very deep convolutional networks for large
 recognition", arXiv 1409.1556, configuration D without its fully connected layers.
 """
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -93,6 +94,14 @@ Keras's axes are (height, width, inputs, filters); theirs are (filters, inputs, 
 
 FILTERS_LAST = (2, 3, 1, 0)
 """Transposes a kernel from the axes of ONNX and ncnn to Keras's."""
+
+
+def layers_for(outputs: Iterable[str]) -> tuple[Convolution | MaxPool, ...]:
+    """Return the layers that compute some outputs, taps or layers; none comes after the deepest."""
+    sources = {tap.name: tap.source for tap in TAP_LAYERS}
+    names = [layer.name for layer in LAYERS]
+    deepest = max(names.index(sources.get(output, output)) for output in outputs)
+    return LAYERS[: deepest + 1]
 
 
 def preprocessing() -> tuple[NDArray[np.float32], NDArray[np.float32]]:

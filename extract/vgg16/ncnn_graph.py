@@ -1,21 +1,21 @@
 """VGG16 with its preprocessing and taps in ncnn's format: a text of layers, and their weights."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract.vgg16.architecture import (
     FILTERS_FIRST,
-    LAYERS,
     TAP_LAYERS,
     Convolution,
     MaxPool,
     Tap,
+    layers_for,
     preprocessing,
     windows,
 )
-from extract.vgg16.recipe import SIZE
+from extract.vgg16.recipe import SIZE, TAPS
 
 MAGIC = 7767517
 """First line of a network in ncnn's text form."""
@@ -27,19 +27,24 @@ POOLINGS = {"avg": "0=1 4=1", "max": "0=0 4=1"}
 """ncnn's parameters for pooling over all positions."""
 
 
-def text(size: int = SIZE) -> str:
+def text(size: int = SIZE, outputs: Collection[str] = tuple(TAPS)) -> str:
     """Describe the network for photos of a size in ncnn's text form.
 
     Each line holds a layer: type, name, number of inputs, number of outputs, their names, and the
-    parameters by number. The input is ``rgb``. Every tap can be extracted by its name, and so can
-    every layer that no tap reads.
+    parameters by number. The input is ``rgb``.
+
+    Parameters
+    ----------
+    size : int
+    outputs : collection of str
+        Taps, and layers that no tap reads. The network ends at the deepest of them.
     """
     lines = ["Input rgb 0 1 rgb", "Convolution bgr 1 1 rgb bgr 0=3 1=1 5=1 6=9"]
     x = "bgr"
-    for layer in LAYERS:
+    for layer in layers_for(outputs):
         lines.append(_layer(layer, x))
         x = layer.name
-        taps = [tap for tap in TAP_LAYERS if tap.source == layer.name]
+        taps = [tap for tap in TAP_LAYERS if tap.source == layer.name and tap.name in outputs]
         if taps:
             # In ncnn one layer can read an output. Split gives each tap and the next layer a copy.
             copies = [f"{x}_for_{reader}" for reader in [*(tap.name for tap in taps), "next"]]
@@ -47,8 +52,8 @@ def text(size: int = SIZE) -> str:
             for tap, copy in zip(taps, copies, strict=False):
                 lines += _tap(tap, copy, size)
             x = copies[-1]
-    outputs = sum(int(line.split()[3]) for line in lines)
-    return "\n".join([str(MAGIC), f"{len(lines)} {outputs}", *lines, ""])
+    blobs = sum(int(line.split()[3]) for line in lines)
+    return "\n".join([str(MAGIC), f"{len(lines)} {blobs}", *lines, ""])
 
 
 def weights(arrays: Sequence[NDArray[np.float32]]) -> bytes:

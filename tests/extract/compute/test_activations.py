@@ -1,25 +1,27 @@
 """Cached activations: they equal those of Keras, and each is computed once unless it is damaged."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from extract.compute import activations, pipeline
+from extract import build
+from extract.compute import activations, missing, pipeline
 from extract.compute.activations import make, variant_recipe, vary
-from extract.engines import keras_engine
+from extract.engines import keras_engine, selection
 from extract.engines.base import Engine
 from extract.store import features_file, maintenance, shards
 from extract.store.features_file import Features
 from extract.system.console import InputError, Stopped
 from extract.vgg16 import weights
-from extract.vgg16.recipe import MAPS
+from extract.vgg16.recipe import MAPS, SIZE, TAPS
 from extract.vgg16.weights import Weights
 from finetune.train.batches import ActivationBatches
 from tests import stand_in
-from tests.conftest import Arrays
+from tests.conftest import Arrays, write_photos
 from tests.damage import flip, tap_offset
 
 LAYER = "block4_pool"
@@ -44,7 +46,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Replace VGG16 by a stand-in; return how many photos each batch had."""
     batches: list[int] = []
 
-    def build(weights: Weights, layer: str, variant: int, photos: np.ndarray) -> Engine:
+    def build(
+        weights: Weights, layer: str, variant: int, folder: Path, photos: np.ndarray
+    ) -> Engine:
         def forward(photos: np.ndarray) -> dict[str, np.ndarray]:
             batches.append(len(photos))
             means = np.stack([vary(photo, variant).mean() for photo in photos])
@@ -79,16 +83,25 @@ def test_variants_are_the_photo_its_mirror_and_crops_always_the_same() -> None:
         np.testing.assert_array_equal(vary(one.copy(), number), variant)
 
 
-@pytest.mark.parametrize("layer", list(MAPS))
+@pytest.mark.parametrize(("layer", "engine"), zip(MAPS, selection.PACKAGES, strict=True))
 def test_activations_are_those_of_keras_for_the_variant(
-    layer: str, features: Features, vgg16: Weights, tmp_path: Path
+    layer: str,
+    engine: str,
+    features: Features,
+    vgg16: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    package = selection.PACKAGES[engine]
+    monkeypatch.setattr(selection, "PACKAGES", {engine: package})
     rows = features.rows("val")
     for variant in (0, 1):
         found = make(features, ("val",), vgg16, layer=layer, variant=variant, out=tmp_path)
         assert found.seconds > 0
+        assert f"engine: {package} " in capsys.readouterr().out
         varied = np.stack([vary(photo(features, row), variant) for row in rows])
-        expected = keras_engine.build_map(layer, vgg16).forward(varied)[layer]
+        expected = keras_engine.build(vgg16, outputs=[layer]).forward(varied)[layer]
         for row, of_photo in zip(rows, expected, strict=True):
             values = found.read(features.digests[row])
             assert (values.shape, values.dtype) == (MAPS[layer], np.float16)
@@ -182,6 +195,141 @@ def test_a_photo_that_changed_or_cannot_be_read_is_refused_by_name(
         with pytest.raises(InputError, match=rf"{path.name}: .*{reason}.*; run make features"):
             make(features, ("train",), vgg16, layer=LAYER, variant=1, out=tmp_path)
     path.write_bytes(content)
+
+
+def map_of(photos: np.ndarray, layer: str) -> np.ndarray:
+    """Return a map that tells a photo from its mirror image; float16 cannot hold all of it."""
+    left = photos[:, :, :112].mean(axis=(1, 2, 3), dtype=np.float64) * 1000
+    shares = np.linspace(0, 1, int(np.prod(MAPS[layer]))).reshape(MAPS[layer])
+    return (left[:, None, None, None] * shares).astype(np.float32)
+
+
+@pytest.fixture
+def outputs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let a stand-in give taps and maps; return how many photos each batch had."""
+    batches: list[int] = []
+
+    def choose(*wanted: Any, folder: Path, outputs: Sequence[str] = tuple(TAPS)) -> Engine:
+        def forward(photos: np.ndarray) -> dict[str, np.ndarray]:
+            batches.append(len(photos))
+            maps = {layer: map_of(photos, layer) for layer in MAPS if layer in outputs}
+            return (stand_in.values(photos) if "block5_avg" in outputs else {}) | maps
+
+        return Engine("stand-in", forward)
+
+    monkeypatch.setattr(selection, "choose", choose)
+    monkeypatch.setitem(pipeline.compute.__kwdefaults__, "batch_size", 2)
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 2)
+    return batches
+
+
+class Pass:
+    """Features of 10 photos below `out`, with the activations of one layer or without."""
+
+    def __init__(self, out: Path, weights: Path, vgg16: Weights, layer: str | None) -> None:
+        self.root = write_photos(out / "pets", {"cats": 5, "dogs": 5})
+        self.options = build.Options(out=out, weights=weights, activations=layer)
+        self.out, self.vgg16 = out, vgg16
+
+    def run(self) -> None:
+        build.build(str(self.root), self.options)
+
+    def activations(self, variant: int) -> dict[str, np.ndarray]:
+        splits = ("train",) if variant else ("train", "val")
+        with features_file.open(self.out / "features/pets.h5") as opened:
+            found = make(opened, splits, self.vgg16, layer=LAYER, variant=variant, out=self.out)
+            return {digest: found.read(digest) for digest in found.rows}
+
+
+def test_what_is_kept_from_the_pass_that_makes_the_features_equals_what_make_computes(
+    outputs: list[int], vgg16: Weights, vgg16_weights: Path, tmp_path: Path
+) -> None:
+    found, computed = [], []
+    for name, layer in (("kept", LAYER), ("not kept", None)):
+        work = Pass(tmp_path / name, vgg16_weights, vgg16, layer)
+        work.run()
+        outputs.clear()
+        plain = work.activations(0)
+        computed.append(sum(outputs))
+        found.append(plain | {f"mirrored {d}": v for d, v in work.activations(1).items()})
+        computed.append(sum(outputs))
+        # Photos of the test split have none.
+        kept = [shards.read(shard) for shard in shards_of(work.out, vgg16)]
+        assert sorted(digest for shard in kept for digest in shard.digests) == sorted(plain)
+        assert (sum(shard.seconds for shard in kept) == 0) == bool(layer)
+    assert computed == [0, 6, 8, 14]
+    assert found[0].keys() == found[1].keys()
+    for key, values in found[0].items():
+        assert values.max() == np.finfo(np.float16).max
+        np.testing.assert_array_equal(values, found[1][key])
+
+
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_a_run_that_is_killed_between_two_shards_of_a_batch_is_completed(
+    writes: int,
+    outputs: list[int],
+    vgg16: Weights,
+    vgg16_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = Pass(tmp_path, vgg16_weights, vgg16, LAYER)
+    write, written = shards.write, []
+
+    def write_some(*arguments: Any) -> Any:
+        if len(written) == writes:
+            raise Stopped(15)
+        written.append(write(*arguments))
+        return written[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write", write_some)
+        with pytest.raises(Stopped):
+            work.run()
+    of_taps = sum(path.parent == written[0].parent for path in written)
+    outputs.clear()
+    work.run()
+    assert sum(outputs) == 10 - 2 * of_taps
+    before = sum(outputs)
+    assert len(work.activations(0)) == 8
+    # At most a batch, and one photo before it that waited for a shard of activations.
+    assert sum(outputs) - before <= 3
+
+
+def test_activations_that_are_kept_already_are_not_written_again(
+    outputs: list[int], vgg16: Weights, vgg16_weights: Path, tmp_path: Path
+) -> None:
+    work = Pass(tmp_path, vgg16_weights, vgg16, LAYER)
+    work.run()
+    before = shards_of(work.out, vgg16)
+    with features_file.open(work.out / "features/pets.h5") as opened:
+        taps = shards.files(shards.folder_of(work.out, opened.recipes[SIZE]))
+    for path in (*taps, work.out / "features/pets.h5"):
+        path.unlink()
+    outputs.clear()
+    work.run()
+    assert sum(outputs) == 10
+    assert shards_of(work.out, vgg16) == before
+
+
+def test_a_cluster_keeps_no_activations_and_the_run_says_so(
+    vgg16: Weights,
+    vgg16_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    work = Pass(tmp_path, vgg16_weights, vgg16, LAYER)
+    work.options = replace(work.options, on="ray")
+
+    def compute(*arguments: Any, wanted: Any, on: str) -> None:
+        assert wanted is None
+        raise Stopped(15)
+
+    monkeypatch.setattr(missing, "compute", compute)
+    with pytest.raises(Stopped):
+        work.run()
+    assert "--activations is ignored with --on ray" in capsys.readouterr().out
 
 
 class Constant:
