@@ -124,6 +124,8 @@ class Writer:
     folder : Path or UPath
         The folder of the recipe's shards.
     recipe : dict
+    images : int or None
+        The number of images after which a shard is written, if it is not 256.
 
     Attributes
     ----------
@@ -131,9 +133,12 @@ class Writer:
         The number of images in the shards written so far.
     """
 
-    def __init__(self, folder: Location, recipe: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Location, recipe: dict[str, Any], *, images: int | None = None
+    ) -> None:
         self.folder = folder
         self.recipe = recipe
+        self.images = images or SHARD_IMAGES
         self.written = 0
         self.engine = ""
         # One list holds both, so a signal never finds the digests of a batch without its taps.
@@ -165,7 +170,7 @@ class Writer:
         self.engine = engine
         self.batches.append((digests, taps))
         late = time.monotonic() - self.since >= SHARD_SECONDS
-        if late or sum(len(batch) for batch, _ in self.batches) >= SHARD_IMAGES:
+        if late or sum(len(batch) for batch, _ in self.batches) >= self.images:
             self.flush()
 
     def flush(self) -> None:
