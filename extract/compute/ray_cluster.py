@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ PACKAGES = ("extract", "classify")
 """Packages of this project; Ray sends them to the other machines."""
 
 CONNECT_SECONDS = 5.0
+
+ending: list[threading.Thread] = []
+"""Threads that end the last connection; the next one waits for them."""
 
 
 @contextmanager
@@ -52,6 +56,8 @@ def connected(on: str) -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
+    while ending:
+        ending.pop().join()
     if address[1]:
         _check_port(on, address[1], int(address[2]))
     try:
@@ -69,7 +75,10 @@ def connected(on: str) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        ray.shutdown()
+        # Its processes take a second or two to end, and this one has other work. The interpreter
+        # waits for the thread when it ends.
+        ending.append(threading.Thread(target=ray.shutdown))
+        ending[-1].start()
 
 
 def _check_port(on: str, host: str, port: int) -> None:
