@@ -128,7 +128,8 @@ def _make(folder: Path) -> None:
     ray_cluster.PACKAGES += ("benchmarks",)
     for module, name in (
         (scan, "labelled_photos"),
-        (hashes, "of_files"),
+        (hashes.Files, "__init__"),
+        (hashes.Files, "read"),
         (shard_index, "read"),
         (ray_coordinator, "compute"),
         (plan, "plan_rows"),
