@@ -65,13 +65,13 @@ def compute(images: Images, paths: Sequence[str], jobs: Sequence[Job], *, on: st
         started = time.monotonic()
         with _watched(job, images, len(pending)) as advance:
             if on is not None:
-                read = all(path in images.digests for path in pending)
+                hashed = all(path in images.digests for path in pending)
                 done = ray_coordinator.compute(
                     job,
                     pending,
                     on=on,
                     advance=advance,
-                    known=() if read else images.rows[job.size],
+                    known=() if hashed else images.rows[job.size],
                     learn=images.learn,
                 )
             else:

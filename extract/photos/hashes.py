@@ -67,7 +67,7 @@ class Files:
     remembered : dict of path to digest, 64 hexadecimal digits
         In the order of the paths.
     unknown : dict of path to list of int
-        The stamps of the files that must be read.
+        The stamps of the files that must still be read.
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class Files:
                 digests |= {path: digest for path, digest, _ in batch if digest}
                 self.index.remember(batch)
                 advance(len(batch))
+        self.unknown.clear()
         return {path: digests[path] for path in self.paths if path in digests}
 
     def learn(self, digests: Mapping[str, str]) -> None:
@@ -126,7 +127,7 @@ class Files:
         The stamps are those that this machine sees, because each may give the disk another number.
         A file whose stamp has changed since is not remembered.
         """
-        before = {path: self.unknown[path] for path in digests if path in self.unknown}
+        before = {path: self.unknown.pop(path) for path in digests if path in self.unknown}
         if isinstance(self.root, Path):
             now = _stamps(self.root, [*before])
             before = {
