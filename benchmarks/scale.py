@@ -45,19 +45,20 @@ def main() -> None:
     overhead = commands.add_parser("overhead")
     overhead.add_argument("data", help="a data set whose features are below the checkout")
     overhead.add_argument("--runs", type=int, default=3)
+    overhead.add_argument("--engine", default="auto")
     rows = commands.add_parser("rows")
     rows.add_argument("rows", type=int, nargs="*", default=ROWS)
     options = parser.parse_args()
     # Start a cluster of its own, even if this machine belongs to one.
     os.environ["RAY_ADDRESS"] = "local"
     if options.command == "overhead":
-        _overhead(options.data, options.runs)
+        _overhead(options.data, options.runs, options.engine)
     else:
         for n in options.rows:
             _rows(n)
 
 
-def _overhead(data: str, runs: int) -> None:
+def _overhead(data: str, runs: int, engine: str) -> None:
     seconds: dict[str, list[float]] = {"here": [], "on ray": []}
     for run in range(runs):
         for name in ("here", "on ray") if run % 2 == 0 else ("on ray", "here"):
@@ -65,7 +66,7 @@ def _overhead(data: str, runs: int) -> None:
                 _copy_weights_and_engines(Path(temporary))
                 started = time.perf_counter()
                 output = subprocess.run(
-                    [sys.executable, "-m", "extract", data, "--out", temporary]
+                    [sys.executable, "-m", "extract", data, "--out", temporary, "--engine", engine]
                     + (["--on", "ray"] if name == "on ray" else []),
                     check=True,
                     capture_output=True,
@@ -128,7 +129,8 @@ def _make(folder: Path) -> None:
     ray_cluster.PACKAGES += ("benchmarks",)
     for module, name in (
         (scan, "labelled_photos"),
-        (hashes, "of_files"),
+        (hashes.Files, "__init__"),
+        (hashes.Files, "read"),
         (shard_index, "read"),
         (ray_coordinator, "compute"),
         (plan, "plan_rows"),

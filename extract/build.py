@@ -14,6 +14,7 @@ from extract.compute.job import Job
 from extract.compute.missing import Images
 from extract.photos import datasets, duplicates, hashes, scan, splits, tree
 from extract.photos.duplicates import Near
+from extract.photos.hashes import Files
 from extract.photos.scan import Scan
 from extract.plan import Plan
 from extract.store import features_file, features_writer, shards
@@ -26,6 +27,10 @@ from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, pixels_note, 
 
 SHOWN = 10
 """At most this many skipped files and near-duplicates are named on the screen."""
+
+HASHED_HERE = 256
+"""With a cluster, more unknown photos than these are read and hashed by the machines that compute
+them. Fewer take this machine a moment, and often none of them needs a cluster after that."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,17 @@ def build(data: str, options: Options) -> None:
         if moved:
             _refuse_another(path, found)
         jobs = _jobs(found.root, sizes, options)
-        images = Images(_hash(found, options))
+        files = _files(found, options)
+        unread: list[str] = []
+        if options.on and not moved and len(files.unknown) > HASHED_HERE:
+            unread = [*files.unknown]
+        images = Images(files.remembered if unread else _hash(files, found), learn=files.learn)
         if moved:
             _refuse_another(path, found, images.digests)
-        # A class that is too small is refused here, before hours of computing.
-        splits.members(found.class_names, *plan.columns(found.photos, images))
+        # A class that is too small is refused here, before hours of computing. A photo that was not
+        # read may be unlike all others.
+        possible = Images(images.digests | dict(zip(unread, unread, strict=True)))
+        splits.members(found.class_names, *plan.columns(found.photos, possible))
         wanted = _wanted(found, images, options)
         near = None
         while near is None:
@@ -257,17 +268,20 @@ def _index(options: Options) -> Path:
     return shards.cache_of(options.out) / "digests.sqlite"
 
 
-def _hash(found: Scan, options: Options) -> dict[str, str]:
+def _files(found: Scan, options: Options) -> Files:
+    return Files(
+        found.root,
+        [photo.path for photo in found.photos],
+        index=_index(options),
+        stamps=found.stamps,
+        rehash=options.rehash,
+    )
+
+
+def _hash(files: Files, found: Scan) -> dict[str, str]:
     """Return the digest of every file that can be read, by path."""
     with console.progress("digests", len(found.photos), unit="photos") as advance:
-        return hashes.of_files(
-            found.root,
-            [photo.path for photo in found.photos],
-            index=_index(options),
-            stamps=found.stamps,
-            rehash=options.rehash,
-            advance=advance,
-        )
+        return files.read(advance)
 
 
 def _attributes_of(

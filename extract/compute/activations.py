@@ -232,7 +232,7 @@ def _compute(
         done = pipeline.compute(root, pending, build_engine=build, writer=writer, advance=advance)
     expected = dict(zip(features.paths, features.digests, strict=True))
     problems = dict(done.unreadable)
-    for path, digest in done.digests.items():
+    for path, digest in (done.digests | done.others).items():
         if digest != expected[path]:
             problems[path] = "has changed since its features were extracted"
     if problems:

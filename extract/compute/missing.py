@@ -1,7 +1,7 @@
 """Compute the taps of every image that is not in the cache yet, at every size."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,12 +31,15 @@ class Images:
     unreadable : dict of path to reason
     computed : set of digest
         The images whose taps were computed in this run.
+    learn : callable
+        Called with the digests of files that machines of a cluster have read.
     """
 
     digests: dict[str, str]
     rows: dict[int, dict[str, ShardRow]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     computed: set[str] = field(default_factory=set)
+    learn: Callable[[Mapping[str, str]], None] = lambda digests: None
 
 
 def compute(
@@ -72,15 +75,23 @@ def compute(
         started = time.monotonic()
         with _watched(job, images, len(pending)) as advance:
             if on is not None:
-                done = ray_coordinator.compute(job, pending, on=on, advance=advance)
+                hashed = all(path in images.digests for path in pending)
+                done = ray_coordinator.compute(
+                    job,
+                    pending,
+                    on=on,
+                    advance=advance,
+                    known=() if hashed else images.rows[job.size],
+                    learn=images.learn,
+                )
             else:
                 new = {images.digests.get(path, "") for path in pending}
                 done = _compute_here(job, pending, advance, _kept_at(job, wanted, new))
+        images.digests |= done.others | done.digests
         reused = len(images.rows[job.size].keys() & set(images.digests.values()))
         _report(job, done, time.monotonic() - started, reused)
         images.computed |= set(done.digests.values())
         images.unreadable |= _with_copies(done.unreadable, images.digests)
-        images.digests |= done.digests
         images.rows[job.size] = _read_index(job)
 
 
@@ -104,7 +115,6 @@ def _compute_here(
             build_engine=choose,
             writer=writer,
             advance=advance,
-            size=job.size,
         )
     if wanted:
         say(f"{wanted.layer}, plain: {count(both.maps.written, 'photo')} kept for fine-tuning")
@@ -150,7 +160,7 @@ def _with_copies(unreadable: dict[str, str], digests: dict[str, str]) -> dict[st
 
 
 def _report(job: Job, done: Computed, seconds: float, reused: int) -> None:
-    n = len(done.digests)
+    n = len(set(done.digests.values()))
     if n:
         speed = f"{seconds:.0f} s, {n / seconds:.1f} photos/s"
         say(f"{_name(job)}: {count(n, 'image')} computed ({speed}), {reused:,} reused")

@@ -67,23 +67,28 @@ class Computed(NamedTuple):
     ----------
     digests : dict of path to digest
         The digests of the bytes that the network was given.
+    others : dict of path to digest
+        Those of files that were read but not given to the network: their digest was known, they are
+        copies of another file, or they are no photos.
     unreadable : dict of path to reason
     seconds : dict of str to float
         How long each of `STAGES` took. All but the first run at the same time.
     """
 
     digests: dict[str, str]
+    others: dict[str, str]
     unreadable: dict[str, str]
     seconds: dict[str, float]
 
     @classmethod
     def nothing(cls) -> Self:
         """Return an empty outcome, to which others are added."""
-        return cls({}, {}, dict.fromkeys(STAGES, 0.0))
+        return cls({}, {}, {}, dict.fromkeys(STAGES, 0.0))
 
     def add(self, other: Self) -> None:
         """Add the outcome for other files."""
         self.digests.update(other.digests)
+        self.others.update(other.others)
         self.unreadable.update(other.unreadable)
         for stage, seconds in other.seconds.items():
             self.seconds[stage] += seconds
@@ -189,8 +194,8 @@ def compute(
     build_engine: Callable[[NDArray[np.uint8]], Engine],
     writer: Writer,
     advance: Callable[[int], None],
-    size: int = SIZE,
     batch_size: int = BATCH_SIZE,
+    known: Container[str] = (),
 ) -> Computed:
     """Run the network over files and hand the taps to the writer, batch by batch.
 
@@ -205,15 +210,16 @@ def compute(
     build_engine : callable
         Called with the first batch of photos. It is not called if there are no photos.
     writer : Writer
+        Its recipe has the side in pixels of the squares that the network takes.
     advance : callable
         Called with the number of files just finished.
-    size : int
-        Side in pixels of the squares that the network takes.
     batch_size : int
         Photos of 224 x 224 pixels in a batch; see `at_once`.
+    known : container of str
+        Digests whose taps exist. Files that have them are only read.
     """
-    done = Computed.nothing()
-    with closing(read_ahead(root, paths, size=size)) as files:
+    done, size = Computed.nothing(), writer.recipe["size"]
+    with closing(read_ahead(root, paths, size=size, known=known)) as files:
         batches = _batches(_readable(files, done, advance), at_once(size, batch_size))
         first = next(batches, None)
         if first is None:
@@ -236,15 +242,20 @@ def compute(
 def _readable(
     items: Iterable[LoadedPhoto], done: Computed, advance: Callable[[int], None]
 ) -> Iterator[LoadedPhoto]:
-    """Yield the files that give a photo, and note the others in `done`."""
+    """Yield the files that give a photo of their own, and note the others in `done`."""
+    given: set[str] = set()
     for item in items:
         done.seconds["read"] += item.seconds[0]
         done.seconds["decode"] += item.seconds[1]
-        if item.photo is None:
-            done.unreadable[item.path] = item.reason
-            advance(1)
-        else:
+        if item.photo is not None and item.digest not in given:
+            given.add(item.digest)
             yield item
+            continue
+        if item.reason:
+            done.unreadable[item.path] = item.reason
+        if item.digest:
+            done.others[item.path] = item.digest
+        advance(1)
 
 
 def _batches(items: Iterator[LoadedPhoto], photos: int) -> Iterator[Batch]:

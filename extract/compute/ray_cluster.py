@@ -4,11 +4,14 @@ import logging
 import os
 import re
 import socket
+import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from extract.system.console import InputError
@@ -17,6 +20,9 @@ PACKAGES = ("extract", "classify")
 """Packages of this project; Ray sends them to the other machines."""
 
 CONNECT_SECONDS = 5.0
+
+ending: list[threading.Thread] = []
+"""Threads that end the last connection; the next one waits for them."""
 
 
 @contextmanager
@@ -52,15 +58,19 @@ def connected(on: str) -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
+    while ending:
+        ending.pop().join()
     if address[1]:
         _check_port(on, address[1], int(address[2]))
+    cluster = None if on == "ray" else on
+    options: dict[str, Any] = {"runtime_env": {"py_modules": [str(files(n)) for n in PACKAGES]}}
+    if on == "ray" and _starts_here():
+        cluster, options["include_dashboard"] = "local", False
+        if {Path(str(files(name))).parent for name in PACKAGES} == {Path.cwd()}:
+            # Ray's processes import from here anyway, and those that wait can be used at once.
+            del options["runtime_env"]
     try:
-        ray.init(
-            None if on == "ray" else on,
-            runtime_env={"py_modules": [str(files(name)) for name in PACKAGES]},
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        ray.init(cluster, logging_level=logging.ERROR, log_to_driver=False, **options)
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"--on {on}: no Ray cluster answers ({error}); start one with ray start; if it asks "
@@ -69,7 +79,17 @@ def connected(on: str) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        ray.shutdown()
+        # Its processes take a second or two to end, and this one has other work. The interpreter
+        # waits for the thread when it ends.
+        ending.append(threading.Thread(target=ray.shutdown))
+        ending[-1].start()
+
+
+def _starts_here() -> bool:
+    """Say whether Ray will start on this machine alone, by the rules in the docs of `ray.init`."""
+    address = os.environ.get("RAY_ADDRESS")
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return address == "local" or not (address or Path(folder, "ray/ray_current_cluster").exists())
 
 
 def _check_port(on: str, host: str, port: int) -> None:

@@ -9,12 +9,13 @@ import math
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from extract.compute.digest_set import DigestSet
 from extract.compute.job import Job
 from extract.compute.pipeline import Computed
 from extract.compute.ray_cluster import connected
@@ -30,6 +31,9 @@ CORES_PER_WORKER = 8
 TASKS_PER_WORKER = 4
 """Each worker gets at least this many tasks, so that none waits long for another at the end."""
 
+TASKS_AT_ONCE = 2
+"""While a worker computes the photos of one task, it reads and decodes those of another."""
+
 MAX_LOSSES = 2
 """A task that lost this many workers is halved; a task of one photo is skipped."""
 
@@ -44,6 +48,8 @@ STOP_SECONDS = 30.0
 NOTICE_SECONDS = 30.0
 
 Advance = Callable[[int, str], None]
+
+Learn = Callable[[Mapping[str, str]], None]
 
 
 @dataclass
@@ -72,39 +78,54 @@ class WorkerHandle:
     node_id : str
         Ray's name for the machine.
     actor : ray.actor.ActorHandle
-    answer : ray.ObjectRef
-        The answer to the last request, which is first `Worker.find_problem` and from then on
-        `Worker.compute`.
+    problem : ray.ObjectRef
+        The answer to `Worker.find_problem`.
     answer_to_count : ray.ObjectRef
         The answer to the last `Worker.count`.
-    task : Task or None
-        What the worker computes now.
-    idle : bool
-        Whether the worker can be given a task.
+    ready : bool
+        Whether the worker can be given tasks, because it has no problem.
+    tasks : dict of ray.ObjectRef to Task
+        What the worker computes now, and what it reads meanwhile, by the answer that is awaited.
     counted : int
         Photos that the progress bar has counted.
     finished : int
         Photos in finished tasks.
     seconds : float
         Time spent on finished tasks.
-    started : float
-        When the current task was given, on the clock `time.monotonic`.
+    since : float
+        When the time of the task that the worker computes began, on the clock `time.monotonic`.
     """
 
     name: str
     node_id: str
     actor: Any
-    answer: Any
+    problem: Any
     answer_to_count: Any
-    task: Task | None = None
-    idle: bool = False
+    ready: bool = False
+    tasks: dict[Any, Task] = field(default_factory=dict)
     counted: int = 0
     finished: int = 0
     seconds: float = 0.0
-    started: float = 0.0
+    since: float = 0.0
+
+    def may_take(self, task: Task) -> bool:
+        """Say whether the worker may be given a task now.
+
+        A task that lost a worker has one to itself, so that the next loss is surely its fault.
+        """
+        suspect = task.losses or any(other.losses for other in self.tasks.values())
+        return self.ready and len(self.tasks) < (1 if suspect else TASKS_AT_ONCE)
 
 
-def compute(job: Job, paths: Sequence[str], *, on: str, advance: Advance) -> Computed:
+def compute(
+    job: Job,
+    paths: Sequence[str],
+    *,
+    on: str,
+    advance: Advance,
+    known: Collection[str] = (),
+    learn: Learn = lambda digests: None,
+) -> Computed:
     """Compute photos on all machines of a cluster; the machines write the shards.
 
     Machines may join or be lost while this runs.
@@ -119,6 +140,10 @@ def compute(job: Job, paths: Sequence[str], *, on: str, advance: Advance) -> Com
     advance : callable
         Called with a number of finished photos and the name of the worker that finished them. The
         number is negative when a lost worker's unfinished task is taken back.
+    known : collection of str
+        Digests whose taps are in the cache; the photos that have them are only read.
+    learn : callable
+        Called with the digests of the photos of each finished task.
 
     Returns
     -------
@@ -135,7 +160,8 @@ def compute(job: Job, paths: Sequence[str], *, on: str, advance: Advance) -> Com
         local_folder=job.local_folder.absolute(),
     )
     with finishing() as check, connected(on) as ray, _marker(job.shard_folder) as marker:
-        coordinator = Coordinator(ray, job, marker, advance)
+        given = ray.put(job), ray.put(DigestSet(known))
+        coordinator = Coordinator(ray, given, marker, advance, learn)
         try:
             return coordinator.compute(paths, check)
         finally:
@@ -183,19 +209,23 @@ class Coordinator:
     ----------
     ray : module
         Ray, connected to the cluster.
-    job : Job
+    given : tuple of ray.ObjectRef
+        The job and the known digests, for every worker.
     marker : Path or None
         See `Worker.find_problem`.
-    advance : callable
+    advance, learn : callable
         See `compute`.
     """
 
-    def __init__(self, ray: Any, job: Job, marker: Path | None, advance: Advance) -> None:
+    def __init__(
+        self, ray: Any, given: tuple[Any, Any], marker: Path | None, advance: Advance, learn: Learn
+    ) -> None:
         self.ray = ray
         self.actor_class = ray.remote(Worker)
-        self.job = ray.put(job)
+        self.job, self.known = given
         self.marker = marker
         self.advance = advance
+        self.learn = learn
         self.workers: dict[tuple[str, int], WorkerHandle] = {}
         self.left_out: dict[str, str] = {}
         self.losses_in_a_row: Counter[str] = Counter()
@@ -208,15 +238,19 @@ class Coordinator:
         self._start_workers()
         self.tasks.extend(make_tasks(paths, len(self.workers)))
         notice_due: float = time.monotonic() + NOTICE_SECONDS
-        while self.tasks or any(worker.task for worker in self.workers.values()):
+        while self.tasks or any(worker.tasks for worker in self.workers.values()):
             check()
             self._start_workers()
             self._give_tasks()
-            waiting = {w.answer: key for key, w in self.workers.items() if not w.idle}
+            waiting = {
+                answer: key
+                for key, worker in self.workers.items()
+                for answer in (worker.tasks if worker.ready else [worker.problem])
+            }
             answered, _ = self.ray.wait([*waiting], timeout=POLL_SECONDS)
             for answer in answered:
                 notice_due = math.inf
-                self._take_answer(waiting[answer])
+                self._take_answer(waiting[answer], answer)
             self._poll_counts()
             if time.monotonic() > notice_due:
                 notice_due = math.inf
@@ -229,11 +263,11 @@ class Coordinator:
 
     def stop(self) -> None:
         """Tell all workers to write what they hold, and wait for them for a limited time."""
-        busy = [worker for worker in self.workers.values() if worker.task]
+        busy = [worker for worker in self.workers.values() if worker.tasks]
         for worker in busy:
             worker.actor.stop.remote()
         if busy:
-            answers = [worker.answer for worker in busy]
+            answers = [answer for worker in busy for answer in worker.tasks]
             self.ray.wait(answers, num_returns=len(answers), timeout=STOP_SECONDS)
 
     def _start_workers(self) -> None:
@@ -256,26 +290,28 @@ class Coordinator:
         actor = self.actor_class.options(
             num_cpus=resources.cores,
             num_gpus=resources.gpus,
-            # One thread computes; the other answers `count` and `stop`.
-            max_concurrency=2,
+            # One thread more answers `count` and `stop`.
+            max_concurrency=TASKS_AT_ONCE + 1,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-        ).remote(self.job, resources.cores)
-        answer = actor.find_problem.remote(self.marker)
-        return WorkerHandle(name, node_id, actor, answer, actor.count.remote())
+        ).remote(self.job, resources.cores, self.known)
+        problem = actor.find_problem.remote(self.marker)
+        return WorkerHandle(name, node_id, actor, problem, actor.count.remote())
 
     def _give_tasks(self) -> None:
-        """Give every idle worker a task while there are any."""
-        for worker in self.workers.values():
-            if worker.idle and self.tasks:
-                worker.task, worker.idle = self.tasks.popleft(), False
-                worker.started = time.monotonic()
-                worker.answer = worker.actor.compute.remote(worker.task.paths)
+        """Give every worker a task to compute and one to read meanwhile, while there are any."""
+        for number in range(TASKS_AT_ONCE):
+            for worker in self.workers.values():
+                if self.tasks and len(worker.tasks) == number and worker.may_take(self.tasks[0]):
+                    task = self.tasks.popleft()
+                    if not worker.tasks:
+                        worker.since = time.monotonic()
+                    worker.tasks[worker.actor.compute.remote(task.paths)] = task
 
-    def _take_answer(self, key: tuple[str, int]) -> None:
+    def _take_answer(self, key: tuple[str, int], awaited: Any) -> None:
         """Take the answer of a worker, or note that the worker was lost."""
         worker = self.workers[key]
         try:
-            answer = self.ray.get(worker.answer)
+            answer = self.ray.get(awaited)
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, InputError):
                 raise InputError(f"{worker.name}: {error.cause}") from error
@@ -283,12 +319,13 @@ class Coordinator:
         except self.ray.exceptions.RayError as error:
             self._handle_loss(self.workers.pop(key), str(error))
             return
-        worker.idle = True
-        if worker.task:
-            self._finish(worker, worker.task, *answer)
+        if awaited in worker.tasks:
+            self._finish(worker, worker.tasks.pop(awaited), *answer)
         elif answer:
             self._leave_out(worker, answer)
             del self.workers[key]
+        else:
+            worker.ready = True
 
     def _finish(self, worker: WorkerHandle, task: Task, computed: Computed, messages: str) -> None:
         for line in messages.splitlines():
@@ -297,11 +334,13 @@ class Coordinator:
                 say(line)
             self.messages.add(line)
         self.done.add(computed)
+        self.learn(computed.others | computed.digests)
         self.losses_in_a_row[worker.node_id] = 0
         worker.finished += len(task.paths)
-        worker.seconds += time.monotonic() - worker.started
-        worker.task = None
-        self._update_count(worker, worker.finished)
+        now = time.monotonic()
+        worker.seconds, worker.since = worker.seconds + now - worker.since, now
+        # It may have begun the next task.
+        self._update_count(worker, max(worker.counted, worker.finished))
 
     def _handle_loss(self, worker: WorkerHandle, reason: str) -> None:
         """Put the task of a lost worker back, and leave its machine out if that is at fault."""
@@ -314,15 +353,15 @@ class Coordinator:
         )
         if machine_is_alive:
             self._judge_machine(worker, reason)
-        if worker.task:
+        for task in worker.tasks.values():
             # A task is not at fault if the whole machine was lost.
-            worker.task.losses += machine_is_alive
-            self._put_back(worker.task)
+            task.losses += machine_is_alive
+            self._put_back(task)
 
     def _judge_machine(self, worker: WorkerHandle, reason: str) -> None:
         """Leave a machine out if its workers do not start, or too many were lost in a row."""
         self.losses_in_a_row[worker.node_id] += 1
-        if not worker.task:
+        if not worker.tasks:
             self._leave_out(worker, reason.splitlines()[-1])
         elif self.losses_in_a_row[worker.node_id] == MAX_LOSSES_IN_A_ROW:
             self._leave_out(worker, f"it lost {MAX_LOSSES_IN_A_ROW} workers in a row")

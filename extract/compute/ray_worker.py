@@ -1,8 +1,10 @@
 """A worker of a run on Ray: it reads photos, computes, and writes shards on its machine."""
 
 import os
-from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+import threading
+from collections.abc import Container, Sequence
+from contextlib import ExitStack, redirect_stdout, suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -30,14 +32,18 @@ class Worker:
     job : Job
     cores : int
         Processor cores that the worker may use.
+    known : container of str
+        Digests whose taps are in the cache. Photos of a task that have them are only read.
     """
 
-    def __init__(self, job: Job, cores: int) -> None:
+    def __init__(self, job: Job, cores: int, known: Container[str] = ()) -> None:
         # `extract.system.machine.cores` and joblib read the number of cores from this variable.
         os.environ["LOKY_MAX_CPU_COUNT"] = str(cores)
         self.job = job
         self.engine: Engine | None = None
-        self.messages = StringIO()
+        self.messages = ""
+        self.known = _Known(known)
+        self.turn = threading.Lock()
         self.done = 0
         self.stopped = False
 
@@ -65,7 +71,10 @@ class Worker:
         return ""
 
     def compute(self, paths: Sequence[str]) -> tuple[Computed, str]:
-        """Compute photos and write their features as shards.
+        """Compute photos and write their features as a shard.
+
+        It may be called while it is at work. The photos of the second call are read and decoded
+        while those of the first go through the network, and then wait for their turn.
 
         Parameters
         ----------
@@ -86,16 +95,23 @@ class Worker:
         """
         computed = Computed.nothing()
         job = self.job
-        with suppress(Stopped), Writer(job.shard_folder, job.recipe) as writer:
+        # The shard is written at the end, when it is the turn of the next photos.
+        images = len(paths) + 1
+        with (
+            suppress(Stopped),
+            Writer(job.shard_folder, job.recipe, images=images) as writer,
+            ExitStack() as turn,
+        ):
             computed = pipeline.compute(
                 job.root,
                 paths,
-                build_engine=self._engine,
+                build_engine=partial(self._engine_in_turn, turn, writer),
                 writer=writer,
                 advance=self._advance,
-                size=job.recipe["size"],
+                known=self.known,
             )
-        messages, self.messages = self.messages.getvalue(), StringIO()
+        self.known.computed |= set(computed.digests.values())
+        messages, self.messages = self.messages, ""
         return computed, messages
 
     def count(self) -> int:
@@ -111,6 +127,15 @@ class Worker:
         if self.stopped:
             raise Stopped(0)
 
+    def _engine_in_turn(self, turn: ExitStack, writer: Writer, photos: NDArray[np.uint8]) -> Engine:
+        """Wait until no other call uses the engine; it is free again at the end of `turn`."""
+        turn.enter_context(self.turn)
+        # The time that these photos take begins now.
+        writer.flush()
+        if self.stopped:
+            raise Stopped(0)
+        return self._engine(photos)
+
     def _engine(self, photos: NDArray[np.uint8]) -> Engine:
         """Return the engine; it is chosen for the first photos and kept."""
         if self.engine is None:
@@ -118,6 +143,18 @@ class Worker:
             if not folder.is_dir():
                 folder = Path(pooch.os_cache("onepass"), folder.name)
             # Two workers of one machine must not time engines at the same moment.
-            with redirect_stdout(self.messages), lock.held(folder / "engines.lock"):
+            with redirect_stdout(StringIO()) as said, lock.held(folder / "engines.lock"):
                 self.engine = selection.choose(job.engine, job.weights, photos, folder=folder)
+            self.messages = said.getvalue()
         return self.engine
+
+
+class _Known:
+    """The digests whose taps were in the cache at the start, or were computed by this worker."""
+
+    def __init__(self, before: Container[str]) -> None:
+        self.before = before
+        self.computed: set[str] = set()
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self.computed or digest in self.before

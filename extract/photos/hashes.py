@@ -41,16 +41,8 @@ REMEMBER = "REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 Row = tuple[Any, ...]
 
 
-def of_files(
-    root: Location,
-    paths: Sequence[str],
-    *,
-    index: Path,
-    stamps: Mapping[str, Stamp] | None = None,
-    rehash: bool = False,
-    advance: Callable[[int], None] = lambda done: None,
-) -> dict[str, str]:
-    """Return the SHA-256 of every file that can be read, reading only what may have changed.
+class Files:
+    """The files of a root: which digests the index remembers, and which files must be read.
 
     Entries of the root for other files are dropped; those of other roots stay. The index is never a
     reason to fail, only for a warning. A damaged or foreign index is set aside, and a new one is
@@ -68,39 +60,98 @@ def of_files(
         Numbers that change with each object of a store, see `extract.photos.scan.Scan`. None for
         files on a disk, whose stamps are read from the file system.
     rehash : bool
-        Read every file, whatever the index says.
-    advance : callable
-        Called with the number of files just finished.
+        Believe nothing that the index says.
 
-    Returns
-    -------
-    dict of path to digest, 64 hexadecimal digits
-        In the order of the paths, without unreadable files and large ones that are no photos.
-
-    Raises
-    ------
-    InputError
-        If files cannot be read at the moment; see `extract.system.locations.read_bytes`.
+    Attributes
+    ----------
+    remembered : dict of path to digest, 64 hexadecimal digits
+        In the order of the paths.
+    unknown : dict of path to list of int
+        The stamps of the files that must still be read.
     """
-    remembered = _Index(index, root)
-    entries = remembered.recall()
-    if stamps is None:
-        stamps = _stamps(root, paths)
-    trusted = {} if rehash else entries
-    digests = {
-        path: digest for path, (digest, *stamp) in trusted.items() if stamps.get(path) == stamp
-    }
-    remembered.forget(entries.keys() - digests.keys())
-    unknown = [path for path in paths if path in stamps and path not in digests]
-    advance(len(paths) - len(unknown))
-    hash_one, workers = partial(_hash, root, stamps), locations.readers(root)
-    hashing = threads.ahead(hash_one, unknown, workers=workers, limit=FILES_AT_ONCE)
-    with closing(hashing) as hashed:
-        while batch := list(islice(hashed, FILES_AT_ONCE)):
-            digests |= {path: digest for path, digest, _ in batch if digest}
-            remembered.remember(batch)
-            advance(len(batch))
-    return {path: digests[path] for path in paths if path in digests}
+
+    def __init__(
+        self,
+        root: Location,
+        paths: Sequence[str],
+        *,
+        index: Path,
+        stamps: Mapping[str, Stamp] | None = None,
+        rehash: bool = False,
+    ) -> None:
+        self.root, self.paths = root, paths
+        self.latest = time.time_ns() - RACY_NS
+        self.index = _Index(index, root)
+        entries = self.index.recall()
+        if stamps is None:
+            stamps = _stamps(root, paths)
+        trusted = {} if rehash else entries
+        found = {p: digest for p, (digest, *stamp) in trusted.items() if stamps.get(p) == stamp}
+        self.index.forget(entries.keys() - found.keys())
+        self.remembered = {path: found[path] for path in paths if path in found}
+        self.unknown = {p: stamps[p] for p in paths if p in stamps and p not in found}
+
+    def read(self, advance: Callable[[int], None] = lambda done: None) -> dict[str, str]:
+        """Hash the unknown files, and return all digests.
+
+        Parameters
+        ----------
+        advance : callable
+            Called with the number of files just finished.
+
+        Returns
+        -------
+        dict of path to digest
+            In the order of the paths, without unreadable files and large ones that are no photos.
+
+        Raises
+        ------
+        InputError
+            If files cannot be read at the moment; see `extract.system.locations.read_bytes`.
+        """
+        digests = dict(self.remembered)
+        advance(len(self.paths) - len(self.unknown))
+        hash_one, workers = partial(_hash, self.root, self.unknown), locations.readers(self.root)
+        hashing = threads.ahead(hash_one, self.unknown, workers=workers, limit=FILES_AT_ONCE)
+        with closing(hashing) as hashed:
+            while batch := list(islice(hashed, FILES_AT_ONCE)):
+                digests |= {path: digest for path, digest, _ in batch if digest}
+                self.index.remember(batch)
+                advance(len(batch))
+        self.unknown.clear()
+        return {path: digests[path] for path in self.paths if path in digests}
+
+    def learn(self, digests: Mapping[str, str]) -> None:
+        """Remember the digests of files that other machines read since this one listed them.
+
+        The stamps are those that this machine sees, because each may give the disk another number.
+        A file whose stamp has changed since is not remembered.
+        """
+        before = {path: self.unknown.pop(path) for path in digests if path in self.unknown}
+        if isinstance(self.root, Path):
+            now = _stamps(self.root, [*before])
+            before = {
+                path: stamp
+                for path, stamp in before.items()
+                if now.get(path) == stamp and stamp[1] < self.latest
+            }
+        self.index.remember((path, digests[path], stamp) for path, stamp in before.items())
+
+
+def of_files(
+    root: Location,
+    paths: Sequence[str],
+    *,
+    index: Path,
+    stamps: Mapping[str, Stamp] | None = None,
+    rehash: bool = False,
+    advance: Callable[[int], None] = lambda done: None,
+) -> dict[str, str]:
+    """Return the SHA-256 of every file that can be read, reading only what may have changed.
+
+    See `Files` and `Files.read`.
+    """
+    return Files(root, paths, index=index, stamps=stamps, rehash=rehash).read(advance)
 
 
 def correct(root: Location, digests: Mapping[str, str], *, index: Path) -> None:

@@ -127,6 +127,8 @@ class Writer:
     timed : bool
         Whether the shards record the time that passed. False if the shards of another writer do,
         which is given something else of the same photos.
+    images : int or None
+        The number of images after which a shard is written, if it is not 256.
 
     Attributes
     ----------
@@ -134,10 +136,18 @@ class Writer:
         The number of images in the shards written so far.
     """
 
-    def __init__(self, folder: Location, recipe: dict[str, Any], *, timed: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Location,
+        recipe: dict[str, Any],
+        *,
+        timed: bool = True,
+        images: int | None = None,
+    ) -> None:
         self.folder = folder
         self.recipe = recipe
         self.timed = timed
+        self.images = images or SHARD_IMAGES
         self.written = 0
         self.engine = ""
         # One list holds both, so a signal never finds the digests of a batch without its taps.
@@ -169,7 +179,7 @@ class Writer:
         self.engine = engine
         self.batches.append((digests, taps))
         late = time.monotonic() - self.since >= SHARD_SECONDS
-        if late or sum(len(batch) for batch, _ in self.batches) >= SHARD_IMAGES:
+        if late or sum(len(batch) for batch, _ in self.batches) >= self.images:
             self.flush()
 
     def flush(self) -> None:

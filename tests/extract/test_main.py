@@ -329,14 +329,14 @@ def test_copies_of_a_photo_are_computed_once_and_stay_together(pets: Path, tmp_p
 
 REPLACE_AFTER_HASHING = """
 from extract.photos import hashes
-of_files = hashes.of_files
+read = hashes.Files.read
 
-def then_replace(root, paths, **options):
-    found = of_files(root, paths, **options)
-    (root / "cats" / "000.png").write_bytes((root.parent / "new.png").read_bytes())
+def then_replace(files):
+    found = read(files)
+    (files.root / "cats" / "000.png").write_bytes((files.root.parent / "new.png").read_bytes())
     return found
 
-hashes.of_files = then_replace
+hashes.Files.read = then_replace
 """
 
 

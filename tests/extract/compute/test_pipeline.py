@@ -63,7 +63,7 @@ def computed(
     done: list[int] = []
     folder.mkdir(exist_ok=True)
     with Writer(folder, RECIPE) as writer:
-        digests, unreadable, _ = compute(
+        done_with = compute(
             root,
             paths,
             build_engine=counting.build,  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def computed(
             advance=done.append,
             batch_size=batch_size,
         )
-    return digests, unreadable, sum(done)
+    return done_with.digests, done_with.unreadable, sum(done)
 
 
 def in_twos(

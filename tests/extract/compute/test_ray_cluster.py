@@ -3,12 +3,15 @@
 import os
 import socket
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from extract.compute import ray_cluster
 from extract.compute.ray_cluster import connected
 from extract.system.console import InputError
+from tests.conftest import CHECKOUT
 
 
 @pytest.mark.parametrize("on", ["dask", "ray://", "ray://host", "ray:/host:1", "rays", "ray://h:x"])
@@ -44,3 +47,29 @@ def test_without_ray_the_message_names_the_package(monkeypatch: pytest.MonkeyPat
         connected("ray"),
     ):
         pass
+
+
+def test_a_cluster_is_sent_the_code_and_ray_on_this_machine_alone_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    given: list[tuple[str | None, dict[str, Any]]] = []
+    monkeypatch.setattr(ray, "init", lambda address, **options: given.append((address, options)))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(CHECKOUT)
+    with connected("ray"):
+        pass
+    monkeypatch.chdir(tmp_path)
+    with connected("ray"):
+        pass
+    monkeypatch.chdir(CHECKOUT)
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").touch()
+    with connected("ray"):
+        pass
+    assert [address for address, _ in given] == ["local", "local", None]
+    assert ["runtime_env" in options for _, options in given] == [False, True, True]
+    assert ["include_dashboard" in options for _, options in given] == [True, True, False]

@@ -1,7 +1,10 @@
 """Extraction on a cluster of two Ray nodes on this machine, with a stand-in for VGG16."""
 
+import hashlib
 import os
 import re
+import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,21 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from extract import build
-from extract.compute import ray_coordinator
+from extract.compute import pipeline, ray_coordinator
+from extract.compute.digest_set import DigestSet
 from extract.compute.job import Job
-from extract.compute.ray_coordinator import MAX_LOSSES, Task, halve, make_tasks, plan_workers
+from extract.compute.ray_coordinator import (
+    MAX_LOSSES,
+    Task,
+    WorkerHandle,
+    halve,
+    make_tasks,
+    plan_workers,
+)
 from extract.compute.ray_worker import Worker
 from extract.engines import selection
 from extract.engines.base import Engine
-from extract.photos import decode, scan
+from extract.photos import decode, hashes, scan
 from extract.store import features_file, shard_index, shards
 from extract.system import console
 from extract.system.console import InputError
@@ -105,13 +116,24 @@ def computing(
 
 
 def test_a_cluster_publishes_what_one_machine_does(
-    on: str, photos: MakePhotos, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    on: str,
+    photos: MakePhotos,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = photos({"cats": 40, "dogs": 41})
     (root / "cats/broken.jpg").write_bytes((root / "cats/000.png").read_bytes()[:300])
     (root / "dogs/none.jpg").write_bytes(b"")
+    for copy in ("a.png", "z.png"):
+        shutil.copy(root / "cats/000.png", root / "cats" / copy)
+    for photo in root.rglob("*.*"):
+        os.utime(photo, (1_500_000_000, 1_500_000_000))
     here = made(root, tmp_path / "here")
     told = capfd.readouterr().err
+    # Photos are read and hashed by the workers alone.
+    monkeypatch.setattr(build, "HASHED_HERE", 0)
+    monkeypatch.delattr(hashes.Files, "read")
     there = made(root, tmp_path / "there", on)
     assert_equal(here, there)
     out, err = capfd.readouterr()
@@ -120,7 +142,10 @@ def test_a_cluster_publishes_what_one_machine_does(
     workers = next(line for line in out.splitlines() if line.startswith("photos/s: "))
     # The second worker may have started too late to get a task.
     assert workers.count("-0 ") in (1, 2)
-    # Nothing is left to compute, so no cluster is contacted.
+    # Nothing is left to read or to compute, so no cluster is contacted.
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "HASHED_HERE", 0)
+    monkeypatch.setattr(build.weights, "load", lambda *a, **k: WEIGHTS)
     (root / "cats/broken.jpg").unlink()
     (root / "dogs/none.jpg").unlink()
     made(root, tmp_path / "there", "ray://nobody:1")
@@ -225,6 +250,125 @@ def test_engines_are_kept_where_the_machine_can(
         worker = Worker(Job(tmp_path, WEIGHTS, recipe("f" * 64), tmp_path, own, "auto"), 1)
         worker._engine(np.zeros((1, 224, 224, 3), np.uint8))
     assert kept == [tmp_path / "home/onepass/recipe", tmp_path]
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Worker:
+    """Return a worker in this process, for the folder of `photos`."""
+    made_by = recipe(WEIGHTS.digest)
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    return Worker(Job(tmp_path / "pets", WEIGHTS, made_by, folder, folder, "auto"), 1)
+
+
+def test_a_worker_reads_the_next_task_while_it_computes(
+    worker: Worker, photos: MakePhotos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = photos({"cats": 20, "dogs": 20})
+    read, computed = set[str](), list[int]()
+    dogs_are_read, cats_are_given = threading.Event(), threading.Event()
+    read_one = pipeline.read
+
+    def note(root: Path, path: str, **options: Any) -> pipeline.LoadedPhoto:
+        item = read_one(root, path, **options)
+        read.add(path)
+        if sum(path.startswith("dogs") for path in read) == 20:
+            dogs_are_read.set()
+        return item
+
+    def forward(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        cats_are_given.set()
+        assert dogs_are_read.wait(30)
+        computed.append(len(photos))
+        return values(photos)
+
+    monkeypatch.setattr(pipeline, "read", note)
+    worker.engine = Engine("stand-in", forward)
+    answers = {}
+
+    def compute(name: str) -> None:
+        paths = [path.relative_to(root).as_posix() for path in sorted((root / name).iterdir())]
+        answers[name] = worker.compute(paths)[0]
+
+    threads = [threading.Thread(target=compute, args=(name,)) for name in ("cats", "dogs")]
+    threads[0].start()
+    assert cats_are_given.wait(30)
+    assert not dogs_are_read.is_set()
+    threads[1].start()
+    for thread in threads:
+        thread.join()
+    assert computed == [16, 4, 16, 4], "the tasks are computed one after the other"
+    assert [len(answers[name].digests) for name in ("cats", "dogs")] == [20, 20]
+    kept = shard_index.read(worker.job.shard_folder, worker.job.recipe)
+    assert len(kept) == 40
+    assert len({row.shard for row in kept.values()}) == 2
+
+
+def test_a_worker_that_is_stopped_does_not_begin_the_task_that_waits(
+    worker: Worker, photos: MakePhotos
+) -> None:
+    photos()
+    worker.engine = Engine("stand-in", values)
+    worker.stop()
+    computed, _ = worker.compute(["cats/000.png"])
+    assert computed.digests == {}
+    assert shards.files(worker.job.shard_folder) == []
+    assert not worker.turn.locked()
+
+
+def test_a_worker_computes_no_known_photo_and_no_copy(worker: Worker, photos: MakePhotos) -> None:
+    root = photos()
+    shutil.copy(root / "cats/001.png", root / "dogs/copy.png")
+    digests = {
+        name: hashlib.sha256((root / name).read_bytes()).hexdigest()
+        for name in ("cats/000.png", "cats/001.png", "dogs/copy.png")
+    }
+    worker.known.before = DigestSet([digests["cats/000.png"]])
+    worker.engine = Engine("stand-in", values)
+    first, _ = worker.compute(["cats/000.png", "cats/001.png"])
+    second, _ = worker.compute(["dogs/copy.png"])
+    assert first.digests == {"cats/001.png": digests["cats/001.png"]}
+    assert first.others == {"cats/000.png": digests["cats/000.png"]}
+    assert (second.digests, second.others) == ({}, {"dogs/copy.png": digests["dogs/copy.png"]})
+    assert not first.unreadable | second.unreadable
+
+
+def test_every_digest_of_a_set_is_found_and_no_other() -> None:
+    digests = [hashlib.sha256(bytes([i])).hexdigest() for i in range(200)]
+    # NumPy cuts zeros off the end of bytes.
+    digests += ["00" * 32, "ab" * 31 + "00", "ff" * 32]
+    known = DigestSet(digests[::2])
+    assert [digest in known for digest in digests] == [i % 2 == 0 for i in range(len(digests))]
+    assert "ab" * 32 not in known
+    assert digests[0] not in DigestSet([])
+
+
+def test_a_task_that_lost_a_worker_has_the_next_to_itself() -> None:
+    worker = WorkerHandle("", "", None, None, None, ready=True)
+    good, suspect = Task(["a"]), Task(["b"], losses=1)
+    assert worker.may_take(good)
+    assert worker.may_take(suspect)
+    worker.tasks = {1: good}
+    assert worker.may_take(good)
+    assert not worker.may_take(suspect)
+    worker.tasks = {1: suspect}
+    assert not worker.may_take(good)
+    worker.tasks = {1: good, 2: good}
+    assert not worker.may_take(good)
+
+
+def test_a_class_that_is_too_small_is_refused_before_a_cluster_is_contacted(
+    photos: MakePhotos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build.weights, "load", lambda *a, **k: WEIGHTS)
+    monkeypatch.setattr(build, "HASHED_HERE", 0)
+    root = photos({"cats": 6, "dogs": 2})
+    with pytest.raises(InputError, match="class 'dogs' has 2 distinct usable photos"):
+        made(root, tmp_path / "out", "ray://no.such.host.invalid:1")
+    # Only reading would show that the third one is a copy.
+    shutil.copy(root / "dogs/000.png", root / "dogs/copy.png")
+    with pytest.raises(InputError, match="nobody answers"):
+        made(root, tmp_path / "out", "ray://no.such.host.invalid:1")
 
 
 def test_a_problem_on_a_machine_is_reported(on: str, photos: MakePhotos, tmp_path: Path) -> None:

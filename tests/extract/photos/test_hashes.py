@@ -325,6 +325,21 @@ def test_rehash_reads_everything_and_renews_the_index(
     assert sorted(hashed) == names
 
 
+def test_digests_that_others_found_are_remembered_unless_the_file_has_changed(
+    root: Path, index: Path, write: Written
+) -> None:
+    names = [write(name, name.encode()) for name in ("a.jpg", "b.jpg", "c.jpg", "new.jpg")]
+    os.utime(root / "new.jpg")
+    hashes.of_files(root, names[:1], index=index)
+    listed = hashes.Files(root, names, index=index)
+    assert [*listed.remembered] == ["a.jpg"]
+    assert [*listed.unknown] == ["b.jpg", "c.jpg", "new.jpg"]
+    write("c.jpg", b"rewritten")
+    listed.learn({name: sha256(name.encode()) for name in names})
+    again = hashes.Files(root, names, index=index)
+    assert again.remembered == {name: sha256(name.encode()) for name in names[:2]}
+
+
 def test_correct_forgets_wrong_digests(
     root: Path, index: Path, write: Written, hashed: list[str]
 ) -> None:
