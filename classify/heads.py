@@ -239,7 +239,7 @@ def _mlp_fit(
     classifier = MLPClassifier((mlp.HIDDEN,), alpha=alpha, batch_size=size, random_state=random)
     classes = np.unique(labels)
     for _ in range(int(epochs)):
-        classifier.partial_fit(X, labels, classes, sample_weight)
+        classifier.partial_fit(X, labels, classes=classes, sample_weight=sample_weight)
     classifier.coefs_[0] *= MLP_NORM
     return classifier.set_params(random_state=seed)
 
