@@ -225,7 +225,7 @@ def _mlp_path(
 ) -> Iterator[Matrix]:
     unseen = held_out * MLP_NORM
     for network in mlp.path(X * MLP_NORM, labels, sample_weight, grid, seed):
-        yield _two_columns(network.scores(unseen))
+        yield log_softmax(_two_columns(network.scores(unseen)), axis=1)
 
 
 def _mlp_fit(
