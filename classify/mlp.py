@@ -124,7 +124,8 @@ def _views(vector: Matrix, shapes: Sequence[tuple[int, ...]]) -> list[Matrix]:
 
 def _probabilities(scores: Matrix) -> Matrix:
     if scores.shape[1] == 1:
-        return expit(scores, out=scores)
+        expit(scores, out=scores)
+        return scores
     scores -= scores.max(axis=1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=1, keepdims=True)

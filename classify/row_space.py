@@ -104,4 +104,7 @@ def _cholesky(products: NDArray[np.float64]) -> NDArray[np.float64]:
     diagonal = np.diag_indices_from(products)
     # If all rows are zero, so is the mean of the diagonal.
     products[diagonal] += JITTER * (products[diagonal].mean() or 1.0)
-    return scipy.linalg.cholesky(products, lower=True, overwrite_a=True, check_finite=False)
+    lower: NDArray[np.float64] = scipy.linalg.cholesky(
+        products, lower=True, overwrite_a=True, check_finite=False
+    )
+    return lower
