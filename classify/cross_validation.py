@@ -1,6 +1,6 @@
 """Cross-validation: choose the photos that are held out, and compute scores for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,6 @@ from joblib import delayed
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from classify import calibration, heads, row_space
@@ -79,15 +78,35 @@ def _known(positions: Rows) -> Rows:
     return positions[positions >= 0]
 
 
-def prepared(prepare: Pipeline, X: Matrix, fold: Fold) -> tuple[Matrix, Matrix]:
-    """Fit the preparation of a head to the fitted rows of a fold and apply it to both parts.
+def prepared(rows: Matrix, folds: Sequence[Fold]) -> Iterator[tuple[Matrix, Matrix]]:
+    """Yield the fitted and the held-out rows of each fold as the classifiers are given them.
 
-    Both are expressed in the row space of the fitted rows and brought to the same scale.
+    All rows of a fold are centred on the mean of its fitted rows, expressed in their row space and
+    brought to the same scale.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d), float32
+        Of `classify.heads.normalised`; they are changed.
+    folds : sequence of (fitted rows, held-out rows)
     """
-    fitted, held_out = fold
-    Z, unseen = row_space.project(prepare.fit_transform(X[fitted]), prepare.transform(X[held_out]))
-    scale = heads.unit_scale(Z)
-    return Z * scale, unseen * scale
+    # Each fold is centred on its own mean; on rows that are nearly centred this loses no digits.
+    rows -= rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    largest = max(len(fitted) for fitted, _ in folds)
+    in_row_space = row_space.pays_off(largest, rows.shape[1])
+    products = row_space.gram(rows) if in_row_space else None
+    for fitted, held_out in folds:
+        if products is not None:
+            Z, unseen = row_space.project(products, fitted, held_out)
+        else:
+            Z, unseen = rows[fitted], rows[held_out]
+            centre = Z.mean(axis=0, dtype=np.float64).astype(np.float32)
+            Z -= centre
+            unseen -= centre
+        scale = np.float32(heads.unit_scale(Z))
+        Z *= scale
+        unseen *= scale
+        yield Z, unseen
 
 
 def for_all_classes(scores: Matrix, present: Labels, classes: int) -> Matrix:
@@ -154,10 +173,10 @@ def _held_out_scores(
 ) -> Matrix:
     """Fit a head on one part of a fold and return its scores of the other, shape (m, k)."""
     labels = data.labels[fold[0]]
-    prepare = heads.preparation(data.taps, root=hyperparameters["root"])
     values = tuple(hyperparameters[key] for key in HEADS[name].hyperparameters)
     with threadpool_limits(1):
-        Z, unseen = prepared(prepare, data.X, fold)
+        rows = heads.normalised(data.X, data.taps, among=data.taps, root=hyperparameters["root"])
+        ((Z, unseen),) = prepared(rows, [fold])
         weight = np.ones(len(labels))
         (scores,) = HEADS[name].path(Z, labels, weight, unseen, [values], seed)
     return for_all_classes(scores, np.unique(labels), int(data.labels.max()) + 1)

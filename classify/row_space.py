@@ -7,73 +7,104 @@ Hastie and Tibshirani, "Efficient quadratic regularization for expression arrays
 orthonormal basis of the space that they span. The fitted model stays the same and takes d / n
 times fewer operations.
 
-Computing the coordinates costs about as much as a few steps of a solver on the rows. This pays off
-only if d is at least twice n.
+The coordinates of the rows are the Cholesky factor of their Gram matrix. This matrix is computed
+once for the rows of all folds; a fold takes its part and centres it. Computing it costs about as
+much as a few steps of a solver on the rows, so this pays off only if d is at least twice n.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from classify.arrays import Matrix
+from classify.arrays import Matrix, Rows
 
 COLUMNS_PER_ROW = 2
 """With fewer columns than this for each row, rows are left as they are."""
 
-JITTER = 1e-10
+JITTER = 1e-6
 """Added to the diagonal of the Gram matrix, relative to its mean. Centred or repeated rows make
-this matrix singular; the rounding of float32 features is a thousand times larger."""
+this matrix singular, and single precision rounds it by less than this."""
 
 
-def project(fitted: Matrix, held_out: Matrix) -> tuple[Matrix, Matrix]:
-    """Express rows in an orthonormal basis of the space that the fitted rows span.
+class Basis(NamedTuple):
+    """An orthonormal basis of the space that some rows span.
 
-    The coordinates of the fitted rows are the Cholesky factor of their Gram matrix, which costs a
-    fraction of a singular value decomposition.
+    Attributes
+    ----------
+    lower : ndarray of shape (n, n), float64
+        The Cholesky factor of the Gram matrix of the rows, whose rows are their coordinates.
+    rows : ndarray of shape (n, d), float32
+    """
+
+    lower: NDArray[np.float64]
+    rows: Matrix
+
+    def columns(self, weights: Matrix) -> Matrix:
+        """Return weights of the columns, shape (d, r), from those of the coordinates, (n, r)."""
+        of_rows = scipy.linalg.solve_triangular(
+            self.lower, weights, lower=True, trans="T", check_finite=False
+        )
+        mapped: Matrix = self.rows.T @ of_rows.astype(np.float32)
+        return mapped
+
+
+def pays_off(rows: int, columns: int) -> bool:
+    """Return whether fitting on the row space takes fewer operations."""
+    return COLUMNS_PER_ROW * rows <= columns
+
+
+def gram(rows: Matrix) -> Matrix:
+    """Return the Gram matrix of rows; they should be centred, which makes it more exact."""
+    products: Matrix = rows @ rows.T
+    return products
+
+
+def project(products: Matrix, fitted: Rows, held_out: Rows) -> tuple[Matrix, Matrix]:
+    """Centre rows and express them in an orthonormal basis of the space that the fitted ones span.
 
     Parameters
     ----------
-    fitted : ndarray of shape (n, d), float32
-    held_out : ndarray of shape (m, d), float32
+    products : ndarray of shape (n, n), float32
+        The Gram matrix of all rows, see `gram`.
+    fitted : ndarray of row numbers
+        All rows are centred on the mean of these.
+    held_out : ndarray of row numbers
 
     Returns
     -------
-    ndarrays of shape (n, n) and (m, n), float32; the inputs themselves if 2 n > d
+    ndarrays of shape (f, f) and (h, f), float32
     """
-    if _has_many_rows(fitted):
-        return fitted, held_out
-    lower, rows = _cholesky(fitted)
-    products = rows @ held_out.T.astype(np.float64)
-    coordinates = scipy.linalg.solve_triangular(lower, products, lower=True, check_finite=False).T
+    inner = products[np.ix_(fitted, fitted)].astype(np.float64)
+    across = products[np.ix_(fitted, held_out)].astype(np.float64)
+    centre = inner.mean(axis=1, keepdims=True)
+    across += centre.mean() - centre - across.mean(axis=0)
+    inner += centre.mean() - centre - centre.T
+    lower = _cholesky(inner)
+    coordinates = scipy.linalg.solve_triangular(lower, across, lower=True, check_finite=False).T
     return lower.astype(np.float32), coordinates.astype(np.float32)
 
 
-def basis(fitted: Matrix) -> tuple[Matrix, Matrix | None]:
-    """Return the coordinates of rows as `project` does, and the basis.
+def basis(rows: Matrix) -> tuple[Matrix, Basis | None]:
+    """Express rows, which are centred already, in an orthonormal basis of the space they span.
 
     Returns
     -------
-    coordinates : ndarray of shape (n, n), float32; `fitted` itself if 2 n > d
-    basis : ndarray of shape (d, n), float32, or None if 2 n > d
-        ``fitted @ basis`` are the coordinates. If `weights` were fitted on coordinates,
-        ``basis @ weights`` are the weights of the columns.
+    coordinates : ndarray of shape (n, n), float32; the rows themselves if 2 n > d
+    basis : Basis, or None if 2 n > d
     """
-    if _has_many_rows(fitted):
-        return fitted, None
-    lower, rows = _cholesky(fitted)
-    vectors = scipy.linalg.solve_triangular(lower, rows, lower=True, check_finite=False).T
-    return lower.astype(np.float32), vectors.astype(np.float32)
+    if not pays_off(*rows.shape):
+        return rows, None
+    lower = _cholesky(gram(rows).astype(np.float64))
+    return lower.astype(np.float32), Basis(lower, rows)
 
 
-def _has_many_rows(fitted: Matrix) -> bool:
-    return bool(COLUMNS_PER_ROW * len(fitted) > fitted.shape[1])
-
-
-def _cholesky(fitted: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the Cholesky factor of the Gram matrix, and the rows in double precision."""
-    rows = fitted.astype(np.float64)
-    gram = rows @ rows.T
-    diagonal = np.diag_indices_from(gram)
+def _cholesky(products: NDArray[np.float64]) -> NDArray[np.float64]:
+    diagonal = np.diag_indices_from(products)
     # If all rows are zero, so is the mean of the diagonal.
-    gram[diagonal] += JITTER * (gram[diagonal].mean() or 1.0)
-    return scipy.linalg.cholesky(gram, lower=True, check_finite=False), rows
+    products[diagonal] += JITTER * (products[diagonal].mean() or 1.0)
+    lower: NDArray[np.float64] = scipy.linalg.cholesky(
+        products, lower=True, overwrite_a=True, check_finite=False
+    )
+    return lower

@@ -168,16 +168,14 @@ def _try(features: FeatureSet, data: TrainingData, plan: SearchPlan) -> dict[str
     names = [name for name, space in plan.spaces.items() if features in space.feature_sets]
     seconds = dict.fromkeys(names, 0.0)
     scores: dict[str, list[list[Matrix]]] = {name: [] for name in names}
-    X = heads.select(data.X, features.taps, among=data.taps)
-    widths = {tap: data.taps[tap] for tap in features.taps}
-    prepare = heads.preparation(widths, root=features.root)
     classes = len(np.unique(data.labels))
     # The matrices are small: several threads of linear algebra would wait for each other longer
     # than they work. On two cores this took 30 times longer.
     with threadpool_limits(1):
-        for fold in plan.folds:
-            started = time.perf_counter()
-            Z, unseen = cross_validation.prepared(prepare, X, fold)
+        started = time.perf_counter()
+        rows = heads.normalised(data.X, features.taps, among=data.taps, root=features.root)
+        prepared = cross_validation.prepared(rows, plan.folds)
+        for fold, (Z, unseen) in zip(plan.folds, prepared, strict=True):
             shared = time.perf_counter() - started
             labels, weight = data.labels[fold[0]], data.sample_weight[fold[0]]
             present = np.unique(labels)
@@ -189,6 +187,7 @@ def _try(features: FeatureSet, data: TrainingData, plan: SearchPlan) -> dict[str
                     [cross_validation.for_all_classes(one, present, classes) for one in path]
                 )
                 seconds[name] += shared + time.perf_counter() - started
+            started = time.perf_counter()
     return {
         name: _Tried(_candidates(name, features, scores[name], data, plan), seconds[name])
         for name in names

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from classify.dense import DenseHead
 from classify.results import Result
 from extract.vgg16 import keras_model
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import named, plain, size_of
 from extract.vgg16.weights import Arrays
+from finetune.export.dense import DenseHead
 from finetune.export.file_formats import ExportedFunction, append_record
 from finetune.export.head import head_input
 from finetune.export.resize import squares

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from classify import dense, results
+from classify import results
 from classify.results import Result
 from classify.serving import neighbours
 from classify.serving.model import Model, load_model
@@ -23,7 +23,7 @@ from extract.system import atomic, locations
 from extract.system.console import InputError
 from extract.system.locations import Location
 from extract.vgg16 import keras_backend
-from finetune.export import keras_format, litert_format, onnx_format
+from finetune.export import dense, keras_format, litert_format, onnx_format
 from finetune.export.file_formats import FORMATS, ExportedFunction
 
 TOLERANCE = 1e-3

@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from classify.dense import DenseHead
 from classify.results import Result
 from extract.vgg16.onnx_graph import Graph, add_vgg16
 from extract.vgg16.recipe import named, plain, size_of
 from extract.vgg16.weights import Arrays
+from finetune.export.dense import DenseHead
 from finetune.export.file_formats import ExportedFunction, Probabilities, record
 from finetune.export.head import head_input
 from finetune.export.onnx_operations import OnnxOperations, Tensor

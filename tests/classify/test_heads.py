@@ -98,6 +98,20 @@ def test_each_tap_is_normalised_on_its_own_after_the_square_root() -> None:
     np.testing.assert_allclose(prepared, expected - expected.mean(axis=0), atol=2e-6)
 
 
+@pytest.mark.parametrize("root", [False, True])
+def test_rows_for_the_search_are_prepared_as_those_for_a_head(
+    root: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out_of_core, "BLOCK", 3)
+    X, _ = rows(7)
+    X[2, :512] = 0
+    taps = {"block5_avg3x3": 4608, "block5_avg": 512}
+    found = heads.normalised(X, taps, among=OWN, root=root)
+    prepare = preparation(taps, root=root)
+    expected = prepare.fit_transform(np.hstack([X[:, 512:], X[:, :512]]))
+    np.testing.assert_allclose(found - found.mean(axis=0), expected, atol=2e-6)
+
+
 def test_columns_lie_side_by_side_and_cover_the_matrix() -> None:
     slices = columns(TAPS)
     assert [slices[tap].stop - slices[tap].start for tap in TAPS] == list(TAPS.values())

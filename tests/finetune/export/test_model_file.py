@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from sklearn.pipeline import Pipeline
 
-from classify import dense, heads, results, train
+from classify import heads, results, train
 from classify.arrays import TrainingData
 from classify.heads import HEADS
 from classify.search import Choice
@@ -31,7 +31,7 @@ from extract.system.console import InputError, one_line
 from extract.vgg16 import weights
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import TAPS, joint_digest, recipe
-from finetune.export import keras_format, litert_format, model_file, onnx_format
+from finetune.export import dense, keras_format, litert_format, model_file, onnx_format
 from finetune.export.file_formats import RECORD, ExportedFunction, append_record
 from tests import synthetic
 from tests.conftest import CHECKOUT, HOSTILE
