@@ -65,7 +65,7 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
     done = make(checkout, "finetune", "compare", f"DATA={odd}", f"OUT={odd}")
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        ["-m", "extract", "features", *where, "--sizes", "224", *data],
+        ["-m", "extract", "features", *where, *KEPT, "--sizes", "224", *data],
         ["-m", "finetune", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", *data],
     ]
