@@ -18,8 +18,13 @@ from finetune.train.schedule import BATCH_SIZE
 
 Batch = tuple[NDArray[Any], ...]
 
+MOST_WORKERS = 8
+"""Threads that make batches, at most. Each may hold a batch of 26 MB, the activations of block 3."""
+
 # On JAX, Keras 3.15 begins an epoch with batches that its threads fetched for the epoch before.
-WORKERS = locations.DISK_READERS if keras.backend.backend() == "tensorflow" else 1
+WORKERS = (
+    min(locations.DISK_READERS, MOST_WORKERS) if keras.backend.backend() == "tensorflow" else 1
+)
 
 PHOTO_CACHE_BYTES = 1 << 30
 """Largest total size of the decoded photos that are kept in memory for the next epoch."""
@@ -95,7 +100,7 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
     def __init__(
         self, features: Features, split: str, *, seed: int | None, batching: Batching
     ) -> None:
-        super().__init__(workers=WORKERS, max_queue_size=4)
+        super().__init__(workers=WORKERS, max_queue_size=WORKERS + 2)
         rows = features.rows(split)
         self.digests = [features.digests[row] for row in rows]
         self.labels = one_hot(features.labels[rows], len(features.class_names))
