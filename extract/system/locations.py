@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 Location = Union[Path, "UPath"]
 
-DISK_READERS = max(2, cores())
-"""Threads that read from a disk, at most; they also decode, which keeps a core busy."""
+DISK_READERS = 2 * cores()
+"""Threads that read from a disk, at most. They also decode, which keeps a core busy, but now and
+then each waits for Python's lock."""
 
 STORE_READERS = max(16, 4 * cores())
 """Threads that read from a store, at most; they mostly wait, so there are more than cores."""

@@ -365,7 +365,9 @@ def test_the_stage_that_the_others_wait_for_is_named_as_the_limit(
 
     decode_photo, sha256 = decode.decode_photo, hashlib.sha256
     monkeypatch.setattr(
-        decode, "decode_photo", lambda data, *, size: wait("decode") or decode_photo(data, size=size)
+        decode,
+        "decode_photo",
+        lambda data, *, size: wait("decode") or decode_photo(data, size=size),
     )
     monkeypatch.setattr(hashlib, "sha256", lambda data: wait("read") or sha256(data))
     (tmp_path / "cache").mkdir()
