@@ -239,7 +239,7 @@ def _print(figures: dict[str, Any]) -> None:
     held = statistics.median(figures["gil_ms_a_photo"])
     decoding = 1000 * cores / whole
     print(
-        f"A photo takes {decoding:.2f} ms of a core and holds the GIL for about {held:.2f} ms of it "
+        f"A photo takes {decoding:.2f} ms of a core and holds the GIL for about {held:.2f} ms "
         f"({held / decoding:.1%}), which bounds threads to {1000 / held:,.0f} photos/s.\n"
         f"The process took at most {figures['peak_mb']:.0f} MB."
     )

@@ -13,18 +13,17 @@ from extract.compute.activations import Activations
 from extract.store.features_file import Features
 from extract.system import locations
 from extract.system.console import InputError
+from extract.system.machine import cores
 from extract.vgg16.keras_backend import keras
 from finetune.train.schedule import BATCH_SIZE
 
 Batch = tuple[NDArray[Any], ...]
 
 MOST_WORKERS = 8
-"""Threads that make batches, at most. Each may hold a batch of 26 MB, the activations of block 3."""
+"""Threads that make batches, at most. Each may hold a batch of block 3's activations, 26 MB."""
 
 # On JAX, Keras 3.15 begins an epoch with batches that its threads fetched for the epoch before.
-WORKERS = (
-    min(locations.DISK_READERS, MOST_WORKERS) if keras.backend.backend() == "tensorflow" else 1
-)
+WORKERS = min(max(2, cores()), MOST_WORKERS) if keras.backend.backend() == "tensorflow" else 1
 
 PHOTO_CACHE_BYTES = 1 << 30
 """Largest total size of the decoded photos that are kept in memory for the next epoch."""
