@@ -299,6 +299,8 @@ def compute(
             return done
         with _timed(done.seconds, "engine"):
             engine = build_engine(first.pixels)
+        # Nothing could have been done meanwhile, so nothing was kept waiting.
+        done.seconds["for photos"] = 0.0
         if batch_size is None and engine.batch_size != BATCH_SIZE:
             photos = engine.batch_size
         network = _Network(engine, done.seconds)

@@ -352,7 +352,7 @@ def test_the_stage_that_the_others_wait_for_is_named_as_the_limit(
     root = photos({"a": 12})
 
     def wait(stage: str) -> None:
-        time.sleep(0.03 if stage == slow else 0)
+        time.sleep(0.05 if stage == slow else 0)
 
     def build(pixels: NDArray[np.uint8]) -> Engine:
         for _ in range(10):
