@@ -209,7 +209,9 @@ def _photos(data: str | None, temporary: Path, n: int) -> tuple[Path, list[str]]
     if data:
         found = scan.labelled_photos(datasets.locate(data), exclude=(datasets.BACKGROUND,))
         paths = [photo.path for photo in found.photos]
-        return Path(found.root), [paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)]
+        return Path(str(found.root)), [
+            paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)
+        ]
     root = temporary / "photos"
     root.mkdir()
     random = np.random.default_rng(0)

@@ -400,5 +400,5 @@ def _content_digest(shard: Shard, recipe: dict[str, Any]) -> str:
     sha256 = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     little = np.dtype(recipe["dtype"]).newbyteorder("<")
     for tap in shapes(recipe):
-        sha256.update(np.ascontiguousarray(shard.taps[tap], dtype=little))
+        sha256.update(np.ascontiguousarray(shard.taps[tap], dtype=little).data)
     return sha256.hexdigest()

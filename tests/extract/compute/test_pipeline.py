@@ -351,8 +351,9 @@ def test_the_stage_that_the_others_wait_for_is_named_as_the_limit(
 ) -> None:
     root = photos({"a": 12})
 
-    def wait(stage: str) -> None:
+    def wait(stage: str) -> bool:
         time.sleep(0.05 if stage == slow else 0)
+        return False
 
     def build(pixels: NDArray[np.uint8]) -> Engine:
         for _ in range(10):
