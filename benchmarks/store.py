@@ -13,13 +13,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 
 from extract import build
 from extract.engines import selection
+from extract.engines.base import Engine
 from extract.store import features_file, features_writer, shard_index, shards
 from extract.store.features_file import Row
 from extract.store.shards import Shard
@@ -102,9 +102,7 @@ def random_taps(n: int, random: np.random.Generator) -> dict[str, np.ndarray]:
 
 def _make(folder: Path) -> None:
     random = np.random.default_rng(0)
-    stand_in = SimpleNamespace(
-        name="stand-in", forward=lambda photos: random_taps(len(photos), random)
-    )
+    stand_in = Engine("stand-in", lambda photos: random_taps(len(photos), random))
     weights.load = lambda source, *, cache: STAND_IN  # type: ignore[assignment]
     selection.choose = lambda *wanted, folder: stand_in
     build.say = build.warn = lambda message: None  # type: ignore[assignment]

@@ -27,6 +27,7 @@ from extract import __main__ as command
 from extract import build
 from extract.compute import pipeline
 from extract.engines import selection
+from extract.engines.base import Engine
 from extract.store import shards
 from extract.system import console
 from extract.vgg16.recipe import TAPS
@@ -145,7 +146,7 @@ def values(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
 def build_features(out: Path, classes: Mapping[str, int], weights: Path) -> Path:
     """Build features of ``out/pets`` in this process, for tests that do not read the taps."""
     root = write_photos(out / "pets", classes)
-    engine = SimpleNamespace(name="stand-in", forward=values)
+    engine = Engine("stand-in", values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "choose", lambda *wanted, folder: engine)
         build.build(str(root), build.Options(out=out, weights=weights))

@@ -9,7 +9,7 @@ from functools import partial
 from extract.compute import pipeline, ray_coordinator
 from extract.compute.activations import Wanted, WriterOfBoth
 from extract.compute.job import Job
-from extract.compute.pipeline import Computed
+from extract.compute.pipeline import STAGES, Computed
 from extract.engines import selection
 from extract.store import shard_index, shards
 from extract.store.shard_index import ShardRow
@@ -163,6 +163,7 @@ def _report(job: Job, done: Computed, seconds: float, reused: int) -> None:
     n = len(set(done.digests.values()))
     if n:
         speed = f"{seconds:.0f} s, {n / seconds:.1f} photos/s"
-        say(f"{_name(job)}: {count(n, 'image')} computed ({speed}), {reused:,} reused")
-        shares = [f"{stage} {t / seconds:.1%}" for stage, t in done.seconds.items()]
+        computed = f"{_name(job)}: {count(n, 'image')} computed ({speed}), {reused:,} reused"
+        say(f"{computed}; {done.limit()} was the limit")
+        shares = [f"{stage} {done.seconds[stage] / seconds:.1%}" for stage in STAGES]
         say(f"  share of the time, many at once: {', '.join(shares)}")

@@ -33,9 +33,14 @@ from extract.vgg16.recipe import SIZE
 BATCH_SIZE = 16
 """Every engine was equally fast with 8, 16 and 32 on two cores; more only takes memory."""
 
-READ_AHEAD = 3 * BATCH_SIZE
+READ_AHEAD_BYTES = 256_000_000
+"""The most that decoded photos take which wait to be put into a batch."""
 
 STAGES = ("engine", "read", "decode", "forward", "write")
+
+WAITS = ("for photos", "for the network", "network idle")
+"""How long batches waited for photos, how long they waited for the network, and how long the
+network had no batch."""
 
 
 class LoadedPhoto(NamedTuple):
@@ -72,7 +77,8 @@ class Computed(NamedTuple):
         copies of another file, or they are no photos.
     unreadable : dict of path to reason
     seconds : dict of str to float
-        How long each of `STAGES` took. All but the first run at the same time.
+        How long each of `STAGES` took, and each of `WAITS`. All stages but the first run at the
+        same time.
     """
 
     digests: dict[str, str]
@@ -83,7 +89,7 @@ class Computed(NamedTuple):
     @classmethod
     def nothing(cls) -> Self:
         """Return an empty outcome, to which others are added."""
-        return cls({}, {}, {}, dict.fromkeys(STAGES, 0.0))
+        return cls({}, {}, {}, dict.fromkeys((*STAGES, *WAITS), 0.0))
 
     def add(self, other: Self) -> None:
         """Add the outcome for other files."""
@@ -93,8 +99,52 @@ class Computed(NamedTuple):
         for stage, seconds in other.seconds.items():
             self.seconds[stage] += seconds
 
+    def limit(self) -> str:
+        """Say in words which stage the others waited for."""
+        seconds = self.seconds
+        if seconds["engine"] > seconds["forward"] + seconds["network idle"]:
+            return "choosing and building the engine"
+        if seconds["for the network"] >= seconds["network idle"]:
+            return "the network"
+        if seconds["write"] > seconds["for photos"]:
+            return "writing"
+        return "reading" if seconds["read"] > seconds["decode"] else "decoding"
 
-Batch = tuple[list[LoadedPhoto], NDArray[np.uint8]]
+
+class Batch(NamedTuple):
+    """Photos that the network is given together.
+
+    Attributes
+    ----------
+    paths, digests : list of str
+    pixels : ndarray of shape (n, size, size, 3), uint8
+    ready : float
+        When it was complete, as `time.perf_counter` counts.
+    """
+
+    paths: list[str]
+    digests: list[str]
+    pixels: NDArray[np.uint8]
+    ready: float
+
+
+class _Network:
+    """An engine that notes how long it waits for batches, and how long they wait for it."""
+
+    def __init__(self, engine: Engine, seconds: dict[str, float]) -> None:
+        self.engine = engine
+        self.seconds = seconds
+        self.built = self.free = time.perf_counter()
+
+    def forward(self, batch: Batch) -> tuple[Batch, Taps]:
+        begun = time.perf_counter()
+        taps = self.engine.forward(batch.pixels)
+        ended = time.perf_counter()
+        self.seconds["network idle"] += begun - self.free
+        self.seconds["for the network"] += begun - max(batch.ready, self.built)
+        self.seconds["forward"] += ended - begun
+        self.free = ended
+        return batch, taps
 
 
 def read(root: Location, path: str, *, size: int = SIZE, known: Container[str] = ()) -> LoadedPhoto:
@@ -125,11 +175,32 @@ def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] =
 
 
 def read_ahead(
-    root: Location, paths: Iterable[str], *, size: int = SIZE, known: Container[str] = ()
+    root: Location,
+    paths: Iterable[str],
+    *,
+    size: int = SIZE,
+    known: Container[str] = (),
+    batch_size: Callable[[], int] = lambda: BATCH_SIZE,
 ) -> Generator[LoadedPhoto, None, None]:
-    """Yield every file in order, as `read` returns it; threads read the next ones meanwhile."""
+    """Yield every file in order, as `read` returns it; threads read the next ones meanwhile.
+
+    `batch_size` returns how many of them will be wanted together. It may change.
+    """
     function = partial(read, root, size=size, known=known)
-    return threads.ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
+    most = readers(root)
+
+    def limit() -> int:
+        return photos_ahead(batch_size(), size, most)
+
+    return threads.ahead(function, paths, workers=most, limit=limit)
+
+
+def photos_ahead(batch_size: int, size: int, readers: int) -> int:
+    """Return how many photos of a size are read ahead: enough for three batches and all readers.
+
+    They take no more than `READ_AHEAD_BYTES`.
+    """
+    return min(max(3 * batch_size, 2 * readers), READ_AHEAD_BYTES // (3 * size**2))
 
 
 Squares = dict[int, LoadedPhoto]
@@ -184,7 +255,9 @@ def read_squares_ahead(
 ) -> Generator[Squares, None, None]:
     """Yield every file in order, as `read_squares` returns it; threads read the next ones."""
     function = partial(read_squares, root, known=known)
-    return threads.ahead(function, paths, workers=readers(root), limit=READ_AHEAD)
+    most = readers(root)
+    limit = photos_ahead(BATCH_SIZE, sum(known), most)
+    return threads.ahead(function, paths, workers=most, limit=limit)
 
 
 def compute(
@@ -194,13 +267,13 @@ def compute(
     build_engine: Callable[[NDArray[np.uint8]], Engine],
     writer: Writer,
     advance: Callable[[int], None],
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     known: Container[str] = (),
 ) -> Computed:
     """Run the network over files and hand the taps to the writer, batch by batch.
 
-    Files are read and decoded in threads. The network has a thread of its own, with one batch
-    waiting for it. The calling thread assembles batches and writes.
+    Files are read and decoded in threads, as many as the network needs. The network has a thread of
+    its own, with one batch waiting for it. The calling thread assembles batches and writes.
 
     Parameters
     ----------
@@ -213,29 +286,40 @@ def compute(
         Its recipe has the side in pixels of the squares that the network takes.
     advance : callable
         Called with the number of files just finished.
-    batch_size : int
-        Photos of 224 x 224 pixels in a batch; see `at_once`.
+    batch_size : int or None
+        Photos of 224 x 224 pixels in a batch; see `at_once`. With None, the engine says how many
+        photos it wants after the first batch, which has `BATCH_SIZE`.
     known : container of str
         Digests whose taps exist. Files that have them are only read.
     """
     done, size = Computed.nothing(), writer.recipe["size"]
-    with closing(read_ahead(root, paths, size=size, known=known)) as files:
-        batches = _batches(_readable(files, done, advance), at_once(size, batch_size))
+    photos = at_once(size, batch_size or BATCH_SIZE)
+
+    def wanted() -> int:
+        return photos
+
+    ahead = read_ahead(root, paths, size=size, known=known, batch_size=wanted)
+    with closing(ahead) as files:
+        batches = _batches(_readable(files, done, advance), wanted, done.seconds)
         first = next(batches, None)
         if first is None:
             return done
         with _timed(done.seconds, "engine"):
-            engine = build_engine(first[1])
-        forward = partial(_forward, engine, done.seconds)
+            engine = build_engine(first.pixels)
+        # Nothing could have been done meanwhile, so nothing was kept waiting.
+        done.seconds["for photos"] = 0.0
+        if batch_size is None and engine.batch_size != BATCH_SIZE:
+            photos = engine.batch_size
+        network = _Network(engine, done.seconds)
         given = chain([first], batches)
         # An engine must not be at work when the process ends.
-        networks = threads.ahead(forward, given, workers=1, limit=1, patience=None)
+        networks = threads.ahead(network.forward, given, workers=1, limit=1, patience=None)
         with closing(networks) as computed:
             for batch, taps in computed:
                 with _timed(done.seconds, "write"):
-                    writer.add([item.digest for item in batch], taps, engine=engine.name)
-                done.digests.update((item.path, item.digest) for item in batch)
-                advance(len(batch))
+                    writer.add(batch.digests, taps, engine=engine.name)
+                done.digests.update(zip(batch.paths, batch.digests, strict=True))
+                advance(len(batch.paths))
     return done
 
 
@@ -258,16 +342,19 @@ def _readable(
         advance(1)
 
 
-def _batches(items: Iterator[LoadedPhoto], photos: int) -> Iterator[Batch]:
-    while batch := list(islice(items, photos)):
-        yield batch, np.stack([item.photo for item in batch if item.photo is not None])
-
-
-def _forward(
-    engine: Engine, seconds: dict[str, float], batch: Batch
-) -> tuple[list[LoadedPhoto], Taps]:
-    with _timed(seconds, "forward"):
-        return batch[0], engine.forward(batch[1])
+def _batches(
+    items: Iterator[LoadedPhoto], photos: Callable[[], int], seconds: dict[str, float]
+) -> Iterator[Batch]:
+    while True:
+        with _timed(seconds, "for photos"):
+            batch = list(islice(items, photos()))
+        if not batch:
+            return
+        pixels = np.stack([item.photo for item in batch if item.photo is not None])
+        paths, digests = [item.path for item in batch], [item.digest for item in batch]
+        # The pixels are in memory once.
+        del batch
+        yield Batch(paths, digests, pixels, time.perf_counter())
 
 
 def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:

@@ -24,10 +24,13 @@ class Engine(NamedTuple):
     forward : callable
         A function from photos, (n, size, size, 3) uint8 RGB, to a dict of tap name to (n, values)
         float32.
+    batch_size : int
+        The number of photos that it computes fastest at once.
     """
 
     name: str
     forward: Callable[[NDArray[np.uint8]], Taps]
+    batch_size: int = 16
 
 
 class Unusable(Exception):

@@ -26,6 +26,9 @@ with contextlib.suppress(OSError, AttributeError):
     for handler in ("TIFFSetWarningHandler", "TIFFSetErrorHandler"):
         getattr(ctypes.CDLL(Image.core.__file__), handler)(None)  # type: ignore[attr-defined]
 
+# Pillow hands over bytes in blocks of this size, and threads wait for one another between them.
+ImageFile.MAXBLOCK = 1 << 20
+
 DRAFT = 3
 """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if this many times the result remains."""
 
@@ -294,9 +297,12 @@ def _needed(image: ImageFile.ImageFile, data: bytes) -> int:
         raise Unreadable(f"{name} image with more than {RARE:,} pixels, which takes too long")
     needed = len(data) + pixels * (2 * PIXEL if rare else PIXEL_OF.get(name, PIXEL))
     if isinstance(image, JpegImageFile):
-        if containers.jpeg_scans(data, most=MOST_SCANS) > MOST_SCANS:
+        coefficients = containers.jpeg_coefficients(data)
+        # To count scans takes a pass over the file, with Python's lock held.
+        several = coefficients or "progressive" in image.info
+        if several and containers.jpeg_scans(data, most=MOST_SCANS) > MOST_SCANS:
             raise Unreadable(f"JPEG with more than {MOST_SCANS} scans, which take too long")
-        needed += containers.jpeg_coefficients(data)
+        needed += coefficients
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         needed += depth.largest_tile(image)
     if needed > memory.MOST:

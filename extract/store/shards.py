@@ -5,7 +5,6 @@ set aside under another name, and its images are computed again.
 """
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -36,6 +35,9 @@ SHARD_IMAGES = 256
 CHUNK_ROWS = 64
 
 SHARD_SECONDS = 60.0
+
+CORE_BLOCK = 1 << 20
+"""Bytes by which the file grows that a shard is built in."""
 
 LARGEST = 2**30
 """No shard takes more memory than this many bytes, but a few bytes of HDF5 can stand for them."""
@@ -199,10 +201,10 @@ class Writer:
 def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
     """Write a shard, named by the images in it, and return its path."""
     # The file is built in memory, so on a full disk one plain write fails, and nothing in HDF5.
-    image = io.BytesIO()
+    in_memory = {"driver": "core", "backing_store": False, "block_size": CORE_BLOCK}
     # From format v110 on, all structures of HDF5 have checksums; without them one flipped bit can
     # crash the process. Texts of variable length have no checksum, so texts are stored as bytes.
-    with finishing(), h5py.File(image, "w", libver=("v110", "v110")) as file:
+    with finishing(), h5py.File("shard", "w", libver=("v110", "v110"), **in_memory) as file:
         # The taps come last, so the first bytes of a remote shard show which images it holds.
         file.attrs["schema"] = SCHEMA
         file.attrs["recipe"] = np.bytes_(json.dumps(recipe, sort_keys=True).encode())
@@ -215,8 +217,10 @@ def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
             create_tap(file, tap, (len(shard.digests), *shape), recipe["dtype"])[:] = shard.taps[
                 tap
             ]
+        file.flush()
+        image = file.id.get_file_image()
     path = folder / name_of(shard.digests)
-    locations.write_bytes(path, image.getvalue())
+    locations.write_bytes(path, image)
     return path
 
 
@@ -410,5 +414,5 @@ def _content_digest(shard: Shard, recipe: dict[str, Any]) -> str:
     sha256 = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     little = np.dtype(recipe["dtype"]).newbyteorder("<")
     for tap in shapes(recipe):
-        sha256.update(np.ascontiguousarray(shard.taps[tap], dtype=little).tobytes())
+        sha256.update(np.ascontiguousarray(shard.taps[tap], dtype=little).data)
     return sha256.hexdigest()

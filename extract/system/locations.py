@@ -22,17 +22,19 @@ from urllib.parse import unquote, urlsplit
 
 from extract.system import atomic, availability
 from extract.system.console import InputError
+from extract.system.machine import cores
 
 if TYPE_CHECKING:
     from upath import UPath
 
 Location = Union[Path, "UPath"]
 
-DISK_READERS = 2
-"""Threads that read from a disk; they also decode."""
+DISK_READERS = 2 * cores()
+"""Threads that read from a disk, at most. They also decode, which keeps a core busy, but now and
+then each waits for Python's lock."""
 
-READERS = 16
-"""Threads that read from a store; they mostly wait, so the number of cores does not matter."""
+STORE_READERS = max(16, 4 * cores())
+"""Threads that read from a store, at most; they mostly wait, so there are more than cores."""
 
 URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
 FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/.*)?", re.IGNORECASE | re.DOTALL)
@@ -40,7 +42,7 @@ WINDOWS_PATH = re.compile(r"(?P<drive>[A-Za-z]):[\\/](?!/)(?P<path>.*)|\\\\.*", 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}
 OPTIONS: dict[str, dict[str, Any]] = {
     # With several connections per object, s3fs first asks for its size: two requests per photo.
-    "s3": {"max_concurrency": 1, "config_kwargs": {"max_pool_connections": READERS}}
+    "s3": {"max_concurrency": 1, "config_kwargs": {"max_pool_connections": STORE_READERS}}
 }
 OF_ONE_OBJECT = (None, "NoSuchKey", "404", "AccessDenied", "403", "InvalidObjectState")
 """Error codes of S3 that may concern one object alone. Other stores give no code, hence None."""
@@ -522,5 +524,5 @@ def readable_name(path: str) -> str:
 
 
 def readers(root: Location) -> int:
-    """Return how many threads should read: few for a disk, because they also decode."""
-    return DISK_READERS if isinstance(root, Path) else READERS
+    """Return how many threads should read and decode at most."""
+    return DISK_READERS if isinstance(root, Path) else STORE_READERS

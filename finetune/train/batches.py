@@ -13,13 +13,17 @@ from extract.compute.activations import Activations
 from extract.store.features_file import Features
 from extract.system import locations
 from extract.system.console import InputError
+from extract.system.machine import cores
 from extract.vgg16.keras_backend import keras
 from finetune.train.schedule import BATCH_SIZE
 
 Batch = tuple[NDArray[Any], ...]
 
+MOST_WORKERS = 8
+"""Threads that make batches, at most. Each may hold a batch of block 3's activations, 26 MB."""
+
 # On JAX, Keras 3.15 begins an epoch with batches that its threads fetched for the epoch before.
-WORKERS = locations.DISK_READERS if keras.backend.backend() == "tensorflow" else 1
+WORKERS = min(max(2, cores()), MOST_WORKERS) if keras.backend.backend() == "tensorflow" else 1
 
 PHOTO_CACHE_BYTES = 1 << 30
 """Largest total size of the decoded photos that are kept in memory for the next epoch."""
@@ -95,7 +99,7 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
     def __init__(
         self, features: Features, split: str, *, seed: int | None, batching: Batching
     ) -> None:
-        super().__init__(workers=WORKERS, max_queue_size=4)
+        super().__init__(workers=WORKERS, max_queue_size=WORKERS + 2)
         rows = features.rows(split)
         self.digests = [features.digests[row] for row in rows]
         self.labels = one_hot(features.labels[rows], len(features.class_names))

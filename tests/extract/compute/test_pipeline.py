@@ -14,10 +14,12 @@ from PIL.PngImagePlugin import PngImageFile
 
 from extract.compute import pipeline
 from extract.compute.pipeline import compute, read, read_ahead
+from extract.engines import base
 from extract.photos import decode
 from extract.store import features_writer, shard_index
 from extract.store.shards import Writer
 from extract.system import memory
+from extract.system.machine import cores
 from extract.vgg16.recipe import TAPS, recipe
 from tests.conftest import MakePhotos, picture
 
@@ -290,8 +292,88 @@ def test_no_more_is_read_ahead_than_memory_allows(
     reading = read_ahead(tmp_path, [f"{i}" for i in range(1000)])
     next(reading)
     time.sleep(0.1)
-    assert len(started) <= pipeline.READ_AHEAD + 1
+    most = pipeline.photos_ahead(pipeline.BATCH_SIZE, 224, cores())
+    assert len(started) <= most + 1
     reading.close()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "size", "readers", "photos"),
+    [(16, 224, 2, 48), (256, 224, 16, 768), (2, 224, 16, 32), (256, 640, 16, 208)],
+)
+def test_reading_ahead_follows_batches_and_readers_within_a_number_of_bytes(
+    batch_size: int, size: int, readers: int, photos: int
+) -> None:
+    assert pipeline.photos_ahead(batch_size, size, readers) == photos
+    assert photos * size * size * 3 <= pipeline.READ_AHEAD_BYTES
+
+
+@pytest.mark.parametrize(("wanted", "batches"), [(20, [16, 20, 9]), (16, [16, 16, 13])])
+def test_after_the_first_batch_the_engine_says_how_many_photos_it_wants(
+    wanted: int, batches: list[int], photos: MakePhotos, tmp_path: Path
+) -> None:
+    root, seen = photos({"a": 45}), []
+    paths = all_paths(root)
+
+    def forward(pixels: NDArray[np.uint8]) -> Taps:
+        seen.append(len(pixels))
+        return values(pixels)
+
+    (tmp_path / "cache").mkdir()
+    with Writer(tmp_path / "cache", RECIPE) as writer:
+        done = compute(
+            root,
+            paths,
+            build_engine=lambda pixels: base.Engine("fake", forward, wanted),
+            writer=writer,
+            advance=lambda n: None,
+        )
+    assert seen == batches
+    assert list(done.digests) == paths
+
+
+@pytest.mark.parametrize(
+    ("slow", "limit"),
+    [
+        ("engine", "choosing and building the engine"),
+        ("forward", "the network"),
+        ("write", "writing"),
+        ("decode", "decoding"),
+        ("read", "reading"),
+    ],
+)
+def test_the_stage_that_the_others_wait_for_is_named_as_the_limit(
+    slow: str,
+    limit: str,
+    photos: MakePhotos,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = photos({"a": 12})
+
+    def wait(stage: str) -> bool:
+        time.sleep(0.05 if stage == slow else 0)
+        return False
+
+    def build(pixels: NDArray[np.uint8]) -> Engine:
+        for _ in range(10):
+            wait("engine")
+        return Engine("fake", lambda photos: wait("forward") or values(photos))
+
+    class Waiting(Writer):
+        def add(self, digests: object, taps: object, *, engine: str) -> None:
+            wait("write")
+
+    decode_photo, sha256 = decode.decode_photo, hashlib.sha256
+    monkeypatch.setattr(
+        decode,
+        "decode_photo",
+        lambda data, *, size: wait("decode") or decode_photo(data, size=size),
+    )
+    monkeypatch.setattr(hashlib, "sha256", lambda data: wait("read") or sha256(data))
+    (tmp_path / "cache").mkdir()
+    with Waiting(tmp_path / "cache", RECIPE) as writer:
+        assert in_twos(root, writer, build).limit() == limit
 
 
 def test_failing_engine_keeps_the_batches_before_and_ends_the_readers(
@@ -337,7 +419,7 @@ def test_every_stage_is_timed(photos: MakePhotos, tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     with Writer(tmp_path / "cache", RECIPE) as writer:
         done = in_twos(root, writer, build)
-    assert list(done.seconds) == list(pipeline.STAGES)
+    assert list(done.seconds) == [*pipeline.STAGES, *pipeline.WAITS]
     assert 0.2 <= done.seconds["engine"] < 0.3
     assert 0.3 <= done.seconds["forward"] < 0.6
     assert all(seconds > 0 for seconds in done.seconds.values())
