@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +26,7 @@ from extract import __main__ as command
 from extract import build
 from extract.compute import pipeline
 from extract.engines import selection
+from extract.engines.base import Engine
 from extract.store import shards
 from extract.system import console
 from extract.vgg16.recipe import TAPS
@@ -145,7 +145,7 @@ def values(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
 def build_features(out: Path, classes: Mapping[str, int], weights: Path) -> Path:
     """Build features of ``out/pets`` in this process, for tests that do not read the taps."""
     root = write_photos(out / "pets", classes)
-    engine = SimpleNamespace(name="stand-in", forward=values)
+    engine = Engine("stand-in", values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "choose", lambda *wanted, folder: engine)
         build.build(str(root), build.Options(out=out, weights=weights))
@@ -213,7 +213,7 @@ def _child(job: dict[str, Any]) -> None:
     defaults["batch_size"] = job.get("batch_size", pipeline.BATCH_SIZE)
     weights = Weights([], "f" * 64, "stand-in")
     build.weights.load = lambda *a, **k: weights  # type: ignore[attr-defined]
-    engine: Any = SimpleNamespace(name="stand-in", forward=forward)
+    engine = Engine("stand-in", forward)
     selection.choose = lambda *wanted, folder: engine
     if "limit" in job:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

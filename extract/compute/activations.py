@@ -22,7 +22,7 @@ from extract.engines.base import Engine, Taps, Unusable
 from extract.store import open_shards, shard_index, shards
 from extract.store.features_file import Features
 from extract.store.shard_index import ShardRow
-from extract.system import atomic, console, locations, lock, machine
+from extract.system import atomic, console, locations, lock
 from extract.system.console import InputError, count, say
 from extract.system.locations import Location
 from extract.vgg16.recipe import MAPS, recipe
@@ -178,9 +178,15 @@ def _engine(weights: Weights, layer: str, variant: int, photos: NDArray[np.uint8
     """Return the engine for a variant: ncnn if it agrees with the reference, else the reference."""
     # Importing Keras takes seconds, and nothing is computed if everything is in the cache.
     from extract.engines import keras_engine
+    from extract.vgg16 import keras_backend
 
-    reference = keras_engine.build_map(layer, weights)
-    fast = None if machine.has_gpu() else _ncnn(weights, layer)
+    if keras_backend.gpus():
+        setting, _ = keras_engine.tune(weights, photos, (layer,))
+        reference = keras_engine.build_for_gpu(weights, setting, outputs=[layer])
+        fast = None
+    else:
+        reference = keras_engine.build_map(layer, weights)
+        fast = _ncnn(weights, layer)
     if fast is not None:
         compared = photos[: base.PHOTOS_COMPARED]
         difference = base.relative_difference(fast.forward(compared), reference.forward(compared))
@@ -194,7 +200,7 @@ def _engine(weights: Weights, layer: str, variant: int, photos: NDArray[np.uint8
         values = engine.forward(varied)[layer]
         return {layer: np.minimum(values, LARGEST).astype(DTYPE)}
 
-    return Engine(engine.name, forward)
+    return engine._replace(forward=forward)
 
 
 def _ncnn(weights: Weights, layer: str) -> Engine | None:

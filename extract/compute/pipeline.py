@@ -223,7 +223,9 @@ def compute(
         forward = partial(_forward, engine, done.seconds)
         given = chain([first], batches)
         # An engine must not be at work when the process ends.
-        networks = threads.ahead(forward, given, workers=1, limit=1, patience=None)
+        networks = threads.ahead(
+            forward, given, workers=engine.in_flight, limit=engine.in_flight, patience=None
+        )
         with closing(networks) as computed:
             for batch, taps in computed:
                 with _timed(done.seconds, "write"):

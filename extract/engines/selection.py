@@ -13,7 +13,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib.externals import loky
@@ -28,6 +28,7 @@ from extract.engines.base import (
     Unusable,
     relative_difference,
 )
+from extract.engines.tuning import Setting
 from extract.system import atomic, machine, processes
 from extract.system.console import InputError, say
 from extract.vgg16.recipe import SIZE
@@ -38,6 +39,9 @@ PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
 
 ENGINES = ("auto", "keras", *PACKAGES)
 """The values of ``--engine``."""
+
+RECORD = "engines.json"
+"""The file in a recipe's folder that keeps what was measured."""
 
 
 class Check(NamedTuple):
@@ -79,9 +83,9 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
     """
     size = photos.shape[1]
     if wanted == "keras":
-        return _choose_keras("as asked", weights, size)
+        return _choose_keras("as asked", weights, photos, folder)
     if wanted == "auto" and machine.has_gpu():
-        return _choose_keras("there is a GPU", weights, size)
+        return _choose_keras("there is a GPU", weights, photos, folder)
     checks, reasons = _check_all(_installed(wanted), weights, photos, folder)
     for name in sorted(checks, key=lambda name: -checks[name].speed):
         try:
@@ -91,8 +95,9 @@ def choose(wanted: str, weights: Weights, photos: NDArray[np.uint8], *, folder: 
             continue
         described = f"{engine.name}, within {checks[name].difference:.0e} of keras"
         _announce(described, checks, reasons)
-        return Engine(described, engine.forward)
-    return _choose_keras("; ".join(reasons) or "neither MNN nor ncnn is installed", weights, size)
+        return engine._replace(name=described)
+    why = "; ".join(reasons) or "neither MNN nor ncnn is installed"
+    return _choose_keras(why, weights, photos, folder)
 
 
 def build(name: str, weights: Weights, folder: Path, *, size: int = SIZE) -> Engine:
@@ -108,13 +113,37 @@ def build(name: str, weights: Weights, folder: Path, *, size: int = SIZE) -> Eng
     return ncnn_engine.build(weights, size=size)
 
 
-def _choose_keras(reason: str, weights: Weights, size: int) -> Engine:
+def _choose_keras(reason: str, weights: Weights, photos: NDArray[np.uint8], folder: Path) -> Engine:
     # Importing Keras takes seconds, and the other engines do without it.
     from extract.engines import keras_engine
+    from extract.vgg16 import keras_backend
 
-    engine = keras_engine.build(weights, size=size)
-    say(f"engine: {engine.name} ({reason})")
+    size = photos.shape[1]
+    if not keras_backend.gpus():
+        if machine.has_gpu():
+            reason += ", and this backend does not use it"
+        engine = keras_engine.build(weights, size=size)
+        say(f"engine: {engine.name} ({reason})")
+        return engine
+    path = folder / RECORD
+    recorded = _recorded(path)
+    key = f"{keras_engine.name()} on {machine.gpu()}"
+    if key not in recorded:
+        setting, refused = keras_engine.tune(weights, photos)
+        recorded[key] = setting._asdict()
+        atomic.write_text(path, json.dumps(recorded, indent=1) + "\n")
+        for words in refused:
+            say(f"not used: {words}")
+    setting = Setting(**recorded[key])
+    engine = keras_engine.build_for_gpu(weights, setting, size=size)
+    say(f"engine: {engine.name} ({reason}; {setting.speed:,.0f} photos/s)")
     return engine
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return what was found out about engines on this machine and others."""
+    recorded: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return recorded
 
 
 def _announce(engine: str, checks: dict[str, Check], reasons: Sequence[str]) -> None:
@@ -148,8 +177,8 @@ def _check_all(
     reasons : list of str
         Why the other engines may not be used.
     """
-    path = folder / "engines.json"
-    recorded = json.loads(path.read_text()) if path.exists() else {}
+    path = folder / RECORD
+    recorded = _recorded(path)
     checks: dict[str, Check] = {}
     reasons = []
     reference: Taps = {}
