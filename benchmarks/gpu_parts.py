@@ -95,8 +95,8 @@ class Scale:
 
 
 ON_CPU = Scale(
-    matrix=1024,
-    products=3,
+    matrix=4096,
+    products=1,
     batches=(8,),
     jpegs=24,
     photos=72,
@@ -224,19 +224,19 @@ def forward(bench: Bench) -> Iterator[Row]:
 def choice(bench: Bench) -> Iterator[Row]:
     """Let the engine choose its number format and batch size, as it does for users."""
     photos = noise(bench.scale.compared)
-    precision = REFERENCE
+    started = time.perf_counter()
     if keras_backend.gpus():
-        started = time.perf_counter()
         setting, refused = keras_engine.tune(bench.weights, photos)
-        bench.engine = keras_engine.build_for_gpu(bench.weights, setting)
-        precision = setting.precision
-        note = "; ".join([setting.describe(), *refused])
-        yield Row("time to choose", time.perf_counter() - started, "s", note)
+        engine = keras_engine.build_for_gpu(bench.weights, setting)
+        precision, words = setting.precision, [setting.describe(), *refused]
     else:
-        bench.engine = keras_engine.build(bench.weights)
-    bench.forward = _in_flight(bench.engine, bench.scale.rounds)
-    what = f"chosen, {bench.engine.in_flight} in flight"
+        engine = keras_engine.build(bench.weights)
+        precision, words = REFERENCE, [REFERENCE]
+    seconds = time.perf_counter() - started
+    bench.engine, bench.forward = engine, _in_flight(engine, bench.scale.rounds)
+    what = f"chosen, {engine.in_flight} in flight"
     yield Row(what, bench.forward, "photos/s", _of_peak(bench, precision, bench.forward))
+    yield Row("time to choose", seconds, "s", "; ".join(words))
 
 
 def decoding(bench: Bench) -> Iterator[Row]:
@@ -266,9 +266,11 @@ def end_to_end(bench: Bench) -> Iterator[Row]:
     engine = bench.engine
     assert engine is not None
     speed = _pipeline(bench, engine, recipe(bench.weights.digest))
-    slower = min(speed for speed in (bench.forward, bench.decoding) if speed)
-    name = "decoding" if slower == bench.decoding else "forward"
-    yield Row("photos into shards", speed, "photos/s", f"{speed / slower:.0%} of {name}")
+    stages = {"forward": bench.forward, "decoding": bench.decoding}
+    measured = {name: value for name, value in stages.items() if value}
+    slower = min(measured, key=lambda name: measured[name])
+    share = f"{speed / measured[slower]:.0%} of {slower}"
+    yield Row("photos into shards", speed, "photos/s", share)
 
 
 def cached_activations(bench: Bench) -> Iterator[Row]:

@@ -24,7 +24,7 @@ GAIN = 1.05
 
 ROUNDS = 3
 
-SECONDS = 120.0
+SECONDS = 60.0
 """After this time nothing more is tried. Some backends compile the network for every batch size."""
 
 
