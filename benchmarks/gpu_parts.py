@@ -40,6 +40,9 @@ LAYER = "block4_pool"
 
 CLASSES = 10
 JPEG_SIZE = (500, 375)
+PIPELINE_SECONDS = 12
+"""About as long the pipeline runs; less if `Scale.photos` are done before."""
+
 NETWORKS = ("baseline", "block5", "all")
 
 
@@ -76,7 +79,7 @@ class Scale:
     jpegs : int
         How many different JPEGs are made.
     photos : int
-        How many photos the whole pipeline is given; files come again and again.
+        The most photos that the whole pipeline is given; files come again and again.
     training_batch : int
     compared : int
         How many photos the devices are compared on.
@@ -392,7 +395,8 @@ def _pipeline(
     """Return the photos/s of the pipeline."""
     root = bench.folder / "photos"
     paths = sorted(path.name for path in root.glob("*.jpg")) or write_jpegs(root, bench.scale.jpegs)
-    n = int(bench.scale.photos * share)
+    speeds = [speed for speed in (bench.forward, bench.decoding) if speed]
+    n = max(1, int(share * min([bench.scale.photos, *(PIPELINE_SECONDS * one for one in speeds)])))
     given = (paths * -(-n // len(paths)))[:n]
     with tempfile.TemporaryDirectory(dir=bench.folder) as out:
         started = time.perf_counter()
