@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -214,7 +213,7 @@ def _child(job: dict[str, Any]) -> None:
     defaults["batch_size"] = job.get("batch_size", pipeline.BATCH_SIZE)
     weights = Weights([], "f" * 64, "stand-in")
     build.weights.load = lambda *a, **k: weights  # type: ignore[attr-defined]
-    engine: Any = SimpleNamespace(name="stand-in", forward=forward)
+    engine = Engine("stand-in", forward)
     selection.choose = lambda *wanted, folder: engine
     if "limit" in job:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

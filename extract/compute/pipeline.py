@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import threading
 import time
 from collections.abc import (
     Callable,
@@ -129,21 +130,30 @@ class Batch(NamedTuple):
 
 
 class _Network:
-    """An engine that notes how long it waits for batches, and how long they wait for it."""
+    """An engine that notes how long it waits for batches, and how long they wait for it.
+
+    Several threads may call it. While one of them computes, it does not wait.
+    """
 
     def __init__(self, engine: Engine, seconds: dict[str, float]) -> None:
         self.engine = engine
         self.seconds = seconds
         self.built = self.free = time.perf_counter()
+        self.at_work = 0
+        self.lock = threading.Lock()
 
     def forward(self, batch: Batch) -> tuple[Batch, Taps]:
-        begun = time.perf_counter()
+        with self.lock:
+            begun = time.perf_counter()
+            if not self.at_work:
+                self.seconds["network idle"] += begun - self.free
+            self.seconds["for the network"] += begun - max(batch.ready, self.built)
+            self.at_work += 1
         taps = self.engine.forward(batch.pixels)
-        ended = time.perf_counter()
-        self.seconds["network idle"] += begun - self.free
-        self.seconds["for the network"] += begun - max(batch.ready, self.built)
-        self.seconds["forward"] += ended - begun
-        self.free = ended
+        with self.lock:
+            self.free = time.perf_counter()
+            self.seconds["forward"] += self.free - begun
+            self.at_work -= 1
         return batch, taps
 
 
@@ -313,7 +323,9 @@ def compute(
         network = _Network(engine, done.seconds)
         given = chain([first], batches)
         # An engine must not be at work when the process ends.
-        networks = threads.ahead(network.forward, given, workers=1, limit=1, patience=None)
+        networks = threads.ahead(
+            network.forward, given, workers=engine.in_flight, limit=engine.in_flight, patience=None
+        )
         with closing(networks) as computed:
             for batch, taps in computed:
                 with _timed(done.seconds, "write"):

@@ -13,6 +13,8 @@ PHOTOS_COMPARED = 4
 
 Taps = dict[str, NDArray[np.float32]]
 
+Forward = Callable[[NDArray[np.uint8]], Taps]
+
 
 class Engine(NamedTuple):
     """A program that runs VGG16.
@@ -25,12 +27,16 @@ class Engine(NamedTuple):
         A function from photos, (n, size, size, 3) uint8 RGB, to a dict of tap name to (n, values)
         float32.
     batch_size : int
-        The number of photos that it computes fastest at once.
+        How many photos `forward` should be given at once. It takes any number.
+    in_flight : int
+        How many threads may call `forward` at the same time. With two, a GPU is given the next
+        batch while it computes.
     """
 
     name: str
-    forward: Callable[[NDArray[np.uint8]], Taps]
+    forward: Forward
     batch_size: int = 16
+    in_flight: int = 1
 
 
 class Unusable(Exception):

@@ -1,15 +1,19 @@
 """The reference engine: VGG16 in Keras, on any of its backends."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.engines.base import Engine, Taps
+from extract.engines import tuning
+from extract.engines.base import Engine, Forward, Taps
+from extract.engines.tuning import REFERENCE, Fitted, Setting
 from extract.system.console import InputError
-from extract.vgg16 import keras_model
+from extract.system.memory import OutOfMemory
+from extract.vgg16 import keras_backend, keras_model
 from extract.vgg16.architecture import weight_shapes
 from extract.vgg16.keras_backend import inference_function, keras, load
 from extract.vgg16.recipe import MAPS, SIZE, SIZES, TAPS
@@ -24,21 +28,83 @@ SLACK = 16_000_000
 """Bytes that the file of a network may have besides its weights."""
 
 
-def build(weights: Weights, *, outputs: Iterable[str] = tuple(TAPS), size: int = SIZE) -> Engine:
-    """Build the engine that computes some outputs for photos of a size.
+ROUNDED = ("tensorfloat32", "float16", "bfloat16")
+"""Number formats that a GPU multiplies faster than float32. They round the factors."""
+
+_tuned: dict[tuple[str, int, tuple[str, ...]], tuple[Setting, list[str]]] = {}
+
+
+def build(weights: Weights, *, outputs: Collection[str] = tuple(TAPS), size: int = SIZE) -> Engine:
+    """Build the engine that computes some outputs for photos of a size, in float32.
 
     Parameters
     ----------
     weights : Weights
-    outputs : iterable of str
+    outputs : collection of str
         Keys of `extract.vgg16.recipe.TAPS` and, for photos of the usual size, of `MAPS`. The
         network ends at the deepest of them.
     size : int
     """
-    network = keras_model.convolutions(weights.arrays, size=size)
-    available = {layer: network.get_layer(layer).output for layer in MAPS}
-    available |= keras_model.taps(network)
-    return _engine(keras.Model(network.input, {name: available[name] for name in outputs}))
+    return Engine(name(), builders(weights, outputs, size)[REFERENCE]())
+
+
+def name() -> str:
+    """Return the versions of Keras and the name of its backend."""
+    return f"keras {keras.__version__} on {keras.backend.backend()}"
+
+
+def tune(
+    weights: Weights, photos: NDArray[np.uint8], outputs: tuple[str, ...] = tuple(TAPS)
+) -> tuple[Setting, list[str]]:
+    """Find out how a GPU computes the outputs fastest; see `extract.engines.tuning.choose`.
+
+    Within a process this is done once, so that all variants of a photo are computed alike.
+
+    Parameters
+    ----------
+    weights : Weights
+    photos : ndarray of shape (n, size, size, 3), uint8
+    outputs : tuple of str
+        See `build`.
+
+    Raises
+    ------
+    OutOfMemory
+        If the memory does not suffice for the photos.
+    """
+    size = photos.shape[1]
+    key = (weights.digest, size, outputs)
+    try:
+        if key not in _tuned:
+            _tuned[key] = tuning.choose(builders(weights, outputs, size), photos)
+        return _tuned[key]
+    except Exception as error:
+        if not keras_backend.is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            "not enough memory on the GPU for VGG16; close other programs that use it, or choose "
+            "an engine for the processor, such as --engine ncnn"
+        ) from error
+
+
+def build_for_gpu(
+    weights: Weights,
+    setting: Setting,
+    *,
+    outputs: Collection[str] = tuple(TAPS),
+    size: int = SIZE,
+) -> Engine:
+    """Build the engine that computes outputs on a GPU as a setting says."""
+    forward = Fitted(
+        builders(weights, outputs, size)[setting.precision](),
+        setting.batch_size,
+        is_out_of_memory=keras_backend.is_out_of_memory,
+        free=keras_backend.free_memory,
+    )
+    # On PyTorch, Keras's own prediction is for one thread.
+    alone = keras.backend.backend() == "torch" and setting.precision == REFERENCE
+    described = f"{name()}, {setting.describe()}"
+    return Engine(described, forward, setting.batch_size, in_flight=1 if alone else 2)
 
 
 def largest(classes: int) -> int:
@@ -83,10 +149,67 @@ def load_network(
     return size, lambda photos: np.asarray(run(photos), dtype=np.float32)
 
 
-def _engine(network: keras.Model) -> Engine:
-    run = inference_function(network)
+def builders(
+    weights: Weights, outputs: Collection[str], size: int
+) -> dict[str, Callable[[], Forward]]:
+    """Return what builds the network in each number format, the reference first.
+
+    Parameters
+    ----------
+    weights : Weights
+    outputs : collection of str
+        See `build`.
+    size : int
+        Side of the photos in pixels.
+    """
+    keras_network = partial(_keras_network, weights, outputs, size)
+    found: dict[str, Callable[[], Forward]] = {
+        REFERENCE: partial(_computed_by_keras, keras_network, exact=True)
+    }
+    if keras.backend.backend() == "torch":
+        torch_network = partial(_computed_by_torch, weights, outputs)
+        found[f"fused {REFERENCE}"] = partial(torch_network, "float32", exact=True)
+        for precision in ROUNDED:
+            dtype = "float32" if precision == "tensorfloat32" else precision
+            found[f"fused {precision}"] = partial(torch_network, dtype, exact=False)
+        return found
+    for precision in ROUNDED:
+        policy = "float32" if precision == "tensorfloat32" else f"mixed_{precision}"
+        network = partial(keras_network, precision=policy)
+        found[precision] = partial(_computed_by_keras, network, exact=False)
+    return found
+
+
+def _keras_network(
+    weights: Weights, outputs: Collection[str], size: int, *, precision: str = "float32"
+) -> keras.Model:
+    network = keras_model.convolutions(weights.arrays, size=size, precision=precision)
+    available = {layer: network.get_layer(layer).output for layer in MAPS}
+    available |= keras_model.taps(network)
+    return keras.Model(network.input, {name: available[name] for name in outputs})
+
+
+def _computed_by_keras(build_network: Callable[[], keras.Model], *, exact: bool) -> Forward:
+    run = inference_function(build_network(), exact=exact)
+    has_gpu = bool(keras_backend.gpus())
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
+        if has_gpu:
+            keras_backend.allow_tensor_float_32(not exact)
         return {tap: np.asarray(values, dtype=np.float32) for tap, values in run(photos).items()}
 
-    return Engine(f"keras {keras.__version__} on {keras.backend.backend()}", forward)
+    return forward
+
+
+def _computed_by_torch(
+    weights: Weights, outputs: Collection[str], dtype: str, *, exact: bool
+) -> Forward:
+    from extract.vgg16.torch_network import Network
+
+    network = Network(weights.arrays, outputs, dtype=dtype)
+
+    def forward(photos: NDArray[np.uint8]) -> Taps:
+        keras_backend.allow_tensor_float_32(not exact)
+        return network(photos)
+
+    return forward

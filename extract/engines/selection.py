@@ -15,7 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib.externals import loky
@@ -30,6 +30,7 @@ from extract.engines.base import (
     Unusable,
     relative_difference,
 )
+from extract.engines.tuning import Setting
 from extract.system import atomic, machine, processes
 from extract.system.console import InputError, say
 from extract.vgg16.recipe import MAPS, SIZE, TAPS
@@ -40,6 +41,9 @@ PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
 
 ENGINES = ("auto", "keras", *PACKAGES)
 """The values of ``--engine``."""
+
+RECORD = "engines.json"
+"""The file in a recipe's folder that keeps what was measured."""
 
 
 PHOTOS_TIMED = 8
@@ -92,11 +96,10 @@ def choose(
     InputError
         If the engine asked for is not installed.
     """
-    size = photos.shape[1]
     if wanted == "keras":
-        return _choose_keras("as asked", weights, size, outputs)
+        return _choose_keras("as asked", weights, photos, folder, outputs)
     if wanted == "auto" and machine.has_gpu():
-        return _choose_keras("there is a GPU", weights, size, outputs)
+        return _choose_keras("there is a GPU", weights, photos, folder, outputs)
     trial = Trial(weights, photos, folder, outputs)
     names = _installed(wanted)
     trial.check([name for name in names if not trial.speed(name)])
@@ -107,7 +110,7 @@ def choose(
             _announce(described, {name: trial.speed(name) for name in names}, trial.reasons)
             return engine._replace(name=described)
     reason = "; ".join(trial.reasons.values()) or "neither MNN nor ncnn is installed"
-    return _choose_keras(reason, weights, size, outputs)
+    return _choose_keras(reason, weights, photos, folder, outputs)
 
 
 def build(
@@ -130,13 +133,44 @@ def build(
     return ncnn_engine.build(weights, outputs=outputs, size=size)
 
 
-def _choose_keras(reason: str, weights: Weights, size: int, outputs: Sequence[str]) -> Engine:
+def _choose_keras(
+    reason: str,
+    weights: Weights,
+    photos: NDArray[np.uint8],
+    folder: Path,
+    outputs: Sequence[str],
+) -> Engine:
     # Importing Keras takes seconds, and the other engines do without it.
     from extract.engines import keras_engine
+    from extract.vgg16 import keras_backend
 
-    engine = keras_engine.build(weights, outputs=outputs, size=size)
-    say(f"engine: {engine.name} ({reason})")
+    size = photos.shape[1]
+    if not keras_backend.gpus():
+        if machine.has_gpu():
+            reason += ", and this backend does not use it"
+        engine = keras_engine.build(weights, outputs=outputs, size=size)
+        say(f"engine: {engine.name} ({reason})")
+        return engine
+    path = folder / RECORD
+    recorded = _recorded(path)
+    maps = [output for output in outputs if output in MAPS]
+    key = ", ".join([f"{keras_engine.name()} on {machine.gpu()}", *maps])
+    if key not in recorded:
+        setting, refused = keras_engine.tune(weights, photos, tuple(outputs))
+        recorded[key] = setting._asdict()
+        atomic.write_text(path, json.dumps(recorded, indent=1) + "\n")
+        for words in refused:
+            say(f"not used: {words}")
+    setting = Setting(**recorded[key])
+    engine = keras_engine.build_for_gpu(weights, setting, outputs=outputs, size=size)
+    say(f"engine: {engine.name} ({reason}; {setting.speed:,.0f} photos/s)")
     return engine
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """Return what was found out about engines on this machine and others."""
+    recorded: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return recorded
 
 
 def _announce(engine: str, speeds: dict[str, float], reasons: dict[str, str]) -> None:
@@ -179,8 +213,8 @@ class Trial:
         self.outputs = outputs
         self.reasons: dict[str, str] = {}
         self.built: dict[str, Engine] = {}
-        self.path = folder / "engines.json"
-        self.recorded = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.path = folder / RECORD
+        self.recorded = _recorded(self.path)
         maps = {layer: [layer] for layer in outputs if layer in MAPS}
         taps = [output for output in outputs if output not in MAPS]
         self.parts = ({"": taps} if taps else {}) | maps

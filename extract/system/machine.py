@@ -11,10 +11,17 @@ import joblib
 
 def has_gpu() -> bool:
     """Say whether an NVIDIA GPU answers, without importing a library that would use it."""
+    return bool(gpu())
+
+
+def gpu() -> str:
+    """Return the names of the NVIDIA GPUs that answer; empty if there are none."""
     command = shutil.which("nvidia-smi")
-    return (
-        command is not None and not subprocess.run([command, "-L"], capture_output=True).returncode
-    )
+    if command is None:
+        return ""
+    done = subprocess.run([command, "-L"], capture_output=True, text=True)
+    names = re.findall(r"^GPU \d+: (.*?)(?: \(UUID.*)?$", done.stdout, re.MULTILINE)
+    return ", ".join(names) if done.returncode == 0 else ""
 
 
 def cores() -> int:

@@ -23,7 +23,16 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["full_disk", "inference_function", "is_out_of_memory", "keras", "load"]
+__all__ = [
+    "allow_tensor_float_32",
+    "free_memory",
+    "full_disk",
+    "gpus",
+    "inference_function",
+    "is_out_of_memory",
+    "keras",
+    "load",
+]
 
 LARGEST_OUTPUT = 8_000_000
 """The most numbers that a layer of a saved network may give for a photo. VGG16 has 3.2 million."""
@@ -33,14 +42,63 @@ MOST_LAYERS = 200
 OUT_OF_MEMORY = ("ResourceExhaustedError", "OutOfMemoryError")
 """Exceptions of TensorFlow and PyTorch, by name because neither may be installed."""
 
+OUT_OF_MEMORY_WORDS = (
+    "RESOURCE_EXHAUSTED",
+    "STATUS_ALLOC_FAILED",
+    # cuDNN says so if no way to compute a convolution finds the memory that it needs.
+    "unable to find an engine to execute this computation",
+)
 
-def inference_function(network: keras.Model) -> Callable[[NDArray[np.uint8]], Any]:
+
+def gpus() -> list[str]:
+    """Return the names of the GPUs that the backend computes on."""
+    if keras.backend.backend() == "torch":
+        # Keras cannot list PyTorch's devices.
+        import torch
+
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    devices: list[str] = keras.distribution.list_devices()
+    return [device for device in devices if not device.startswith("cpu")]
+
+
+def allow_tensor_float_32(allowed: bool) -> None:
+    """Say whether a GPU may round the factors of float32 products to 10 bits.
+
+    By default TensorFlow and the convolutions of PyTorch do so. JAX is told as it computes, see
+    `inference_function`.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_tensor_float_32_execution(allowed)
+    elif backend == "torch":
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+        torch.backends.cudnn.allow_tf32 = allowed
+        # Batches have few sizes, so the fastest way to compute one is worth finding.
+        torch.backends.cudnn.benchmark = True
+
+
+def inference_function(
+    network: keras.Model, *, exact: bool = True
+) -> Callable[[NDArray[np.uint8]], Any]:
     """Return a function that runs `network` on batches of any size.
 
     With TensorFlow the network is traced once for every batch size, whereas Keras's own prediction
     function would trace it again for a smaller last batch.
+
+    Parameters
+    ----------
+    network : keras.Model
+    exact : bool
+        Whether products of float32 are those of float32 on a GPU of JAX, too.
     """
-    if keras.backend.backend() != "tensorflow":
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return _by_jax(network, "float32" if exact else "tensorfloat32")
+    if backend != "tensorflow":
         predict: Callable[[NDArray[np.uint8]], Any] = network.predict_on_batch
         return predict
     import tensorflow as tf
@@ -50,6 +108,27 @@ def inference_function(network: keras.Model) -> Callable[[NDArray[np.uint8]], An
         lambda photos: network(photos, training=False), input_signature=[batch], autograph=False
     )
     return traced
+
+
+def _by_jax(network: keras.Model, precision: str) -> Callable[[NDArray[np.uint8]], Any]:
+    """Return a function that several threads may call, which Keras's own is not."""
+    import jax
+
+    weights = (
+        [variable.value for variable in network.trainable_variables],
+        [variable.value for variable in network.non_trainable_variables],
+    )
+
+    def computed(weights: Any, photos: Any) -> Any:
+        return network.stateless_call(*weights, photos, training=False)[0]
+
+    compiled = jax.jit(computed)
+
+    def run(photos: NDArray[np.uint8]) -> Any:
+        with jax.default_matmul_precision(precision):
+            return compiled(weights, photos)
+
+    return run
 
 
 def load(path: Path, members: Mapping[str, bytes]) -> keras.Model:
@@ -128,8 +207,16 @@ def is_out_of_memory(error: Exception) -> bool:
         return False
     if isinstance(error, MemoryError) or type(error).__name__ in OUT_OF_MEMORY:
         return True
-    # JAX has no exception type for it; only the message says so.
-    return "RESOURCE_EXHAUSTED" in str(error)
+    # JAX has no exception type for it, and neither have cuDNN and cuBLAS; only messages say so.
+    return any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+
+
+def free_memory() -> None:
+    """Give back the memory of a GPU that PyTorch keeps for later. Others keep none in pieces."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def full_disk(error: Exception) -> int:

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from extract.system.console import InputError
+from extract.vgg16 import keras_backend
 from extract.vgg16.keras_backend import keras
 from finetune.train.batches import WHOLE_BATCH, BatchPart
 
@@ -103,7 +104,7 @@ def detect() -> Hardware:
     """
     worker, workers = _cluster(os.environ.get("TF_CONFIG"))
     worker_strategy = _worker_strategy() if workers > 1 else None
-    gpus = _gpus()
+    gpus = keras_backend.gpus()
     precision = "mixed_float16" if gpus else "float32"
     if worker_strategy is not None:
         if len(worker_strategy.extended.worker_devices) > 1:
@@ -150,16 +151,6 @@ def _cluster(config: str | None) -> tuple[int, int]:
             "TF_CONFIG: must name a cluster of workers and the task of this one, and does not "
             f"({error!r}); unset it to train on this machine only"
         ) from error
-
-
-def _gpus() -> list[str]:
-    if keras.backend.backend() == "torch":
-        # Keras cannot list PyTorch's devices.
-        import torch
-
-        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    devices: list[str] = keras.distribution.list_devices()
-    return [device for device in devices if not device.startswith("cpu")]
 
 
 def _worker_strategy() -> Any:

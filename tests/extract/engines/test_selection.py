@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import numpy as np
 import pytest
 
 from extract.compute.pipeline import BATCH_SIZE
-from extract.engines import keras_engine, mnn_engine, selection
+from extract.engines import keras_engine, mnn_engine, selection, tuning
 from extract.engines.base import TOLERANCE, Engine, Taps, Unusable, relative_difference
 from extract.engines.selection import PACKAGES, Check, choose
+from extract.engines.tuning import Setting
 from extract.system import machine
 from extract.system.console import InputError
-from extract.vgg16 import weights
+from extract.vgg16 import keras_backend, weights
 from extract.vgg16.recipe import MAPS, TAPS
 from extract.vgg16.weights import Weights
 from tests.conftest import CHECKOUT, Arrays
@@ -315,7 +317,10 @@ def test_a_converter_that_fails_falls_back_with_the_reason(
     ("change", "reason"),
     [
         (lambda m: m.setattr(selection, "find_spec", lambda name: None), "neither MNN nor ncnn"),
-        (lambda m: m.setattr(machine, "has_gpu", lambda: True), "there is a GPU"),
+        (
+            lambda m: m.setattr(machine, "has_gpu", lambda: True),
+            "there is a GPU, and this backend does not use it",
+        ),
     ],
 )
 def test_auto_falls_back_to_keras_and_says_why(
@@ -332,6 +337,46 @@ def test_auto_falls_back_to_keras_and_says_why(
     assert reason in capsys.readouterr().out
 
 
+def test_a_gpu_is_measured_once_and_the_engine_says_what_was_chosen(
+    vgg16: Weights,
+    reference: Callable[[int], Taps],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    setting = Setting("tensorfloat32", 32, 7000.0, 4e-4)
+    measured = iter([(setting, ["bfloat16 differs from float32 by 0.005"])])
+    monkeypatch.setattr(keras_engine, "tune", lambda weights, photos: next(measured))
+    monkeypatch.setattr(keras_backend, "gpus", lambda: ["gpu:0"])
+    monkeypatch.setattr(machine, "gpu", lambda: "NVIDIA X")
+    for _ in range(2):
+        engine = choose("auto", vgg16, noise(2), folder=tmp_path)
+        assert engine.name.endswith(", tensorfloat32 within 4e-04 of float32, batches of 32")
+        assert (engine.batch_size, engine.in_flight) == (32, 2)
+    told = capsys.readouterr().out
+    assert told.count("not used: bfloat16 differs from float32 by 0.005") == 1
+    assert told.count(f"engine: {engine.name} (there is a GPU; 7,000 photos/s)") == 2
+    # Another GPU is measured anew.
+    monkeypatch.setattr(machine, "gpu", lambda: "NVIDIA Y")
+    with pytest.raises(StopIteration):
+        choose("auto", vgg16, noise(2), folder=tmp_path)
+    # On a processor the format is float32 all the same. Two threads get their own photos' taps.
+    with ThreadPoolExecutor(engine.in_flight) as pool:
+        for n, taps in zip((1, 2, 3), pool.map(engine.forward, map(noise, (1, 2, 3))), strict=True):
+            assert relative_difference(taps, reference(n)) < 1e-5
+
+
+def test_a_gpu_without_memory_is_an_input_error(
+    vgg16: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(builders: object, photos: object) -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+
+    monkeypatch.setattr(tuning, "choose", full)
+    with pytest.raises(InputError, match="not enough memory on the GPU for VGG16; close other"):
+        keras_engine.tune(vgg16, noise(2, size=64))
+
+
 @pytest.mark.parametrize(("name", "package"), PACKAGES.items())
 def test_a_requested_engine_that_is_not_installed_is_an_input_error(
     name: str, package: str, vgg16: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -345,7 +390,7 @@ BUILDS = """
 import sys
 from pathlib import Path
 from extract.engines import selection
-from extract.vgg16 import weights
+from extract.vgg16 import keras_backend, weights
 selection.build("mnn", weights.load(Path(sys.argv[1]), cache=Path(sys.argv[2])), Path(sys.argv[2]))
 """
 

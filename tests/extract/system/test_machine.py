@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from extract.system import machine
@@ -8,3 +10,16 @@ def test_machine_names_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool, told:
     monkeypatch.setattr(machine, "processor", lambda: "2 cores")
     monkeypatch.setattr(machine, "has_gpu", lambda: gpu)
     assert machine.machine() == told
+
+
+def test_gpus_are_named_without_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (machine.gpu(), machine.has_gpu()) == ("", False)
+    command = tmp_path / "nvidia-smi"
+    command.write_text('#!/bin/sh\necho "GPU 0: NVIDIA H200 (UUID: GPU-1)"\n')
+    command.chmod(0o755)
+    assert (machine.gpu(), machine.has_gpu()) == ("NVIDIA H200", True)
+    command.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    assert (machine.gpu(), machine.has_gpu()) == ("", False)

@@ -33,6 +33,8 @@ given = np.load(sys.argv[1])
 arrays = [given[f"{i:02d}"] for i in range(26)]
 engine = keras_engine.build(weights.Weights(arrays, weights.digest(arrays), "random"))
 np.savez(sys.argv[2], name=engine.name, **engine.forward(given["photos"]))
+import benchmarks.gpu
+assert "tensorflow" not in sys.modules
 """
 
 

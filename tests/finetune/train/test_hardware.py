@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from extract.system.console import InputError
+from extract.vgg16 import keras_backend
 from extract.vgg16.keras_backend import keras
 from finetune.train import hardware, networks, run
 from finetune.train.batches import one_hot
@@ -138,9 +139,9 @@ def test_two_devices_end_with_the_weights_of_one(
 
 def test_a_single_device_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    monkeypatch.setattr(hardware, "_gpus", list)
+    monkeypatch.setattr(keras_backend, "gpus", list)
     assert hardware.detect.__wrapped__() == Hardware()
-    monkeypatch.setattr(hardware, "_gpus", lambda: ["gpu:0"])
+    monkeypatch.setattr(keras_backend, "gpus", lambda: ["gpu:0"])
     assert hardware.detect.__wrapped__() == Hardware(precision="mixed_float16")
     optimizer = Hardware().optimizer(learning_rate=0.1)
     assert type(optimizer) is keras.optimizers.AdamW
