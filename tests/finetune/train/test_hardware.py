@@ -139,7 +139,10 @@ def test_two_devices_end_with_the_weights_of_one(
 def test_a_single_device_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.setattr(hardware, "_gpus", list)
+    monkeypatch.setattr(hardware.machine, "multiplies_bfloat16", lambda: False)
     assert hardware.detect.__wrapped__() == Hardware()
+    monkeypatch.setattr(hardware.machine, "multiplies_bfloat16", lambda: True)
+    assert hardware.detect.__wrapped__() == Hardware(precision="mixed_bfloat16")
     monkeypatch.setattr(hardware, "_gpus", lambda: ["gpu:0"])
     assert hardware.detect.__wrapped__() == Hardware(precision="mixed_float16")
     optimizer = Hardware().optimizer(learning_rate=0.1)
@@ -180,13 +183,16 @@ def test_mixed_precision_scales_the_loss_and_trains() -> None:
     assert losses[-1] < losses[0] / 2
 
 
-def test_a_portable_network_is_in_single_precision_and_loads_anywhere(tmp_path: Path) -> None:
-    gpu = Hardware(precision="mixed_float16")
+@pytest.mark.parametrize("half_precision", ["float16", "bfloat16"])
+def test_a_portable_network_is_in_single_precision_and_loads_anywhere(
+    half_precision: str, tmp_path: Path
+) -> None:
+    gpu = Hardware(precision=f"mixed_{half_precision}")
     build = partial(networks.baseline, 2, batch_norm=True)
     keras.utils.set_random_seed(0)
     network = build(precision=gpu.precision)
     kinds = {layer.name.split("_")[0]: layer.compute_dtype for layer in network.layers}
-    assert kinds["conv2d"] == kinds["batch"] == kinds["max"] == "float16"
+    assert kinds["conv2d"] == kinds["batch"] == kinds["max"] == half_precision
     assert kinds["dense"] == "float32"
     assert {weight.dtype for weight in network.weights} == {"float32"}
     portable = gpu.portable(network, build)
