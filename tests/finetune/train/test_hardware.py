@@ -7,17 +7,23 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from extract.system.console import InputError
+from extract.system import bounded
+from extract.system.console import InputError, Stopped
+from extract.vgg16 import keras_backend
 from extract.vgg16.keras_backend import keras
 from finetune.train import hardware, networks, run
-from finetune.train.batches import one_hot
+from finetune.train.batches import TrainingData, one_hot
 from finetune.train.hardware import Hardware
 from finetune.train.loop import compile_network
-from finetune.train.schedule import Schedule
+from finetune.train.request import BaselineOptions, Request
+from finetune.train.schedule import Phase, Schedule, by_rule
+from finetune.train.setup import Setup
 from tests.conftest import CHECKOUT
 
 TRAINING = """
@@ -202,3 +208,27 @@ def test_a_portable_network_is_in_single_precision_and_loads_anywhere(
     photos = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), dtype=np.uint8)
     half, single = (np.asarray(each(photos)) for each in (network, loaded))
     np.testing.assert_allclose(half, single, atol=1e-2)
+
+
+def test_after_a_signal_the_best_network_so_far_is_in_single_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half, build = Hardware(precision="mixed_bfloat16"), partial(networks.baseline, 2)
+    network = build(precision=half.precision)
+    phase = Phase("scratch", by_rule("scratch", 10))
+    prepared = Setup(network, network, TrainingData(None, None), phase, build)
+    features: Any = SimpleNamespace(
+        data="pets", data_digest="d", attributes={"weights_digest": "w"}
+    )
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise Stopped(2)
+
+    monkeypatch.setattr(run, "fit", stop)
+    request = Request(BaselineOptions(), seed=0, out=tmp_path)
+    request.folder(features).mkdir(parents=True)
+    with pytest.raises(Stopped):
+        run._fit(prepared, features, request, half)
+    path = request.folder(features) / run.BEST_SO_FAR
+    # It refuses networks in another precision.
+    keras_backend.load(path, bounded.members(path.read_bytes(), largest=10**8))
