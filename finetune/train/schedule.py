@@ -75,11 +75,11 @@ def by_rule(phase: str, photos: int) -> Schedule:
     """
     steps = -(-photos // BATCH_SIZE)
     if phase == "scratch":
-        epochs = int(np.clip(500 // steps, 40, 120))
+        epochs = int(np.clip(5000 // steps, 40, 120))
         return Schedule(
             learning_rate=1e-3,
             epochs=epochs,
-            patience=epochs // 2,
+            patience=epochs // 4,
             # With few photos the network grows too confident: its val loss rises long before its
             # accuracy stops rising.
             monitor="accuracy",
