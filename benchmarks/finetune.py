@@ -21,7 +21,7 @@ from extract.vgg16 import weights
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import SIZE
 from finetune.train import logistic_top, networks, setup
-from finetune.train.batches import ActivationBatches, PhotoBatches, augmentation
+from finetune.train.batches import ActivationBatches, PhotoBatches
 from finetune.train.loop import compile_network
 from finetune.train.request import FinetunedOptions
 from finetune.train.schedule import Schedule, by_rule
@@ -77,7 +77,7 @@ def measure(features: Features, chosen: argparse.Namespace) -> dict[str, Any]:
             schedule,
         ),
         END_TO_END: _step(
-            keras.Sequential([keras.Input((SIZE, SIZE, 3)), augmentation(0), network]),
+            network,
             PhotoBatches(features, "train", size=SIZE, seed=0),
             schedule,
         ),

@@ -233,7 +233,7 @@ def _compute(
     expected = dict(zip(features.paths, features.digests, strict=True))
     problems = dict(done.unreadable)
     for path, digest in (done.digests | done.others).items():
-        if digest != expected[path]:
+        if digest != expected[path] and path not in problems:
             problems[path] = "has changed since its features were extracted"
     if problems:
         path, problem = next(iter(problems.items()))

@@ -308,8 +308,7 @@ def compute(
     def wanted() -> int:
         return photos
 
-    ahead = read_ahead(root, paths, size=size, known=known, batch_size=wanted)
-    with closing(ahead) as files:
+    with closing(read_ahead(root, paths, size=size, known=known, batch_size=wanted)) as files:
         batches = _batches(_readable(files, done, advance), wanted, done.seconds)
         first = next(batches, None)
         if first is None:
@@ -323,9 +322,8 @@ def compute(
         network = _Network(engine, done.seconds)
         given = chain([first], batches)
         # An engine must not be at work when the process ends.
-        networks = threads.ahead(
-            network.forward, given, workers=engine.in_flight, limit=engine.in_flight, patience=None
-        )
+        most = engine.in_flight
+        networks = threads.ahead(network.forward, given, workers=most, limit=most, patience=None)
         with closing(networks) as computed:
             for batch, taps in computed:
                 with _timed(done.seconds, "write"):

@@ -35,14 +35,23 @@ def machine() -> str:
     return f"{processor()}, NVIDIA GPU" if has_gpu() else processor()
 
 
+def multiplies_bfloat16() -> bool:
+    """Say whether the processor has instructions for matrices of bfloat16 (AMX)."""
+    return "amx_bf16" in _cpuinfo()
+
+
 def processor() -> str:
     """Describe the processor: its cores, its name, and whether it has AVX-512."""
-    try:
-        cpuinfo = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        cpuinfo = ""
+    cpuinfo = _cpuinfo()
     named = re.search(r"model name\s*: (.*)", cpuinfo)
     name = named.group(1) if named else platform.processor() or platform.machine()
     # A virtual machine may hide AVX-512, so two machines with one processor name can differ.
     avx512 = " with AVX-512" if "avx512f" in cpuinfo else ""
     return f"{cores()} cores of {name}{avx512}"
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""

@@ -15,6 +15,8 @@ from extract.system import locations
 from extract.system.console import InputError
 from extract.system.machine import cores
 from extract.vgg16.keras_backend import keras
+from finetune.train import augmentation
+from finetune.train.augmentation import Variation
 from finetune.train.schedule import BATCH_SIZE
 
 Batch = tuple[NDArray[Any], ...]
@@ -199,8 +201,8 @@ class PhotoBatches(_SplitBatches):
     size : int
         Side of the photos in pixels.
     seed : int or None
-        Photos come in a new order each epoch, which depends on this seed. If None, they come in
-        path order.
+        Photos come in a new order each epoch, and each is varied at random; both depend on this
+        seed. If None, they come in path order and as they are.
     batching : Batching
     """
 
@@ -213,14 +215,27 @@ class PhotoBatches(_SplitBatches):
         seed: int | None = None,
         batching: Batching = DEFAULT_BATCHING,
     ) -> None:
+        self.variations: NDArray[np.float64] | None = None
         super().__init__(features, split, seed=seed, batching=batching)
         self.root = locations.location(str(features.attributes["root"]))
         self.paths = [features.paths[row] for row in features.rows(split)]
         self.size = size
         self.decoded: dict[int, NDArray[np.uint8]] = {}
 
+    def draw(self, random: np.random.Generator) -> None:
+        """Draw an order of the rows, and a variation of each."""
+        super().draw(random)
+        self.variations = augmentation.draw(random, len(self.order))
+
     def input(self, row: int) -> NDArray[np.uint8]:
-        """Return one photo of shape (size, size, 3), decoded now or in an earlier epoch.
+        """Return one photo of shape (size, size, 3), varied if variations were drawn."""
+        photo = self.photo(row)
+        if self.variations is None:
+            return photo
+        return augmentation.vary(photo, Variation(*self.variations[row]))
+
+    def photo(self, row: int) -> NDArray[np.uint8]:
+        """Return one photo as it is, decoded now or in an earlier epoch.
 
         Raises
         ------
@@ -247,13 +262,10 @@ class TrainingData:
     train, val : keras.utils.PyDataset
         Inputs, one-hot labels and, if any differ, sample weights. The method ``begin(epoch)`` of
         `train` makes the random draws of an epoch.
-    augmentation : keras.Model or None
-        Layers that vary the inputs of `train` at random.
     """
 
     train: Any
     val: Any
-    augmentation: keras.Model | None = None
 
 
 def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
@@ -265,17 +277,3 @@ def balanced_sample_weights(labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return a weight for each of n rows, of mean 1 and the same total in every class: (n,)."""
     sample_weights: NDArray[np.float64] = compute_sample_weight("balanced", labels)
     return sample_weights.astype(np.float32)
-
-
-def augmentation(seed: int) -> keras.Model:
-    """Return layers that flip, rotate, zoom and shift photos and change their contrast."""
-    return keras.Sequential(
-        [
-            keras.layers.RandomFlip("horizontal", seed=seed),
-            keras.layers.RandomRotation(0.05, seed=seed + 1),
-            keras.layers.RandomZoom(0.2, seed=seed + 2),
-            keras.layers.RandomTranslation(0.1, 0.1, seed=seed + 3),
-            keras.layers.RandomContrast(0.2, value_range=(0, 255), seed=seed + 4),
-        ],
-        name="augmentation",
-    )

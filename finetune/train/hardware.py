@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from extract.system import machine
 from extract.system.console import InputError
 from extract.vgg16 import keras_backend
 from extract.vgg16.keras_backend import keras
 from finetune.train.batches import WHOLE_BATCH, BatchPart
+
+backend = keras.backend.backend
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Hardware:
     Attributes
     ----------
     precision : str
-        Keras dtype policy of the convolutions.
+        Keras dtype policy of the convolutions. It is ``mixed_float16`` on GPUs.
     train_part, val_part : BatchPart
         The part of every batch of the split that this process is given.
     device_strategy : tf.distribute.Strategy or None
@@ -47,6 +50,17 @@ class Hardware:
     def is_chief(self) -> bool:
         """Whether this process writes the result. Exactly one of all workers does."""
         return not self.train_part.replica
+
+    @property
+    def jit_compile(self) -> str | bool:
+        """Keras's ``jit_compile``. XLA cannot average over workers.
+
+        On a CPU, TensorFlow has faster convolutions than XLA.
+        """
+        is_cpu = self.precision != "mixed_float16"
+        if self.worker_strategy is not None or (is_cpu and backend() == "tensorflow"):
+            return False
+        return "auto"
 
     def scope(self) -> AbstractContextManager[Any]:
         """Return the context in which networks and optimizers must be made."""
@@ -114,9 +128,9 @@ def detect() -> Hardware:
             )
         part = BatchPart(workers, worker)
         return Hardware(precision, train_part=part, worker_strategy=worker_strategy)
-    if len(gpus) > 1 and keras.backend.backend() == "tensorflow":
+    if len(gpus) > 1 and backend() == "tensorflow":
         return several_devices(gpus, precision)
-    return Hardware(precision)
+    return Hardware(precision if gpus else _cpu_precision())
 
 
 def several_devices(devices: Sequence[str], precision: str = "float32") -> Hardware:
@@ -153,8 +167,17 @@ def _cluster(config: str | None) -> tuple[int, int]:
         ) from error
 
 
+def _cpu_precision() -> str:
+    """Return the precision of a CPU, some of which multiply matrices of bfloat16 much faster.
+
+    TensorFlow uses their instructions. bfloat16 has the range of float32, so no loss is scaled.
+    """
+    uses_bfloat16 = machine.multiplies_bfloat16() and backend() == "tensorflow"
+    return "mixed_bfloat16" if uses_bfloat16 else "float32"
+
+
 def _worker_strategy() -> Any:
-    if keras.backend.backend() != "tensorflow":
+    if backend() != "tensorflow":
         raise InputError(
             "TF_CONFIG names several workers, which need KERAS_BACKEND=tensorflow; "
             "unset one of them"

@@ -42,7 +42,8 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
         hardware: Hardware,
     ) -> None:
         super().__init__()
-        self.network, self.train, self.schedule = network, train, schedule
+        self.set_model(network)
+        self.train, self.schedule = train, schedule
         self.initial = initial
         self.checkpoint = checkpoint
         self.hardware = hardware
@@ -87,7 +88,7 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         metrics = self.hardware.mean({name: float(value) for name, value in (logs or {}).items()})
-        if not np.isfinite(metrics["loss"]) or not _are_finite(self.network.get_weights()):
+        if not np.isfinite(metrics["loss"]) or not _are_finite(self.model.get_weights()):
             # The best weights and the checkpoint stay those of earlier epochs.
             self.history.setdefault("loss", []).append(np.nan)
             self.model.stop_training = True
@@ -96,7 +97,7 @@ class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]
             self.history.setdefault(name, []).append(value)
         self.history.setdefault("seconds", []).append(time.perf_counter() - self.started)
         if not self.since_best:
-            self.best = self.network.get_weights()
+            self.best = self.model.get_weights()
         self.model.stop_training = self.is_finished
         if self.checkpoint is not None and self.hardware.is_chief:
             values = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
@@ -142,7 +143,7 @@ def fit(
     logs : Path or None
         Folder for TensorBoard, which is emptied first unless training goes on.
     hardware : Hardware
-        `network` and the augmentation were made in its scope.
+        `network` was made in its scope.
 
     Returns
     -------
@@ -212,8 +213,7 @@ def compile_network(
         optimizer=hardware.optimizer(learning_rate=rate, weight_decay=schedule.weight_decay),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=schedule.label_smoothing),
         weighted_metrics=["accuracy"],
-        # XLA cannot average over workers.
-        jit_compile="auto" if hardware.worker_strategy is None else False,
+        jit_compile=hardware.jit_compile,
     )
     network.optimizer.build(network.trainable_variables)
 
@@ -229,10 +229,8 @@ def _epochs(
     """Return the callback of a compiled model, in the state that the checkpoint has."""
     steps = len(data.train)
     with hardware.scope():
-        augmented = _augmented(network, data.augmentation)
         compile_network(network, schedule, steps, hardware=hardware)
         metrics = hardware.mean(network.evaluate(data.val, verbose=0, return_dict=True))
-        compile_network(augmented, schedule, steps, hardware=hardware)
     epochs = _Epochs(
         network,
         data.train,
@@ -241,17 +239,8 @@ def _epochs(
         checkpoint=checkpoint,
         hardware=hardware,
     )
-    epochs.set_model(augmented)
     epochs.resume()
     return epochs
-
-
-def _augmented(network: keras.Model, augmentation: keras.Model | None) -> keras.Model:
-    """Put the augmentation before a network, whose layers are shared."""
-    if augmentation is None:
-        return network
-    photos = keras.Input(network.input_shape[1:])
-    return keras.Sequential([photos, augmentation, network])
 
 
 def _run(epochs: _Epochs, data: TrainingData, phase: Phase, *, logs: Path | None) -> None:
@@ -283,7 +272,7 @@ def _run(epochs: _Epochs, data: TrainingData, phase: Phase, *, logs: Path | None
                     verbose=0,
                 )
         finally:
-            epochs.network.set_weights(epochs.best)
+            epochs.model.set_weights(epochs.best)
 
 
 def _callbacks(epochs: _Epochs, logs: Path | None) -> list[keras.callbacks.Callback]:

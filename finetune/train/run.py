@@ -147,7 +147,8 @@ def _fit(prepared: Setup, features: Features, request: Request, hardware: Hardwa
         )
     except Stopped:
         if hardware.is_chief:
-            save_network(prepared.network, folder / BEST_SO_FAR)
+            portable = hardware.portable(prepared.network, prepared.build)
+            save_network(portable, folder / BEST_SO_FAR)
             warn(f"{folder / BEST_SO_FAR}: the best network so far")
         raise
     history = {

@@ -18,7 +18,6 @@ from finetune.train.batches import (
     Batching,
     PhotoBatches,
     TrainingData,
-    augmentation,
 )
 from finetune.train.hardware import Hardware
 from finetune.train.loop import History
@@ -36,7 +35,7 @@ class Setup:
     Attributes
     ----------
     network : keras.Model
-        Photos to probabilities, without the augmentation.
+        Photos to probabilities.
     trained_part : keras.Model
         The model for the training loop: `network`, or its last layers if `data` has the
         activations before them. The layers are shared.
@@ -80,14 +79,14 @@ def baseline(
     phase = schedule.choose_phase("scratch", len(features.rows("train")), options)
     build = partial(networks.baseline, len(features.class_names), batch_norm=options.batch_norm)
     with hardware.scope():
-        network, layers = build(precision=hardware.precision), augmentation(seed)
+        network = build(precision=hardware.precision)
     batching = Batching(phase.schedule.batch_size, balanced=options.balanced)
     photos = partial(PhotoBatches, features, size=networks.BASELINE_SIZE)
     train, val = _splits(photos, batching, seed=seed, hardware=hardware)
     return Setup(
         network,
         trained_part=network,
-        data=TrainingData(train, val, augmentation=layers),
+        data=TrainingData(train, val),
         phase=phase,
         build=build,
     )
@@ -134,17 +133,16 @@ def finetuned(
         seconds["activations"] = sum(variant.seconds for variant in variants)
         batches: Batches = partial(ActivationBatches, features, variants=variants)
         with hardware.scope():
-            trained_part, layers = networks.tail(network, options.unfreeze), None
+            trained_part = networks.tail(network, options.unfreeze)
     else:
         batches = partial(PhotoBatches, features, size=SIZE)
-        with hardware.scope():
-            trained_part, layers = network, augmentation(seed)
+        trained_part = network
     batching = Batching(phase.schedule.batch_size, balanced=options.balanced)
     train, val = _splits(batches, batching, seed=seed, hardware=hardware)
     return Setup(
         network,
         trained_part=trained_part,
-        data=TrainingData(train, val, augmentation=layers),
+        data=TrainingData(train, val),
         phase=phase,
         build=lambda: networks.vgg16_with(keras.models.clone_model(top), vgg16.arrays),
         history=history,

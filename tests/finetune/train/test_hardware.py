@@ -7,18 +7,23 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from extract.system.console import InputError
+from extract.system import bounded
+from extract.system.console import InputError, Stopped
 from extract.vgg16 import keras_backend
 from extract.vgg16.keras_backend import keras
 from finetune.train import hardware, networks, run
-from finetune.train.batches import one_hot
+from finetune.train.batches import TrainingData, one_hot
 from finetune.train.hardware import Hardware
 from finetune.train.loop import compile_network
-from finetune.train.schedule import Schedule
+from finetune.train.request import BaselineOptions, Request
+from finetune.train.schedule import Phase, Schedule, by_rule
+from finetune.train.setup import Setup
 from tests.conftest import CHECKOUT
 
 TRAINING = """
@@ -140,7 +145,10 @@ def test_two_devices_end_with_the_weights_of_one(
 def test_a_single_device_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.setattr(keras_backend, "gpus", list)
+    monkeypatch.setattr(hardware.machine, "multiplies_bfloat16", lambda: False)
     assert hardware.detect.__wrapped__() == Hardware()
+    monkeypatch.setattr(hardware.machine, "multiplies_bfloat16", lambda: True)
+    assert hardware.detect.__wrapped__() == Hardware(precision="mixed_bfloat16")
     monkeypatch.setattr(keras_backend, "gpus", lambda: ["gpu:0"])
     assert hardware.detect.__wrapped__() == Hardware(precision="mixed_float16")
     optimizer = Hardware().optimizer(learning_rate=0.1)
@@ -181,13 +189,16 @@ def test_mixed_precision_scales_the_loss_and_trains() -> None:
     assert losses[-1] < losses[0] / 2
 
 
-def test_a_portable_network_is_in_single_precision_and_loads_anywhere(tmp_path: Path) -> None:
-    gpu = Hardware(precision="mixed_float16")
+@pytest.mark.parametrize("half_precision", ["float16", "bfloat16"])
+def test_a_portable_network_is_in_single_precision_and_loads_anywhere(
+    half_precision: str, tmp_path: Path
+) -> None:
+    gpu = Hardware(precision=f"mixed_{half_precision}")
     build = partial(networks.baseline, 2, batch_norm=True)
     keras.utils.set_random_seed(0)
     network = build(precision=gpu.precision)
     kinds = {layer.name.split("_")[0]: layer.compute_dtype for layer in network.layers}
-    assert kinds["conv2d"] == kinds["batch"] == kinds["max"] == "float16"
+    assert kinds["conv2d"] == kinds["batch"] == kinds["max"] == half_precision
     assert kinds["dense"] == "float32"
     assert {weight.dtype for weight in network.weights} == {"float32"}
     portable = gpu.portable(network, build)
@@ -197,3 +208,27 @@ def test_a_portable_network_is_in_single_precision_and_loads_anywhere(tmp_path: 
     photos = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), dtype=np.uint8)
     half, single = (np.asarray(each(photos)) for each in (network, loaded))
     np.testing.assert_allclose(half, single, atol=1e-2)
+
+
+def test_after_a_signal_the_best_network_so_far_is_in_single_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half, build = Hardware(precision="mixed_bfloat16"), partial(networks.baseline, 2)
+    network = build(precision=half.precision)
+    phase = Phase("scratch", by_rule("scratch", 10))
+    prepared = Setup(network, network, TrainingData(None, None), phase, build)
+    features: Any = SimpleNamespace(
+        data="pets", data_digest="d", attributes={"weights_digest": "w"}
+    )
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise Stopped(2)
+
+    monkeypatch.setattr(run, "fit", stop)
+    request = Request(BaselineOptions(), seed=0, out=tmp_path)
+    request.folder(features).mkdir(parents=True)
+    with pytest.raises(Stopped):
+        run._fit(prepared, features, request, half)
+    path = request.folder(features) / run.BEST_SO_FAR
+    # It refuses networks in another precision.
+    keras_backend.load(path, bounded.members(path.read_bytes(), largest=10**8))
