@@ -12,12 +12,18 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+from pathlib import Path
 
 from extract import build, options
 from extract.photos import datasets
 from extract.store import maintenance
 from extract.system import console
 from extract.vgg16.recipe import SIZE, SIZES
+
+DATA = (
+    f"{', '.join(datasets.BUILT_IN)}, a folder or URL with one sub-folder per class, or a CSV file "
+    "with the columns path and label"
+)
 
 
 def main() -> None:
@@ -30,6 +36,7 @@ def main() -> None:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_features(commands.add_parser("features", help="compute what is new, and publish"))
+    _add_manifest(commands.add_parser("manifest", help="write photos and labels as a CSV file"))
     _add_info(commands.add_parser("info", help="show what is in a features file"))
     _add_verify(commands.add_parser("verify", help="check every shard and features file"))
     _add_gc(commands.add_parser("gc", help="remove from the cache what no features file needs"))
@@ -39,14 +46,11 @@ def main() -> None:
 
 def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.description = "Bring features/<data>.h5 up to date with the photos."
-    names = ", ".join(datasets.BUILT_IN)
-    options.add_data(parser, f"{names}, or a folder or URL with one sub-folder per class")
+    options.add_data(parser, DATA)
     options.add_out(parser, "features/")
     options.add_seed(parser, "the split")
     options.add_weights(parser)
-    parser.add_argument(
-        "--background", action="store_true", help=f"keep a class named {datasets.BACKGROUND}"
-    )
+    _add_background(parser)
     parser.add_argument(
         "--strict", action="store_true", help="treat an unreadable photo as an error"
     )
@@ -87,6 +91,33 @@ def _features(chosen: argparse.Namespace) -> None:
             on=chosen.on,
             cache=chosen.cache,
         ),
+    )
+
+
+def _add_background(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--background", action="store_true", help=f"keep a class named {datasets.BACKGROUND}"
+    )
+
+
+def _add_manifest(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the path, label and split of every photo as a CSV file, which can be edited and "
+        "given as DATA."
+    )
+    options.add_data(parser, DATA)
+    parser.add_argument(
+        "--to",
+        metavar="FILE",
+        type=options.path,
+        default=Path("labels.csv"),
+        help="the file to write, which must not exist (default %(default)s)",
+    )
+    _add_background(parser)
+    parser.set_defaults(
+        command=lambda chosen: build.write_manifest(
+            chosen.data, chosen.to, background=chosen.background
+        )
     )
 
 

@@ -12,7 +12,7 @@ from extract import plan
 from extract.compute import missing
 from extract.compute.job import Job
 from extract.compute.missing import Images
-from extract.photos import datasets, duplicates, hashes, scan, splits, tree
+from extract.photos import datasets, duplicates, hashes, manifest, scan, splits, tree
 from extract.photos.duplicates import Near
 from extract.photos.scan import Scan
 from extract.plan import Plan
@@ -93,13 +93,14 @@ def build(data: str, options: Options) -> None:
     path = features_file.path_of(features_file.name_of(data), options.out)
     with lock.held(shards.cache_of(options.out) / "lock"):
         published = _attributes(path)
-        moved = bool(published) and not datasets.lies_at(data, published["root"])
+        before = published.get("manifest", "")
+        moved = bool(published) and not datasets.lies_at(data, published["root"], before)
         if moved:
-            _refuse_another(path, found)
+            _refuse_another(path, found, data)
         jobs = _jobs(found.root, sizes, options)
         images = Images(_hash(found, options))
         if moved:
-            _refuse_another(path, found, images.digests)
+            _refuse_another(path, found, data, images.digests)
         # A class that is too small is refused here, before hours of computing.
         splits.members(found.class_names, *plan.columns(found.photos, images))
         near = None
@@ -112,7 +113,8 @@ def build(data: str, options: Options) -> None:
             planned = plan.plan_rows(found, images, seed=options.seed)
             _report(planned)
             attributes = _attributes_of(planned, data, jobs, options)
-            if attributes.items() <= published.items():
+            same_place = attributes.get("manifest", "") == before
+            if same_place and attributes.items() <= published.items():
                 say(f"{path}: nothing to do, it has {count(len(planned.rows), 'photo')}")
                 return
             near = _publish(path, planned, images, attributes)
@@ -145,18 +147,55 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 def _list_photos(data: str, options: Options) -> Scan:
-    root, name = datasets.locate(data), features_file.name_of(data)
     _keep_out(data, options)
-    exclude = () if options.background else (datasets.BACKGROUND,)
-    found = scan.labelled_photos(root, exclude=exclude)
+    found = scanned(data, background=options.background)
     for note in found.notes:
         warn(note)
-    classes = count(len(found.class_names), "class", "classes")
-    say(f"{name}: {count(len(found.photos), 'file')} in {classes} at {found.root}")
+    name, classes = features_file.name_of(data), count(len(found.class_names), "class", "classes")
+    origin = _manifest_of(data) or found.root
+    say(f"{name}: {count(len(found.photos), 'file')} in {classes} at {origin}")
     return found
 
 
-def _refuse_another(path: Path, found: Scan, digests: Mapping[str, str] | None = None) -> None:
+def scanned(data: str, *, background: bool = False) -> Scan:
+    """List the photos of a data set with their labels.
+
+    Raises
+    ------
+    InputError
+        If they make no data set.
+    """
+    if file := _manifest_of(data):
+        return manifest.labelled_photos(file)
+    exclude = () if background else (datasets.BACKGROUND,)
+    return scan.labelled_photos(datasets.locate(data), exclude=exclude)
+
+
+def write_manifest(data: str, file: Path, *, background: bool = False) -> None:
+    """Write a manifest of a data set.
+
+    Raises
+    ------
+    InputError
+        If the photos make no data set, lie in a store, or the file exists.
+    """
+    found = scanned(data, background=background)
+    if not isinstance(found.root, Path):
+        raise InputError(f"{data}: a manifest names photos on this machine; copy them here")
+    for note in found.notes:
+        warn(note)
+    manifest.write(file, found)
+    classes = count(len(found.class_names), "class", "classes")
+    say(f"{file}: {count(len(found.photos), 'file')} in {classes}")
+
+
+def _manifest_of(data: str) -> Path | None:
+    return Path(os.path.abspath(data)) if datasets.is_manifest(data) else None
+
+
+def _refuse_another(
+    path: Path, found: Scan, data: str, digests: Mapping[str, str] | None = None
+) -> None:
     """Refuse photos that are not those of the published file, as those of a moved folder are.
 
     Parameters
@@ -164,9 +203,12 @@ def _refuse_another(path: Path, found: Scan, digests: Mapping[str, str] | None =
     path : Path
         The published file, whose photos were in another folder.
     found : Scan
+    data : str
+        What was given as DATA.
     digests : mapping of path to digest, or None
         None compares only paths and classes, which takes no time.
     """
+    origin = str(_manifest_of(data) or found.root)
     with features_file.open(path) as features:
         skipped = {name for name, _ in features.skipped}
         names = [features.class_names[label] for label in features.labels]
@@ -183,9 +225,9 @@ def _refuse_another(path: Path, found: Scan, digests: Mapping[str, str] | None =
         }
         if here != published:
             advice = ", which has other photos: "
-            raise features_file.another_root(path, features.root, str(found.root), advice)
+            raise features_file.another_root(path, features.origin, origin, advice)
     if digests is not None:
-        say(f"{path}: its photos have moved from {features.root} to {found.root}")
+        say(f"{path}: its photos have moved from {features.origin} to {origin}")
 
 
 def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
@@ -261,7 +303,7 @@ def _attributes_of(
     planned: Plan, data: str, jobs: Sequence[Job], options: Options
 ) -> dict[str, Any]:
     """Return the attributes that tell whether a features file is up to date."""
-    job = jobs[0]
+    job, file = jobs[0], _manifest_of(data)
     return {
         "data": features_file.name_of(data),
         "root": readable_name(str(job.root)),
@@ -273,6 +315,7 @@ def _attributes_of(
         "data_digest": features_file.data_digest(planned.rows, planned.class_names),
         "skipped_digest": features_file.skipped_digest(planned.skipped),
         "copies": planned.copies,
+        **({"manifest": readable_name(str(file))} if file else {}),
         **{named("recipe", job.size): json.dumps(job.recipe) for job in jobs},
     }
 

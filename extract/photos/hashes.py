@@ -52,7 +52,7 @@ def of_files(
 ) -> dict[str, str]:
     """Return the SHA-256 of every file that can be read, reading only what may have changed.
 
-    Entries of the root for other files are dropped; those of other roots stay. The index is never a
+    Entries of the root for files that are gone are dropped; all others stay. The index is never a
     reason to fail, only for a warning. A damaged or foreign index is set aside, and a new one is
     begun. An index that is locked, full or read-only is not used.
 
@@ -90,7 +90,7 @@ def of_files(
     digests = {
         path: digest for path, (digest, *stamp) in trusted.items() if stamps.get(path) == stamp
     }
-    remembered.forget(entries.keys() - digests.keys())
+    remembered.forget(_outdated(root, entries.keys() - digests.keys(), stamps))
     unknown = [path for path in paths if path in stamps and path not in digests]
     advance(len(paths) - len(unknown))
     hash_one, workers = partial(_hash, root, stamps), locations.readers(root)
@@ -101,6 +101,13 @@ def of_files(
             remembered.remember(batch)
             advance(len(batch))
     return {path: digests[path] for path in paths if path in digests}
+
+
+def _outdated(root: Location, paths: Iterable[str], stamps: Mapping[str, Stamp]) -> list[str]:
+    """Return the paths that are gone or have changed; a manifest names a part of the files only."""
+    if not isinstance(root, Path):
+        return [*paths]
+    return [path for path in paths if path in stamps or not os.path.lexists(root / path)]
 
 
 def correct(root: Location, digests: Mapping[str, str], *, index: Path) -> None:

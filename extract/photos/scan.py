@@ -1,7 +1,7 @@
 """Scan a folder: list the files that may be photos, with class and split, and those skipped."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from extract.photos import layout
@@ -22,12 +22,16 @@ class Photo:
         Relative to the data set's root, with ``/`` between its parts.
     class_name : str
     split : str
-        ``train``, ``val`` or ``test`` if the photo lies in such a folder, else empty.
+        ``train``, ``val`` or ``test`` if the photo lies in such a folder, or the manifest says so,
+        else empty.
+    group : str
+        Photos of the same group never lie in different splits. Empty if it belongs to none.
     """
 
     path: str
     class_name: str
     split: str = ""
+    group: str = ""
 
 
 @dataclass
@@ -94,7 +98,7 @@ def labelled_photos(folder: Location, *, exclude: Sequence[str] = ()) -> Scan:
         photos=sorted(photos),
         skipped=sorted(tree.skipped.items()),
         class_names=sorted(class_names),
-        notes=[*found.notes, *_nested(nested), *_alike(class_names)],
+        notes=[*found.notes, *_nested(nested), *alike(class_names)],
         stamps=tree.stamps,
     )
 
@@ -135,7 +139,7 @@ def _nested(class_names: set[str]) -> list[str]:
     ]
 
 
-def _alike(class_names: set[str]) -> list[str]:
+def alike(class_names: Collection[str]) -> list[str]:
     """Point out classes whose names differ in case or in spaces only."""
     shapes = Counter(_shape(name) for name in class_names)
     groups = [
@@ -145,7 +149,7 @@ def _alike(class_names: set[str]) -> list[str]:
     ]
     return [
         f"the classes {' and '.join(map(repr, names))} differ only in case or spaces; if they are "
-        "one class, put their photos into one folder"
+        "one class, give it one name"
         for names in groups
     ]
 

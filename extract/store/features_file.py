@@ -100,13 +100,15 @@ def name_of(data: str) -> str:
     ------
     InputError
         If `data` is a path whose last part is not a name, such as ``/``, or is too long.
+        The name of a manifest is that of its file without the ending.
     """
-    name = locations.readable_name(Path(os.path.abspath(data)).name)
+    path = Path(os.path.abspath(data))
+    name = locations.readable_name(path.stem if datasets.is_manifest(data) else path.name)
     if not name:
         raise InputError(f"{data}: this path has no name for a data set; choose a folder inside it")
     if len(os.fsencode(name)) > LONGEST_NAME:
         raise InputError(
-            f"{data}: the name of this folder has more than {LONGEST_NAME} bytes, which is too "
+            f"{data}: the name of this data set has more than {LONGEST_NAME} bytes, which is too "
             "long for files that are named after it; rename it"
         )
     return name
@@ -168,6 +170,10 @@ class Features:
     data, data_digest, recipe_digest : str
     root : str
         The folder or URL that has the class folders.
+    manifest : str
+        The file that named the photos; empty if none did.
+    origin : str
+        The manifest, or the root if there is none.
     class_names : list of str, length k
     paths : list of str, length n
     digests : list of str, length n
@@ -231,6 +237,8 @@ class Features:
         record(attributes, "versions")
         self.data = text(attributes, "data")
         self.root = text(attributes, "root")
+        self.manifest = text(attributes, "manifest") if "manifest" in attributes else ""
+        self.origin = self.manifest or self.root
         check_name(self.data)
         self.data_digest = text(attributes, "data_digest")
         self.recipe_digest = text(attributes, "recipe_digest")
@@ -378,20 +386,20 @@ def open_data_set(data: str, out: Path) -> Features:
     try:
         if _is_file(data):
             _check_results(features, path, out)
-        elif not datasets.lies_at(data, features.root):
+        elif not datasets.lies_at(data, features.root, features.manifest):
             given = data if locations.is_url(data) else datasets.folder_of(data)
-            advice = "; run make features if that is the same folder in another place, otherwise "
-            raise another_root(path, features.root, str(given), advice)
+            advice = "; run make features if those are the same photos and labels, otherwise "
+            raise another_root(path, features.origin, str(given), advice)
     except BaseException:
         features.file.close()
         raise
     return features
 
 
-def another_root(path: Path, root: str, given: str, advice: str) -> InputError:
+def another_root(path: Path, origin: str, given: str, advice: str) -> InputError:
     """Return the error that two data sets would be stored under the same name."""
     return InputError(
-        f"{path} belongs to {root}, and DATA is {given}{advice}rename one of the two folders, or "
+        f"{path} belongs to {origin}, and DATA is {given}{advice}rename one of the two, or "
         "choose another OUT (--out) for one of them; or move this file away, if it is not needed"
     )
 
@@ -402,10 +410,10 @@ def _check_results(features: Features, path: Path, out: Path) -> None:
     if not published.exists() or published.samefile(path):
         return
     with open(published) as other:
-        if other.root != features.root and other.data_digest != features.data_digest:
+        if other.origin != features.origin and other.data_digest != features.data_digest:
             raise InputError(
-                f"{path} was made from {features.root}, and {published} from {other.root}: their "
-                "results would have the same names; choose another OUT (--out)"
+                f"{path} was made from {features.origin}, and {published} from {other.origin}: "
+                "their results would have the same names; choose another OUT (--out)"
             )
 
 

@@ -44,8 +44,8 @@ RECIPES = {named("recipe", size) for size in SIZES}
 SHOWN_ELSEWHERE = {"data", "schema", "skipped_digest", "near_pairs", "near_photos"} | {
     named("seconds", size) for size in SIZES
 }
-PRIVATE = {"root"}
-"""Attributes that must not leave this machine: `root` is a path on it."""
+PRIVATE = {"root", "manifest"}
+"""Attributes that must not leave this machine: they are paths on it."""
 
 
 class Cell(NamedTuple):
