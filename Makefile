@@ -1,6 +1,6 @@
 # Onepass: from photos to a comparison of classifiers. `make help` lists the targets.
 
-DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder or URL of class folders
+DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, a folder or URL of class folders, a CSV file
 SEED ?= 0#           the seed of the split and of everything random in training
 SIZES ?= 224#        sides of the squares that VGG16 sees: 224, or several such as "224 320"
 ON ?= #              the cluster for features and heads: empty for this machine, ray, ray://HOST:PORT

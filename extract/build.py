@@ -147,11 +147,12 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 def _list_photos(data: str, options: Options) -> Scan:
+    name = features_file.name_of(data)
     _keep_out(data, options)
     found = scanned(data, background=options.background)
     for note in found.notes:
         warn(note)
-    name, classes = features_file.name_of(data), count(len(found.class_names), "class", "classes")
+    classes = count(len(found.class_names), "class", "classes")
     origin = _manifest_of(data) or found.root
     say(f"{name}: {count(len(found.photos), 'file')} in {classes} at {origin}")
     return found

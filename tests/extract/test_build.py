@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from extract import build
 from extract.photos import decode
 from extract.store import features_file
 from extract.vgg16.recipe import TAPS, named
@@ -579,3 +580,52 @@ def test_any_name_is_kept_in_the_file_and_shown_on_one_line(
         assert features.class_names == sorted(names)
         assert {f"{name}/{name}.png" for name in names} <= set(features.paths)
         assert [name for name, _ in features.skipped] == sorted(f"{n}/{n}.txt" for n in names)
+
+
+# Manifests
+
+
+def manifest_of(root: Path, *, name: str = "labels.csv") -> Path:
+    file = root.parent / name
+    rows = [f"pets/{p.relative_to(root)},{p.parent.name}" for p in sorted(root.rglob("*.png"))]
+    file.write_text("\n".join(["path,label", *rows]) + "\n")
+    return file
+
+
+def test_relabelling_in_a_manifest_computes_nothing(pets: Path, out: Path) -> None:
+    file = manifest_of(pets)
+    done, given = stand_in.run(file, out)
+    assert (done.code, given) == (0, 0), done.err
+    assert "nothing to do" in stand_in.run(file, out)[0].out
+    file.write_text(file.read_text().replace("cats/000.png,cats", "cats/000.png,dogs"))
+    done, given = stand_in.run(file, out)
+    assert (done.code, given) == (0, 0), done.err
+    path = out / "features" / "labels.h5"
+    assert right(path, pets.parent)
+    with features_file.open(path) as features:
+        assert features.class_names[features.labels[features.paths.index("pets/cats/000.png")]] == (
+            "dogs"
+        )
+
+
+def test_the_manifest_of_a_folder_gives_its_features(pets: Path, out: Path, path: Path) -> None:
+    build.write_manifest(str(pets), pets.parent / "same.csv")
+    assert stand_in.run(pets.parent / "same.csv", out)[0].code == 0
+    with features_file.open(path) as one, features_file.open(out / "features/same.h5") as other:
+        assert other.digests == one.digests
+        assert other.labels.tolist() == one.labels.tolist()
+        assert other.splits.tolist() == one.splits.tolist()
+
+
+def test_two_data_sets_of_one_name_are_refused(pets: Path, out: Path) -> None:
+    done, _ = stand_in.run(manifest_of(pets, name="pets.csv"), out)
+    assert done.code == 2
+    assert f"belongs to {pets}, and DATA is {pets.parent / 'pets.csv'}" in done.err
+    assert stand_in.run(manifest_of(pets), out)[0].code == 0
+    done, _ = stand_in.run(manifest_of(pets, name="labels.tsv"), out)
+    assert done.code == 0
+    assert "its photos have moved" in done.out
+    (pets.parent / "labels.txt").write_text("path,label\npets/cats/000.png,a\npets/cats/001.png,b")
+    done, _ = stand_in.run(pets.parent / "labels.txt", out)
+    assert done.code == 2
+    assert "labels.tsv, and DATA is" in done.err
