@@ -60,6 +60,12 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-conflicts", action="store_true", help="accept the same photo in two classes"
     )
+    _add_group_by(parser)
+    parser.add_argument(
+        "--keep-twins",
+        action="store_true",
+        help="allow the same picture, stored twice in other sizes or encodings, in two splits",
+    )
     options.add_engine(parser)
     options.add_on(parser, "where VGG16 runs")
     parser.add_argument(
@@ -89,6 +95,8 @@ def _features(chosen: argparse.Namespace) -> None:
             engine=chosen.engine,
             sizes=chosen.sizes,
             on=chosen.on,
+            keep_twins=chosen.keep_twins,
+            group_by=chosen.group_by,
             cache=chosen.cache,
         ),
     )
@@ -97,6 +105,17 @@ def _features(chosen: argparse.Namespace) -> None:
 def _add_background(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--background", action="store_true", help=f"keep a class named {datasets.BACKGROUND}"
+    )
+
+
+def _add_group_by(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--group-by",
+        metavar="PATTERN",
+        type=options.group_by,
+        default="",
+        help="photos of a group stay in one split: a regular expression on the path whose part in "
+        "brackets names the group, or the word folder for sub-folders of the classes",
     )
 
 
@@ -114,10 +133,13 @@ def _add_manifest(parser: argparse.ArgumentParser) -> None:
         help="the file to write, which must not exist (default %(default)s)",
     )
     _add_background(parser)
-    parser.set_defaults(
-        command=lambda chosen: build.write_manifest(
-            chosen.data, chosen.to, background=chosen.background
-        )
+    _add_group_by(parser)
+    parser.set_defaults(command=_manifest)
+
+
+def _manifest(chosen: argparse.Namespace) -> None:
+    build.write_manifest(
+        chosen.data, chosen.to, background=chosen.background, group_by=chosen.group_by
     )
 
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from extract import plan
+from extract import plan, twins
 from extract.compute import missing
 from extract.compute.job import Job
 from extract.compute.missing import Images
@@ -21,6 +22,7 @@ from extract.store.features_file import Row
 from extract.system import atomic, console, lock, provenance
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location, readable_name
+from extract.twins import Twin
 from extract.vgg16 import weights
 from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, pixels_note, recipe
 
@@ -56,6 +58,10 @@ class Options:
     on : str or None
         The cluster that computes, see `extract.compute.ray_cluster.connected`. With None this
         process computes.
+    keep_twins : bool
+        Let the same picture, stored twice in different ways, lie in different splits.
+    group_by : str
+        How paths name groups, see `extract.photos.scan.grouped`; empty for no groups.
     cache : Path, UPath or None
         The folder that holds every recipe's shards, which others may use at the same time. None
         is the cache below `out`.
@@ -71,6 +77,8 @@ class Options:
     engine: str = "auto"
     sizes: Sequence[int] = (SIZE,)
     on: str | None = None
+    keep_twins: bool = False
+    group_by: str = ""
     cache: Location | None = None
 
 
@@ -101,8 +109,7 @@ def build(data: str, options: Options) -> None:
         images = Images(_hash(found, options))
         if moved:
             _refuse_another(path, found, data, images.digests)
-        # A class that is too small is refused here, before hours of computing.
-        splits.members(found.class_names, *plan.columns(found.photos, images))
+        _refuse_small_classes(found, images)
         near = None
         while near is None:
             missing.compute(images, [photo.path for photo in found.photos], jobs, on=options.on)
@@ -110,7 +117,10 @@ def build(data: str, options: Options) -> None:
             plan.check(
                 found, images, strict=options.strict, allow_conflicts=options.allow_conflicts
             )
-            planned = plan.plan_rows(found, images, seed=options.seed)
+            same = _twins(images, path, jobs[0], options)
+            if same is None:
+                continue
+            planned = plan.plan_rows(found, images, same, seed=options.seed)
             _report(planned)
             attributes = _attributes_of(planned, data, jobs, options)
             same_place = attributes.get("manifest", "") == before
@@ -120,6 +130,29 @@ def build(data: str, options: Options) -> None:
             near = _publish(path, planned, images, attributes)
         _report_near(near, planned.rows)
         say(f"{path}: written")
+
+
+def _refuse_small_classes(found: Scan, images: Images) -> None:
+    """Refuse a class that is too small to be split, before hours of computing."""
+    class_names, _, given = plan.columns(found.photos, images)
+    splits.members(found.class_names, class_names, plan.units(found.photos, images), given)
+
+
+def _twins(images: Images, path: Path, job: Job, options: Options) -> list[Twin] | None:
+    """Return the twins among the photos.
+
+    Returns
+    -------
+    list of Twin or None
+        None if a shard proved damaged. It was set aside, and its images must be computed again.
+    """
+    if options.keep_twins:
+        return []
+    try:
+        return twins.find(images, job.recipe, path)
+    except shards.Damaged as damaged:
+        shards.set_aside(damaged)
+        return None
 
 
 def _ordered(sizes: Sequence[int]) -> list[int]:
@@ -149,7 +182,7 @@ def _attributes(path: Path) -> dict[str, Any]:
 def _list_photos(data: str, options: Options) -> Scan:
     name = features_file.name_of(data)
     _keep_out(data, options)
-    found = scanned(data, background=options.background)
+    found = scanned(data, background=options.background, group_by=options.group_by)
     for note in found.notes:
         warn(note)
     classes = count(len(found.class_names), "class", "classes")
@@ -158,8 +191,8 @@ def _list_photos(data: str, options: Options) -> Scan:
     return found
 
 
-def scanned(data: str, *, background: bool = False) -> Scan:
-    """List the photos of a data set with their labels.
+def scanned(data: str, *, background: bool = False, group_by: str = "") -> Scan:
+    """List the photos of a data set with their labels and groups.
 
     Raises
     ------
@@ -167,12 +200,14 @@ def scanned(data: str, *, background: bool = False) -> Scan:
         If they make no data set.
     """
     if file := _manifest_of(data):
-        return manifest.labelled_photos(file)
-    exclude = () if background else (datasets.BACKGROUND,)
-    return scan.labelled_photos(datasets.locate(data), exclude=exclude)
+        found = manifest.labelled_photos(file)
+    else:
+        exclude = () if background else (datasets.BACKGROUND,)
+        found = scan.labelled_photos(datasets.locate(data), exclude=exclude)
+    return scan.grouped(found, group_by) if group_by else found
 
 
-def write_manifest(data: str, file: Path, *, background: bool = False) -> None:
+def write_manifest(data: str, file: Path, *, background: bool = False, group_by: str = "") -> None:
     """Write a manifest of a data set.
 
     Raises
@@ -180,7 +215,7 @@ def write_manifest(data: str, file: Path, *, background: bool = False) -> None:
     InputError
         If the photos make no data set, lie in a store, or the file exists.
     """
-    found = scanned(data, background=background)
+    found = scanned(data, background=background, group_by=group_by)
     if not isinstance(found.root, Path):
         raise InputError(f"{data}: a manifest names photos on this machine; copy them here")
     for note in found.notes:
@@ -316,6 +351,7 @@ def _attributes_of(
         "data_digest": features_file.data_digest(planned.rows, planned.class_names),
         "skipped_digest": features_file.skipped_digest(planned.skipped),
         "copies": planned.copies,
+        "same_cosine": 0.0 if options.keep_twins else duplicates.SAME,
         **({"manifest": readable_name(str(file))} if file else {}),
         **{named("recipe", job.size): json.dumps(job.recipe) for job in jobs},
     }
@@ -340,7 +376,11 @@ def _publish(
         "images_reused": len(set(digests) - images.computed),
     }
     contents = features_writer.Contents(
-        rows, planned.class_names, planned.skipped, {**attributes, **provenance_attributes}
+        rows,
+        planned.class_names,
+        planned.skipped,
+        {**attributes, **provenance_attributes},
+        planned.twins,
     )
     try:
         with features_writer.writing(path, contents, images.rows) as draft:
@@ -374,6 +414,15 @@ def _report(planned: Plan) -> None:
         _warn_each(empty)
     if planned.copies:
         say(f"copies: {planned.copies:,}, each in the split of its original")
+    groups = Counter(row.group for row in planned.rows if row.group)
+    if groups:
+        say(f"groups: {len(groups):,} of {count(groups.total(), 'photo')}, each in one split")
+    if planned.twins:
+        pictures = {digest for pair in planned.twins for digest in pair[:2]}
+        say(
+            f"the same picture stored twice, in other sizes or encodings: {len(pictures):,} files, "
+            "kept out of different splits (--keep-twins allows them)"
+        )
     if planned.skipped:
         warn(f"skipped: {len(planned.skipped):,}")
         _warn_each([f"{path}: {reason}" for path, reason in planned.skipped])

@@ -1,8 +1,11 @@
 """Scan a folder: list the files that may be photos, with class and split, and those skipped."""
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from extract.photos import layout
 from extract.photos.layout import Layout
@@ -111,6 +114,39 @@ def all_photos(folder: Location) -> Scan:
     tree = Tree(folder)
     photos = sorted(Photo(path, "") for path in tree.files_to_try(""))
     return Scan(folder, photos, sorted(tree.skipped.items()), stamps=tree.stamps)
+
+
+def grouped(found: Scan, group_by: str) -> Scan:
+    """Give photos that have no group the one that their path names.
+
+    Parameters
+    ----------
+    found : Scan
+    group_by : str
+        A regular expression whose only capturing group is the name, wherever it matches in the
+        path; or ``folder``, for the folder that the photo lies in below that of its class.
+    """
+    name_of = _folder if group_by == "folder" else partial(_matched, re.compile(group_by))
+    photos = [
+        photo if photo.group else replace(photo, group=name_of(photo)) for photo in found.photos
+    ]
+    alone = sum(not photo.group for photo in photos)
+    notes = [f"{count(alone, 'photo')} of {len(photos):,} in no group"] if alone else []
+    return replace(found, photos=photos, notes=[*found.notes, *notes])
+
+
+def _folder(photo: Photo) -> str:
+    folders = photo.path.split("/")[:-1]
+    names = [unicodedata.normalize("NFC", folder) for folder in folders]
+    if photo.class_name not in names:
+        return "/".join(folders)
+    below = folders[names.index(photo.class_name) + 1 :]
+    return "/".join([photo.class_name, *below]) if below else ""
+
+
+def _matched(pattern: re.Pattern[str], photo: Photo) -> str:
+    match = pattern.search(photo.path)
+    return (match[1] or "") if match else ""
 
 
 def _too_few(found: Layout, class_names: set[str]) -> str:

@@ -91,6 +91,7 @@ class Row:
     digest: str
     label: int
     split: str
+    group: str = ""
 
 
 def name_of(data: str) -> str:
@@ -149,10 +150,11 @@ def _is_file(data: str) -> bool:
 
 
 def data_digest(rows: Sequence[Row], class_names: Sequence[str]) -> str:
-    """Return the SHA-256 over path, digest, class and split of every row, in order."""
+    """Return the SHA-256 over path, digest, class, split and any group of every row, in order."""
     sha256 = hashlib.sha256()
     for row in rows:
         fields = [row.path, row.digest, class_names[row.label], row.split]
+        fields += [row.group] if row.group else []
         sha256.update(json.dumps(fields).encode() + b"\n")
     return sha256.hexdigest()
 
@@ -179,6 +181,13 @@ class Features:
     digests : list of str, length n
     labels : ndarray of shape (n,), int64
     splits : ndarray of shape (n,), str
+    groups : list of str, length n
+        Photos of one group are in one split; empty for a photo that is in none.
+    units : list of str, length n
+        The group of each photo, or its digest. Photos of one unit belong in one split or fold.
+    same : list of (digest, digest, cosine)
+        Pictures that are stored more than once, see `extract.twins`. One of the two may be left
+        out.
     skipped : list of (path, reason)
     near : list of (row, row, cosine)
         Near-duplicates in different splits, most alike first: for each photo, at most the few
@@ -207,6 +216,7 @@ class Features:
         self.digests = [digest.decode() for digest in columns.numbers("digest", np.bytes_)]
         self.labels: NDArray[np.int64] = columns.numbers("label", np.signedinteger).astype(np.int64)
         self.splits: NDArray[np.str_] = np.array(columns.texts("split"), dtype=str)
+        self.groups = columns.texts("group") if "group" in file else [""] * len(self.paths)
         self.class_names = columns.texts("class_names")
         self.skipped = list(
             zip(columns.texts("skipped/path"), columns.texts("skipped/reason"), strict=True)
@@ -214,6 +224,9 @@ class Features:
         pairs = columns.numbers("near/row", np.signedinteger, 2)
         cosines = columns.numbers("near/cosine", np.floating)
         self._check_rows(pairs, cosines)
+        pairs_of = zip(self.groups, self.digests, strict=True)
+        self.units = [group or digest for group, digest in pairs_of]
+        self.same = self._same(columns) if "same" in file else []
         self.near: list[Pair] = [
             (one, other, cosine)
             for (one, other), cosine in zip(pairs.tolist(), cosines.tolist(), strict=True)
@@ -256,6 +269,7 @@ class Features:
             "digest": len(self.digests),
             "label": len(self.labels),
             "split": len(self.splits),
+            "group": len(self.groups),
         }
         for name, length in lengths.items():
             if length != n:
@@ -276,6 +290,16 @@ class Features:
             raise ValueError("near/row has values that are no rows")
         if not (np.abs(cosines) <= 1).all():
             raise ValueError("near/cosine has values that are no cosines")
+
+    def _same(self, columns: Columns) -> list[tuple[str, str, float]]:
+        digests = columns.numbers("same/digest", np.bytes_, 2).astype(str)
+        cosines = columns.numbers("same/cosine", np.floating)
+        if not all(map(DIGEST.fullmatch, digests.ravel())) or not (np.abs(cosines) <= 1).all():
+            raise ValueError("same/digest or same/cosine has values that are none")
+        return [
+            (one, other, cosine)
+            for (one, other), cosine in zip(digests.tolist(), cosines.tolist(), strict=True)
+        ]
 
     def __enter__(self) -> Self:
         return self
