@@ -629,3 +629,53 @@ def test_two_data_sets_of_one_name_are_refused(pets: Path, out: Path) -> None:
     done, _ = stand_in.run(pets.parent / "labels.txt", out)
     assert done.code == 2
     assert "labels.tsv, and DATA is" in done.err
+
+
+# Groups
+
+
+def splits_of(path: Path) -> dict[str, str]:
+    with features_file.open(path) as features:
+        return dict(zip(features.paths, features.splits.tolist(), strict=True))
+
+
+def test_the_same_picture_stored_twice_is_in_one_split(pets: Path, out: Path, path: Path) -> None:
+    before = splits_of(path)
+    tested = min(name for name, split in before.items() if split == "test" and "cats" in name)
+    trained = min(name for name, split in before.items() if split == "train" and "cats" in name)
+    # Lossless, so the features are the same; the digest is not.
+    Image.open(pets / tested).save(pets / f"{trained}.webp", lossless=True)
+    done, given = stand_in.run(pets, out)
+    assert (done.code, given) == (0, 1), done.err
+    assert "groups: 1 of 2 photos" in done.out
+    after = splits_of(path)
+    assert after[f"{trained}.webp"] == after[tested]
+    assert "nothing to do" in stand_in.run(pets, out)[0].out
+    assert "groups" not in stand_in.run(pets, out, "--keep-twins")[0].out
+    assert {name: splits_of(path)[name] for name in before} != after
+
+
+def test_folders_of_a_class_are_groups(tmp_path: Path, out: Path, path: Path) -> None:
+    names = [f"{kind}s/{kind} {n}" for kind in ("cat", "dog") for n in range(4)]
+    root = write_photos(tmp_path / "pets", dict.fromkeys(names, 3))
+    done, _ = stand_in.run(root, out, "--group-by", "folder")
+    assert done.code == 0, done.err
+    by_group = {(name.rpartition("/")[0], split) for name, split in splits_of(path).items()}
+    assert len(by_group) == 8
+    with features_file.open(path) as features:
+        assert set(features.groups) == set(names)
+    done, _ = stand_in.run(root, out, "--group-by", "^(cats)/")
+    assert done.code == 2
+    assert "class 'cats' has 1 distinct usable photo or group (of 12 photos)" in done.err
+
+
+def test_a_training_photo_that_is_a_picture_of_the_test_is_left_out(
+    pets: Path, out: Path, path: Path
+) -> None:
+    split_by_hand(pets)
+    Image.open(pets / "test/cats/000.png").save(pets / "train/cats/same.webp", lossless=True)
+    done, _ = stand_in.run(pets, out)
+    assert done.code == 0, done.err
+    with features_file.open(path) as features:
+        reason = "same picture as test/cats/000.png, which is kept out of training"
+        assert features.skipped == [("train/cats/same.webp", reason)]
