@@ -16,7 +16,7 @@ from pathlib import Path
 
 from extract import build, options
 from extract.photos import datasets
-from extract.store import maintenance
+from extract.store import export, features_file, maintenance
 from extract.system import console
 from extract.vgg16.recipe import SIZE, SIZES
 
@@ -37,6 +37,7 @@ def main() -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_features(commands.add_parser("features", help="compute what is new, and publish"))
     _add_manifest(commands.add_parser("manifest", help="write photos and labels as a CSV file"))
+    _add_export(commands.add_parser("export", help="write features for other programs"))
     _add_info(commands.add_parser("info", help="show what is in a features file"))
     _add_verify(commands.add_parser("verify", help="check every shard and features file"))
     _add_gc(commands.add_parser("gc", help="remove from the cache what no features file needs"))
@@ -141,6 +142,35 @@ def _manifest(chosen: argparse.Namespace) -> None:
     build.write_manifest(
         chosen.data, chosen.to, background=chosen.background, group_by=chosen.group_by
     )
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the features of a data set with path, label, split and digest of every photo."
+    )
+    options.add_data(parser, "a data set that has features, or a features file (.h5)")
+    parser.add_argument("--to", choices=export.FORMATS, required=True, help="the format")
+    parser.add_argument(
+        "--taps", nargs="+", metavar="TAP", help="which taps to write (default: all of them)"
+    )
+    parser.add_argument(
+        "--file",
+        metavar="PATH",
+        type=options.path,
+        help="the file to write, for npy the folder (default: beside the features file)",
+    )
+    options.add_out(parser, "features/")
+    parser.set_defaults(command=_export)
+
+
+def _export(chosen: argparse.Namespace) -> None:
+    with features_file.open_data_set(chosen.data, chosen.out) as features:
+        ending = "-npy" if chosen.to == "npy" else f".{chosen.to}"
+        beside = features_file.path_of(features.data, chosen.out).parent
+        target = chosen.file or beside / f"{features.data}{ending}"
+        export.export(features, chosen.to, chosen.taps or [*features.taps], target)
+        photos = console.count(len(features.paths), "photo")
+        console.say(f"{target}: {photos} of {features.data}")
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
