@@ -29,7 +29,17 @@ finds 45% of those in grey or with large letters across, and 24% of thumbnails o
 """
 
 SAME = 0.99
-"""Two photos whose ``block5_avg`` have at least this cosine are taken for the same picture."""
+"""Two photos whose ``block5_avg`` have at least this cosine are taken for the same picture.
+
+The threshold was chosen so that different pictures are not taken for one. Among 556 pictures of
+chess pieces, two pairs of different files lie above 0.985: one at 0.9997, the same picture twice,
+and one at 0.989, a king and a queen that were rendered in the same scene.
+
+It was tried on 60 photos each of chess, cats_vs_dogs and caltech101, saved again. It finds all that
+were saved as JPEG of quality 90, and 100%, 95% and 88% of those of quality 60. It finds 92%, 68%
+and 17% of those at half the size: half a photo of caltech101 has fewer pixels than VGG16 sees. The
+most alike different photos among these have 0.918, 0.811 and 0.875.
+"""
 
 ROWS = 200_000
 """Above this number of photos the search is skipped: it would take longer than all other steps."""
