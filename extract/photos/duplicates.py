@@ -33,7 +33,9 @@ SAME = 0.99
 
 The threshold was chosen so that different pictures are not taken for one. Among 556 pictures of
 chess pieces, two pairs of different files lie above 0.985: one at 0.9997, the same picture twice,
-and one at 0.989, a king and a queen that were rendered in the same scene.
+and one at 0.989, a king and a queen that were rendered in the same scene. Among 773 photos of four
+classes of caltech101 (motorbikes, aeroplanes, cars, faces), three pairs lie above 0.99, and each of
+them is the same picture.
 
 It was tried on 60 photos each of chess, cats_vs_dogs and caltech101, saved again. It finds all that
 were saved as JPEG of quality 90, and 100%, 95% and 88% of those of quality 60. It finds 92%, 68%
