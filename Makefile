@@ -1,8 +1,9 @@
 # Onepass: from photos to a comparison of classifiers. `make help` lists the targets.
 
-DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, or a folder or URL of class folders
+DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, a folder or URL of class folders, a CSV file
 SEED ?= 0#           the seed of the split and of everything random in training
 SIZES ?= 224#        sides of the squares that VGG16 sees: 224, or several such as "224 320"
+GROUP_BY ?= #        what stays in one split: folder, or a pattern on the path such as '^(.*)-'
 ON ?= #              the cluster for features and heads: empty for this machine, ray, ray://HOST:PORT
 OUT ?= .#            the folder for features/, runs/ and reports/
 MODEL ?= svm#        the model for predict and serve: svm, logistic, mlp, baseline or finetuned
@@ -18,9 +19,10 @@ FINETUNE = $(RUN) finetune train $(WHERE) -- "$$DATA"
 COMPARE = $(RUN) finetune compare --out="$$OUT"
 # Where a network will be fine-tuned, what it starts from is kept from VGG16's only pass.
 KEEP = $(if $(ON),,$(if $(filter all finetune,$(or $(MAKECMDGOALS),all)),--activations block4_pool))
+GROUPS = $(if $(GROUP_BY),--group-by="$$GROUP_BY")
 
 # A name may contain any character. The shell gets each as it was typed, through the environment.
-TYPED := DATA SEED SIZES ON OUT MODEL IMAGES
+TYPED := DATA SEED SIZES GROUP_BY ON OUT MODEL IMAGES
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
 export $(TYPED)
 
@@ -41,7 +43,7 @@ all: heads  ## features, heads, compare, finetune and compare again, in this ord
 	@$(COMPARE) -- "$$DATA"
 
 features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 sees every distinct image once, ever
-	@$(RUN) extract features $(WHERE) $(CLUSTER) $(KEEP) --sizes $$SIZES -- "$$DATA"
+	@$(RUN) extract features $(WHERE) $(CLUSTER) $(GROUPS) $(KEEP) --sizes $$SIZES -- "$$DATA"
 
 heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
 	@$(RUN) classify train $(WHERE) $(CLUSTER) -- "$$DATA"

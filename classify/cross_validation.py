@@ -1,5 +1,6 @@
 """Cross-validation: choose the photos that are held out, and compute scores for them."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ Fold = tuple[Rows, Rows]
 
 def folds(
     labels: Labels,
-    digests: Sequence[str],
+    units: Sequence[str],
     is_val: NDArray[np.bool_] | None = None,
     *,
     seed: int,
@@ -35,30 +36,32 @@ def folds(
 
     With 1,000 rows or more, a single fold is enough: the val split is held out, or a fifth of the
     rows if there is none. With fewer rows a single photo could decide, so every row is held out
-    once, in five folds, or in as many as the smallest class has rows. The exception is data with a
-    val split and a class of fewer than five rows: then the val split is held out. Copies of a photo
-    are always in the same fold.
+    once, in five folds, or in as many as the smallest class has photos or groups. The exception is
+    data with a val split and a class of fewer than five: then the val split is held out. Copies of
+    a photo and photos of a group are always in the same fold.
 
     Parameters
     ----------
     labels : ndarray of shape (n,), int64
-    digests : sequence of str, length n
+    units : sequence of str, length n
+        See `extract.store.features_file.Features`.
     is_val : ndarray of shape (n,), bool, optional
     seed : int
 
     Returns
     -------
     list of (fitted rows, held-out rows)
-        Empty if a class has only one row and there is no val split.
+        Empty if a class has only one photo or group and there is no val split.
     """
-    smallest = int(np.bincount(labels)[np.unique(labels)].min())
+    distinct = set(zip(labels.tolist(), units, strict=True))
+    smallest = min(Counter(label for label, _ in distinct).values())
     many = len(labels) >= FEW_ROWS
     if is_val is not None and is_val.any() and (many or smallest < FOLDS):
         return [(np.flatnonzero(~is_val), np.flatnonzero(is_val))]
     if smallest < 2:
         return []
     splitter = StratifiedGroupKFold(min(FOLDS, smallest), shuffle=True, random_state=seed)
-    every = list(splitter.split(labels, labels, groups=digests))
+    every = list(splitter.split(labels, labels, groups=units))
     return every[:1] if many else every
 
 
@@ -120,7 +123,7 @@ def out_of_fold(
     name: str,
     hyperparameters: Mapping[str, Any],
     data: TrainingData,
-    digests: Sequence[str],
+    units: Sequence[str],
     *,
     seed: int,
 ) -> Matrix:
@@ -133,8 +136,8 @@ def out_of_fold(
     hyperparameters : mapping
     data : TrainingData
         Only the taps that were chosen. All photos count the same.
-    digests : sequence of str, length n
-        Copies of a photo are in the same fold.
+    units : sequence of str, length n
+        Copies of a photo and photos of a group are in the same fold.
     seed : int
 
     Returns
@@ -144,7 +147,7 @@ def out_of_fold(
         probability 0 for the photos of that fold.
     """
     labels = data.labels
-    dealt = _dealt(labels, digests)
+    dealt = _dealt(labels, units)
     classes = int(labels.max()) + 1
     parts = [(np.flatnonzero(dealt != i), np.flatnonzero(dealt == i)) for i in range(FOLDS)]
     parts = [(fitted, held_out) for fitted, held_out in parts if len(fitted) and len(held_out)]
@@ -159,9 +162,9 @@ def out_of_fold(
     return probabilities
 
 
-def _dealt(labels: Labels, digests: Sequence[str]) -> Rows:
-    """Return the fold of each row: the photos of each class are dealt in turn, by digest."""
-    _, first, photo = np.unique(digests, return_index=True, return_inverse=True)
+def _dealt(labels: Labels, units: Sequence[str]) -> Rows:
+    """Return the fold of each row: the units of each class are dealt in turn, by name."""
+    _, first, photo = np.unique(units, return_index=True, return_inverse=True)
     turn = np.empty(len(first), np.intp)
     turn[np.argsort(labels[first], kind="stable")] = np.arange(len(first))
     dealt: Rows = turn[photo] % FOLDS

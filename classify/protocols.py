@@ -1,7 +1,8 @@
 """Protocols: measure heads over many random splits, or against the number of training photos.
 
 The hyper-parameters are chosen on the training photos of each split alone. If a photo occurs more
-than once (equal digests), only one copy is used, so that no copy of a training photo is tested.
+than once (equal digests), only one copy is used, so that no copy of a training photo is tested. Nor
+is a photo of a group that trains.
 """
 
 import json
@@ -52,7 +53,13 @@ class Measurement:
 
 
 def draw(
-    labels: Labels, digests: Sequence[str], *, train: int, test: int, seed: int
+    labels: Labels,
+    digests: Sequence[str],
+    units: Sequence[str] | None = None,
+    *,
+    train: int,
+    test: int,
+    seed: int,
 ) -> tuple[Rows, Rows]:
     """Draw training and test rows of each class at random.
 
@@ -61,6 +68,8 @@ def draw(
     labels : ndarray of shape (n,), int64
     digests : sequence of str, length n
         Of rows with equal digests, only the first can be drawn.
+    units : sequence of str, length n, optional
+        Training rows are drawn unit by unit, and no row of these units is a test row.
     train : int
         The number of training rows of each class; a class must have more rows than this.
     test : int
@@ -73,12 +82,23 @@ def draw(
     """
     random = np.random.default_rng(seed)
     distinct = _distinct(digests)
-    parts: tuple[list[Rows], list[Rows]] = ([], [])
-    for label in np.unique(labels):
-        shuffled = random.permutation(distinct[labels[distinct] == label])
-        parts[0].append(shuffled[:train])
-        parts[1].append(shuffled[train : train + test])
-    return np.sort(np.concatenate(parts[0])), np.sort(np.concatenate(parts[1]))
+    _, unit_of = np.unique(digests if units is None else units, return_inverse=True)
+    shuffled = [
+        _unit_by_unit(random.permutation(distinct[labels[distinct] == label]), unit_of)
+        for label in np.unique(labels)
+    ]
+    fitted = np.concatenate([rows[:train] for rows in shuffled])
+    tested = [
+        rows[train:][~np.isin(unit_of[rows[train:]], unit_of[fitted])][:test] for rows in shuffled
+    ]
+    return np.sort(fitted), np.sort(np.concatenate(tested))
+
+
+def _unit_by_unit(rows: Rows, unit_of: Rows) -> Rows:
+    """Bring the rows of each unit together, the unit first whose first row comes first."""
+    _, first, unit = np.unique(unit_of[rows], return_index=True, return_inverse=True)
+    together: Rows = rows[np.argsort(first[unit], kind="stable")]
+    return together
 
 
 def per_class(
@@ -120,7 +140,13 @@ def per_class(
     X = features.read(search_space.tried(features.taps), *SPLITS)
     measured: dict[str, list[Metrics]] = {name: [] for name in measurement.heads}
     for seed in range(measurement.seed, measurement.seed + measurement.repeats):
-        split = draw(labels, digests, train=train, test=test, seed=seed)
+        split = draw(labels, digests, features.units, train=train, test=test, seed=seed)
+        untested = set(range(len(features.class_names))) - set(labels[split[1]].tolist())
+        if untested:
+            raise InputError(
+                f"class '{features.class_names[min(untested)]}' has no photo left to test, because "
+                f"--train {train} takes photos of all its groups; choose a smaller number"
+            )
         for name, metrics in _measure(features, measurement, X, split, seed=seed).items():
             measured[name].append(metrics)
         advance(1)
@@ -183,8 +209,8 @@ def _measure(
     fitted, tested = split
     labels, taps = features.labels[fitted], search_space.tried(features.taps)
     spaces = search_space.search_spaces(measurement.heads, labels, taps)
-    digests = [features.digests[row] for row in fitted]
-    plan = SearchPlan(spaces, cross_validation.folds(labels, digests, seed=seed), seed)
+    units = [features.units[row] for row in fitted]
+    plan = SearchPlan(spaces, cross_validation.folds(labels, units, seed=seed), seed)
     data = TrainingData.weighted(X[fitted], taps, labels, balanced=measurement.balanced)
     choices = search.choose(search.search(data, plan))
     measured = {}

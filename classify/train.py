@@ -107,9 +107,9 @@ def prepare(
     spaces = search_space.search_spaces(names, labels, features.taps)
     taps = search_space.taps_of(spaces, features.taps)
     X = out_of_core.read(features, taps, "train", "val")
-    digests = [features.digests[row] for row in rows]
+    units = [features.units[row] for row in rows]
     is_val = features.splits[rows] == "val"
-    folds = cross_validation.folds(labels, digests, is_val, seed=seed)
+    folds = cross_validation.folds(labels, units, is_val, seed=seed)
     data = TrainingData.weighted(X, taps, labels, balanced=balanced)
     return data, SearchPlan(spaces, folds, seed)
 

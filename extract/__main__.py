@@ -12,12 +12,18 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+from pathlib import Path
 
 from extract import build, options
 from extract.photos import datasets
-from extract.store import maintenance
+from extract.store import export, features_file, maintenance
 from extract.system import console
 from extract.vgg16.recipe import MAPS, SIZE, SIZES
+
+DATA = (
+    f"{', '.join(datasets.BUILT_IN)}, a folder or URL with one sub-folder per class, or a CSV file "
+    "with the columns path and label"
+)
 
 
 def main() -> None:
@@ -30,6 +36,8 @@ def main() -> None:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_features(commands.add_parser("features", help="compute what is new, and publish"))
+    _add_manifest(commands.add_parser("manifest", help="write photos and labels as a CSV file"))
+    _add_export(commands.add_parser("export", help="write features for other programs"))
     _add_info(commands.add_parser("info", help="show what is in a features file"))
     _add_verify(commands.add_parser("verify", help="check every shard and features file"))
     _add_gc(commands.add_parser("gc", help="remove from the cache what no features file needs"))
@@ -39,14 +47,11 @@ def main() -> None:
 
 def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.description = "Bring features/<data>.h5 up to date with the photos."
-    names = ", ".join(datasets.BUILT_IN)
-    options.add_data(parser, f"{names}, or a folder or URL with one sub-folder per class")
+    options.add_data(parser, DATA)
     options.add_out(parser, "features/")
     options.add_seed(parser, "the split")
     options.add_weights(parser)
-    parser.add_argument(
-        "--background", action="store_true", help=f"keep a class named {datasets.BACKGROUND}"
-    )
+    _add_background(parser)
     parser.add_argument(
         "--strict", action="store_true", help="treat an unreadable photo as an error"
     )
@@ -55,6 +60,12 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--allow-conflicts", action="store_true", help="accept the same photo in two classes"
+    )
+    _add_group_by(parser)
+    parser.add_argument(
+        "--keep-twins",
+        action="store_true",
+        help="allow the same picture, stored twice in other sizes or encodings, in two splits",
     )
     options.add_engine(parser)
     options.add_on(parser, "where VGG16 runs")
@@ -92,9 +103,81 @@ def _features(chosen: argparse.Namespace) -> None:
             sizes=chosen.sizes,
             on=chosen.on,
             activations=chosen.activations,
+            keep_twins=chosen.keep_twins,
+            group_by=chosen.group_by,
             cache=chosen.cache,
         ),
     )
+
+
+def _add_background(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--background", action="store_true", help=f"keep a class named {datasets.BACKGROUND}"
+    )
+
+
+def _add_group_by(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--group-by",
+        metavar="PATTERN",
+        type=options.group_by,
+        default="",
+        help="photos of a group stay in one split: a regular expression on the path whose part in "
+        "brackets names the group, or the word folder for sub-folders of the classes",
+    )
+
+
+def _add_manifest(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the path, label and split of every photo as a CSV file, which can be edited and "
+        "given as DATA."
+    )
+    options.add_data(parser, DATA)
+    parser.add_argument(
+        "--to",
+        metavar="FILE",
+        type=options.path,
+        default=Path("labels.csv"),
+        help="the file to write, which must not exist (default %(default)s)",
+    )
+    _add_background(parser)
+    _add_group_by(parser)
+    parser.set_defaults(command=_manifest)
+
+
+def _manifest(chosen: argparse.Namespace) -> None:
+    build.write_manifest(
+        chosen.data, chosen.to, background=chosen.background, group_by=chosen.group_by
+    )
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write the features of a data set with path, label, split and digest of every photo."
+    )
+    options.add_data(parser, "a data set that has features, or a features file (.h5)")
+    parser.add_argument("--to", choices=export.FORMATS, required=True, help="the format")
+    parser.add_argument(
+        "--taps", nargs="+", metavar="TAP", help="which taps to write (default: all of them)"
+    )
+    parser.add_argument(
+        "--file",
+        metavar="PATH",
+        type=options.path,
+        help="the file to write, for npy the folder (default: beside the features file)",
+    )
+    options.add_out(parser, "features/")
+    parser.set_defaults(command=_export)
+
+
+def _export(chosen: argparse.Namespace) -> None:
+    with features_file.open_data_set(chosen.data, chosen.out) as features:
+        ending = "-npy" if chosen.to == "npy" else f".{chosen.to}"
+        beside = features_file.path_of(features.data, chosen.out).parent
+        target = chosen.file or beside / f"{features.data}{ending}"
+        export.export(features, chosen.to, chosen.taps or [*features.taps], target)
+        photos = console.count(len(features.paths), "photo")
+        console.say(f"{target}: {photos} of {features.data}")
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

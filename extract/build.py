@@ -2,17 +2,18 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract import plan
+from extract import plan, twins
 from extract.compute import missing
 from extract.compute.activations import Wanted
 from extract.compute.job import Job
 from extract.compute.missing import Images
-from extract.photos import datasets, duplicates, hashes, scan, splits, tree
+from extract.photos import datasets, duplicates, hashes, manifest, scan, splits, tree
 from extract.photos.duplicates import Near
 from extract.photos.hashes import Files
 from extract.photos.scan import Scan
@@ -22,6 +23,7 @@ from extract.store.features_file import Row
 from extract.system import atomic, console, lock, provenance
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location, readable_name
+from extract.twins import Twin
 from extract.vgg16 import weights
 from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, pixels_note, recipe
 
@@ -64,6 +66,10 @@ class Options:
     activations : str or None
         A key of `extract.vgg16.recipe.MAPS`. Its activations of the photos in train and val are
         kept from the same pass, because fine-tuning will start from them.
+    keep_twins : bool
+        Let the same picture, stored twice in different ways, lie in different splits.
+    group_by : str
+        How paths name groups, see `extract.photos.scan.grouped`; empty for no groups.
     cache : Path, UPath or None
         The folder that holds every recipe's shards, which others may use at the same time. None
         is the cache below `out`.
@@ -80,6 +86,8 @@ class Options:
     sizes: Sequence[int] = (SIZE,)
     on: str | None = None
     activations: str | None = None
+    keep_twins: bool = False
+    group_by: str = ""
     cache: Location | None = None
 
 
@@ -102,9 +110,10 @@ def build(data: str, options: Options) -> None:
     path = features_file.path_of(features_file.name_of(data), options.out)
     with lock.held(shards.cache_of(options.out) / "lock"):
         published = _attributes(path)
-        moved = bool(published) and not datasets.lies_at(data, published["root"])
+        before = published.get("manifest", "")
+        moved = bool(published) and not datasets.lies_at(data, published["root"], before)
         if moved:
-            _refuse_another(path, found)
+            _refuse_another(path, found, data)
         jobs = _jobs(found.root, sizes, options)
         files = _files(found, options)
         unread: list[str] = []
@@ -112,11 +121,10 @@ def build(data: str, options: Options) -> None:
             unread = [*files.unknown]
         images = Images(files.remembered if unread else _hash(files, found), learn=files.learn)
         if moved:
-            _refuse_another(path, found, images.digests)
-        # A class that is too small is refused here, before hours of computing. A photo that was not
-        # read may be unlike all others.
+            _refuse_another(path, found, data, images.digests)
+        # A photo that was not read may be unlike all others.
         possible = Images(images.digests | dict(zip(unread, unread, strict=True)))
-        splits.members(found.class_names, *plan.columns(found.photos, possible))
+        _refuse_small_classes(found, possible)
         wanted = _wanted(found, images, options)
         near = None
         while near is None:
@@ -126,15 +134,42 @@ def build(data: str, options: Options) -> None:
             plan.check(
                 found, images, strict=options.strict, allow_conflicts=options.allow_conflicts
             )
-            planned = plan.plan_rows(found, images, seed=options.seed)
+            same = _twins(images, path, jobs[0], options)
+            if same is None:
+                continue
+            planned = plan.plan_rows(found, images, same, seed=options.seed)
             _report(planned)
             attributes = _attributes_of(planned, data, jobs, options)
-            if attributes.items() <= published.items():
+            same_place = attributes.get("manifest", "") == before
+            if same_place and attributes.items() <= published.items():
                 say(f"{path}: nothing to do, it has {count(len(planned.rows), 'photo')}")
                 return
             near = _publish(path, planned, images, attributes)
         _report_near(near, planned.rows)
         say(f"{path}: written")
+
+
+def _refuse_small_classes(found: Scan, images: Images) -> None:
+    """Refuse a class that is too small to be split, before hours of computing."""
+    class_names, _, given = plan.columns(found.photos, images)
+    splits.members(found.class_names, class_names, plan.units(found.photos, images), given)
+
+
+def _twins(images: Images, path: Path, job: Job, options: Options) -> list[Twin] | None:
+    """Return the twins among the photos.
+
+    Returns
+    -------
+    list of Twin or None
+        None if a shard proved damaged. It was set aside, and its images must be computed again.
+    """
+    if options.keep_twins:
+        return []
+    try:
+        return twins.find(images, job.recipe, path)
+    except shards.Damaged as damaged:
+        shards.set_aside(damaged)
+        return None
 
 
 def _ordered(sizes: Sequence[int]) -> list[int]:
@@ -162,18 +197,58 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 def _list_photos(data: str, options: Options) -> Scan:
-    root, name = datasets.locate(data), features_file.name_of(data)
+    name = features_file.name_of(data)
     _keep_out(data, options)
-    exclude = () if options.background else (datasets.BACKGROUND,)
-    found = scan.labelled_photos(root, exclude=exclude)
+    found = scanned(data, background=options.background, group_by=options.group_by)
     for note in found.notes:
         warn(note)
     classes = count(len(found.class_names), "class", "classes")
-    say(f"{name}: {count(len(found.photos), 'file')} in {classes} at {found.root}")
+    origin = _manifest_of(data) or found.root
+    say(f"{name}: {count(len(found.photos), 'file')} in {classes} at {origin}")
     return found
 
 
-def _refuse_another(path: Path, found: Scan, digests: Mapping[str, str] | None = None) -> None:
+def scanned(data: str, *, background: bool = False, group_by: str = "") -> Scan:
+    """List the photos of a data set with their labels and groups.
+
+    Raises
+    ------
+    InputError
+        If they make no data set.
+    """
+    if file := _manifest_of(data):
+        found = manifest.labelled_photos(file)
+    else:
+        exclude = () if background else (datasets.BACKGROUND,)
+        found = scan.labelled_photos(datasets.locate(data), exclude=exclude)
+    return scan.grouped(found, group_by) if group_by else found
+
+
+def write_manifest(data: str, file: Path, *, background: bool = False, group_by: str = "") -> None:
+    """Write a manifest of a data set.
+
+    Raises
+    ------
+    InputError
+        If the photos make no data set, lie in a store, or the file exists.
+    """
+    found = scanned(data, background=background, group_by=group_by)
+    if not isinstance(found.root, Path):
+        raise InputError(f"{data}: a manifest names photos on this machine; copy them here")
+    for note in found.notes:
+        warn(note)
+    manifest.write(file, found)
+    classes = count(len(found.class_names), "class", "classes")
+    say(f"{file}: {count(len(found.photos), 'file')} in {classes}")
+
+
+def _manifest_of(data: str) -> Path | None:
+    return Path(os.path.abspath(data)) if datasets.is_manifest(data) else None
+
+
+def _refuse_another(
+    path: Path, found: Scan, data: str, digests: Mapping[str, str] | None = None
+) -> None:
     """Refuse photos that are not those of the published file, as those of a moved folder are.
 
     Parameters
@@ -181,9 +256,12 @@ def _refuse_another(path: Path, found: Scan, digests: Mapping[str, str] | None =
     path : Path
         The published file, whose photos were in another folder.
     found : Scan
+    data : str
+        What was given as DATA.
     digests : mapping of path to digest, or None
         None compares only paths and classes, which takes no time.
     """
+    origin = str(_manifest_of(data) or found.root)
     with features_file.open(path) as features:
         skipped = {name for name, _ in features.skipped}
         names = [features.class_names[label] for label in features.labels]
@@ -200,9 +278,9 @@ def _refuse_another(path: Path, found: Scan, digests: Mapping[str, str] | None =
         }
         if here != published:
             advice = ", which has other photos: "
-            raise features_file.another_root(path, features.root, str(found.root), advice)
+            raise features_file.another_root(path, features.origin, origin, advice)
     if digests is not None:
-        say(f"{path}: its photos have moved from {features.root} to {found.root}")
+        say(f"{path}: its photos have moved from {features.origin} to {origin}")
 
 
 def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
@@ -288,7 +366,7 @@ def _attributes_of(
     planned: Plan, data: str, jobs: Sequence[Job], options: Options
 ) -> dict[str, Any]:
     """Return the attributes that tell whether a features file is up to date."""
-    job = jobs[0]
+    job, file = jobs[0], _manifest_of(data)
     return {
         "data": features_file.name_of(data),
         "root": readable_name(str(job.root)),
@@ -300,6 +378,8 @@ def _attributes_of(
         "data_digest": features_file.data_digest(planned.rows, planned.class_names),
         "skipped_digest": features_file.skipped_digest(planned.skipped),
         "copies": planned.copies,
+        "same_cosine": 0.0 if options.keep_twins else duplicates.SAME,
+        **({"manifest": readable_name(str(file))} if file else {}),
         **{named("recipe", job.size): json.dumps(job.recipe) for job in jobs},
     }
 
@@ -323,7 +403,11 @@ def _publish(
         "images_reused": len(set(digests) - images.computed),
     }
     contents = features_writer.Contents(
-        rows, planned.class_names, planned.skipped, {**attributes, **provenance_attributes}
+        rows,
+        planned.class_names,
+        planned.skipped,
+        {**attributes, **provenance_attributes},
+        planned.twins,
     )
     try:
         with features_writer.writing(path, contents, images.rows) as draft:
@@ -357,6 +441,15 @@ def _report(planned: Plan) -> None:
         _warn_each(empty)
     if planned.copies:
         say(f"copies: {planned.copies:,}, each in the split of its original")
+    groups = Counter(row.group for row in planned.rows if row.group)
+    if groups:
+        say(f"groups: {len(groups):,} of {count(groups.total(), 'photo')}, each in one split")
+    if planned.twins:
+        pictures = {digest for pair in planned.twins for digest in pair[:2]}
+        say(
+            f"the same picture stored twice, in other sizes or encodings: {len(pictures):,} files, "
+            "kept out of different splits (--keep-twins allows them)"
+        )
     if planned.skipped:
         warn(f"skipped: {len(planned.skipped):,}")
         _warn_each([f"{path}: {reason}" for path, reason in planned.skipped])

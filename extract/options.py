@@ -1,6 +1,7 @@
 """The command line: its parser, and the options that several commands share, each defined once."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -114,6 +115,22 @@ def positive(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number greater than 0")
     return number
+
+
+def group_by(text: str) -> str:
+    """Read how paths name groups, see `extract.photos.scan.grouped`."""
+    if text in ("", "folder"):
+        return text
+    try:
+        groups = re.compile(text).groups
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text} is no regular expression ({error})") from error
+    if groups != 1:
+        raise argparse.ArgumentTypeError(
+            f"{text} has {groups} groups in brackets, and the one that names the group of a photo "
+            "is needed, as in '([^/]+)/[^/]+$'"
+        )
+    return text
 
 
 def add_data(parser: argparse.ArgumentParser, description: str, **more: Any) -> None:

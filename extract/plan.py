@@ -8,6 +8,7 @@ from extract.photos import duplicates, splits
 from extract.photos.scan import Photo, Scan
 from extract.store.features_file import Row
 from extract.system.console import InputError, count
+from extract.twins import Twin
 
 
 class Plan(NamedTuple):
@@ -23,6 +24,8 @@ class Plan(NamedTuple):
         How the photos were split.
     copies : int
         The number of photos that are copies of another photo in the file.
+    twins : list of Twin
+        See `extract.twins`.
     """
 
     rows: list[Row]
@@ -30,46 +33,105 @@ class Plan(NamedTuple):
     skipped: list[tuple[str, str]]
     rule: str
     copies: int
+    twins: list[Twin]
 
 
-def plan_rows(found: Scan, images: Images, *, seed: int) -> Plan:
-    """Give every usable photo its label and split; leave out copies that would leak.
+def plan_rows(found: Scan, images: Images, twins: Sequence[Twin], *, seed: int) -> Plan:
+    """Give every usable photo its label, split and group; leave out copies that would leak.
 
     Raises
     ------
     InputError
-        If a class has too few photos to have one in each split.
+        If a class has too few photos to have one in each split, or a group lies in two.
     """
     photos = _readable(found, images)
-    _, digests, given_splits = columns(photos, images)
-    leaks = splits.leaking_copies(digests, given_splits) if any(given_splits) else {}
-    left_out = [
-        (photos[row].path, f"copy of {photos[original].path}, which is kept out of training")
-        for row, original in leaks.items()
-    ]
-    photos = [photo for row, photo in enumerate(photos) if row not in leaks]
-    class_names, digests, given_splits = columns(photos, images)
-    assigned = splits.assign(found.class_names, class_names, digests, given_splits, seed=seed)
+    left_out = _leaking(photos, images, twins)
+    photos = [photo for photo in photos if photo.path not in left_out]
+    class_names, digests, given = columns(photos, images)
+    together = units(photos, images, twins)
+    _refuse_divided(photos, together, splits.effective(given))
+    assigned = splits.assign(
+        found.class_names, class_names, digests, given, seed=seed, together=together
+    )
     labels = {name: label for label, name in enumerate(found.class_names)}
     rows = [
-        Row(photo.path, digest, labels[photo.class_name], str(split))
-        for photo, digest, split in zip(photos, digests, assigned, strict=True)
+        Row(photo.path, digest, labels[photo.class_name], str(split), group)
+        for photo, digest, split, group in zip(
+            photos, digests, assigned, _groups(digests, together), strict=True
+        )
     ]
-    skipped = sorted([*found.skipped, *images.unreadable.items(), *left_out])
+    skipped = sorted([*found.skipped, *images.unreadable.items(), *left_out.items()])
     assert len(rows) + len(images.unreadable) + len(left_out) == len(found.photos)
-    rule, copies = splits.split_rule(set(given_splits)), len(digests) - len(set(digests))
-    return Plan(rows, found.class_names, skipped, rule, copies)
+    rule = splits.split_rule(set(given)) + (splits.TOGETHER if any(r.group for r in rows) else "")
+    copies = len(digests) - len(set(digests))
+    return Plan(rows, found.class_names, skipped, rule, copies, [*twins])
+
+
+def units(photos: Sequence[Photo], images: Images, twins: Sequence[Twin] = ()) -> list[str]:
+    """Return the name of the unit of each usable photo, see `extract.photos.splits.units`."""
+    usable = _usable(photos, images)
+    digests = [images.digests[photo.path] for photo in usable]
+    alike = _rows_of(twins, digests)
+    return splits.units(digests, [photo.group for photo in usable], alike)
+
+
+def _groups(digests: Sequence[str], together: Sequence[str]) -> list[str]:
+    """Return the unit of each photo, empty for a photo that is only together with its copies."""
+    distinct: dict[str, set[str]] = {}
+    for digest, unit in zip(digests, together, strict=True):
+        distinct.setdefault(unit, set()).add(digest)
+    return ["" if distinct[unit] == {unit} else unit for unit in together]
+
+
+def _rows_of(twins: Sequence[Twin], digests: Sequence[str]) -> list[tuple[int, int]]:
+    first: dict[str, int] = {}
+    for row, digest in enumerate(digests):
+        first.setdefault(digest, row)
+    return [
+        (first[one], first[other]) for one, other, _ in twins if one in first and other in first
+    ]
+
+
+def _leaking(photos: Sequence[Photo], images: Images, twins: Sequence[Twin]) -> dict[str, str]:
+    """Return the training photos that are a picture of val or test too, with the reason."""
+    _, digests, given = columns(photos, images)
+    if not any(given):
+        return {}
+    pictures = splits.units(digests, [""] * len(digests), _rows_of(twins, digests))
+    left_out = {}
+    for row, original in splits.leaking_copies(pictures, given).items():
+        kind = "copy of" if digests[row] == digests[original] else "same picture as"
+        kept = f"{photos[original].path}, which is kept out of training"
+        left_out[photos[row].path] = f"{kind} {kept}"
+    return left_out
+
+
+def _refuse_divided(photos: Sequence[Photo], together: Sequence[str], given: Sequence[str]) -> None:
+    """Refuse a group that folders or a manifest put into two splits."""
+    first: dict[str, int] = {}
+    for row, unit in enumerate(together):
+        other = first.setdefault(unit, row)
+        if given[row] != given[other]:
+            raise InputError(
+                f"the group of {photos[other].path} ({given[other]}) and {photos[row].path} "
+                f"({given[row]}) lies in two splits; put all its photos into one, or choose other "
+                "groups"
+            )
 
 
 def training_images(found: Scan, images: Images, *, seed: int) -> set[str]:
     """Return the digests of the photos that `plan_rows` will put into train or val.
 
-    They are those of all files that were read, whether or not they can be decoded. If these cannot
-    be split, none is returned, and `check` or `plan_rows` will say why.
+    They are those of all files that were read, whether or not they can be decoded. Twins are not
+    known yet, so a few may come into another split. If the photos cannot be split, none is
+    returned, and `check` or `plan_rows` will say why.
     """
     class_names, digests, given = columns(found.photos, images)
+    together = units(found.photos, images)
     try:
-        assigned = splits.assign(found.class_names, class_names, digests, given, seed=seed)
+        assigned = splits.assign(
+            found.class_names, class_names, digests, given, seed=seed, together=together
+        )
     except InputError:
         return set()
     of_test = {digest for digest, split in zip(digests, assigned, strict=True) if split == "test"}
@@ -94,12 +156,16 @@ def check(found: Scan, images: Images, *, strict: bool, allow_conflicts: bool) -
 
 def columns(photos: Sequence[Photo], images: Images) -> tuple[list[str], list[str], list[str]]:
     """Return class, digest and given split of the photos not yet found to be unreadable."""
-    usable = [p for p in photos if p.path in images.digests and p.path not in images.unreadable]
+    usable = _usable(photos, images)
     return (
         [photo.class_name for photo in usable],
         [images.digests[photo.path] for photo in usable],
         [photo.split for photo in usable],
     )
+
+
+def _usable(photos: Sequence[Photo], images: Images) -> list[Photo]:
+    return [p for p in photos if p.path in images.digests and p.path not in images.unreadable]
 
 
 def _readable(found: Scan, images: Images) -> list[Photo]:

@@ -48,6 +48,8 @@ class FakeFeatures:
     seconds: float = 61.0
     skipped: list[tuple[str, str]] = field(default_factory=list)
     near: list[tuple[int, int, float]] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    same: list[tuple[str, str, float]] = field(default_factory=list)
     near_found: int = 1
     near_photos: int = 2
     attributes: dict[str, Any] = field(default_factory=dict)

@@ -3,12 +3,11 @@
 import csv
 import io
 import json
-import re
 from typing import NamedTuple
 
 from classify.results import Result
 from classify.serving.model import Answer
-from extract.system.console import one_line
+from extract.system.console import csv_cell, one_line
 
 
 class Predicted(NamedTuple):
@@ -37,10 +36,6 @@ def as_text(predicted: Predicted, *, top: int) -> str:
     return "".join(lines)
 
 
-FORMULA = re.compile(r"(^|;) *[=+\-@＝＋－＠]")  # noqa: RUF001
-"""What a spreadsheet takes for a formula, also one whose separator is the semicolon."""
-
-
 def as_csv(predicted: Predicted, *, top: int) -> str:
     """Write a row per photo: path, sure, then a column for each class and each probability.
 
@@ -54,19 +49,10 @@ def as_csv(predicted: Predicted, *, top: int) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "sure", *header])
     for path, ranked, sure in answers:
-        cells = [cell for name, p in ranked[:top] for cell in (_csv_name(name), f"{p:.6f}")]
+        cells = [cell for name, p in ranked[:top] for cell in (csv_cell(name), f"{p:.6f}")]
         # A single - stands for standard input.
-        writer.writerow([path if path == "-" else _csv_name(path), str(sure).lower(), *cells])
+        writer.writerow([path if path == "-" else csv_cell(path), str(sure).lower(), *cells])
     return text.getvalue()
-
-
-def _csv_name(name: str) -> str:
-    escaped = one_line(name.replace("\\", r"\\"))
-    return FORMULA.sub(lambda found: found[0][:-1] + _escape(found[0][-1]), escaped)
-
-
-def _escape(character: str) -> str:
-    return f"\\u{ord(character):04x}"
 
 
 def as_json(predicted: Predicted, *, top: int) -> str:

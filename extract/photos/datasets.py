@@ -66,6 +66,9 @@ ARCHIVES = {
 }
 BUILT_IN = ("chess", *ARCHIVES)
 
+MANIFESTS = (".csv", ".tsv", ".txt")
+"""How the names of manifests end, see `extract.photos.manifest`."""
+
 
 def locate(data: str, *, folder: Path = DATA_FOLDER) -> Location:
     """Return the folder that `data` names.
@@ -111,15 +114,44 @@ def folder_of(data: str, *, folder: Path = DATA_FOLDER) -> Path | None:
     return Path(os.path.abspath(data)) if is_path and data not in BUILT_IN else None
 
 
-def lies_at(data: str, root: str, *, folder: Path = DATA_FOLDER) -> bool:
-    """Say whether `data` is the data set whose class folders were at `root` when it was recorded.
+def is_manifest(data: str, *, folder: Path = DATA_FOLDER) -> bool:
+    """Say whether `data` names a manifest, which need not exist, rather than a folder.
+
+    Raises
+    ------
+    InputError
+        If it is the URL of a manifest.
+    """
+    if not data.lower().endswith(MANIFESTS):
+        return False
+    if locations.is_url(data):
+        raise InputError(
+            f"{data}: a manifest must lie on this machine, as its photos do; copy it here"
+        )
+    return not os.path.isdir(folder_of(data, folder=folder) or data)
+
+
+def lies_at(data: str, root: str, manifest: str = "", *, folder: Path = DATA_FOLDER) -> bool:
+    """Say whether `data` is the data set that was at a place when it was recorded.
 
     Only paths are compared. A mere name may be any data set of this name.
+
+    Parameters
+    ----------
+    data : str
+    root : str
+        The folder or URL that had the class folders.
+    manifest : str
+        The file that named the photos; empty if none did.
+    folder : Path
+        Where built-in data sets are kept.
     """
     given: PurePath | None
     given = PurePosixPath(data) if locations.is_url(data) else folder_of(data, folder=folder)
     if given is None:
         return True
+    if manifest or is_manifest(data, folder=folder):
+        return bool(manifest) and _is_same(given, PurePath(manifest))
     around = [PurePath(root), *PurePath(root).parents]
     named = next((place for place in around if place.name == given.name), around[0])
     if _is_same(given, named):
@@ -161,8 +193,9 @@ def _problem(data: str, root: Path) -> str:
         return f"no such folder; the folder {bare} exists, so leave out the quotes or spaces"
     names = ", ".join(BUILT_IN)
     return (
-        f"{'not a folder' if root.exists() else 'no such folder'}; DATA is one of {names}, or the "
-        "path or URL of a folder with one sub-folder per class"
+        f"{'not a folder' if root.exists() else 'no such folder'}; DATA is one of {names}, the "
+        "path or URL of a folder with one sub-folder per class, or a CSV file with the columns "
+        "path and label"
     )
 
 

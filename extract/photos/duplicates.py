@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import minimum_spanning_tree
 
 from extract.system.console import count
 
@@ -26,10 +28,26 @@ at quality 30, 93% of those at half the size, and 88% of those with a caption ba
 finds 45% of those in grey or with large letters across, and 24% of thumbnails of 128 pixels.
 """
 
+SAME = 0.99
+"""Two photos whose ``block5_avg`` have at least this cosine are taken for the same picture.
+
+The threshold was chosen so that different pictures are not taken for one. Among 556 pictures of
+chess pieces, two pairs of different files lie above 0.985: one at 0.9997, the same picture twice,
+and one at 0.989, a king and a queen that were rendered in the same scene. Among 773 photos of four
+classes of caltech101 (motorbikes, aeroplanes, cars, faces), three pairs lie above 0.99, and each of
+them is the same picture.
+
+It was tried on 60 photos each of chess, cats_vs_dogs and caltech101, saved again. It finds all that
+were saved as JPEG of quality 90, and 100%, 95% and 88% of those of quality 60. It finds 92%, 68%
+and 17% of those at half the size: half a photo of caltech101 has fewer pixels than VGG16 sees. The
+most alike different photos among these have 0.918, 0.811 and 0.875.
+"""
+
 ROWS = 200_000
 """Above this number of photos the search is skipped: it would take longer than all other steps."""
 
 NOT_LOOKED_FOR = f"near-duplicates: not looked for among more than {ROWS:,} photos"
+NOT_TOGETHER = f"the same picture stored twice: not looked for among more than {ROWS:,} photos"
 BLOCK = 1024
 """At most this many rows are compared at once, on either side."""
 
@@ -95,6 +113,58 @@ def conflicts(digests: Sequence[str], labels: Sequence[int] | NDArray[np.int64])
     A group has every row of its digest, in the order of `copies`.
     """
     return [rows for rows in copies(digests) if len({int(labels[row]) for row in rows}) > 1]
+
+
+def same_pictures(
+    vectors: NDArray[np.float32],
+    new: int,
+    *,
+    threshold: float = SAME,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> list[NearPair]:
+    """Find photos that are the same picture, resized or encoded in another way.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float32
+        They are scaled to length 1 in place.
+    new : int
+        The first rows of this number are compared with all rows; the others are not compared with
+        each other.
+    threshold : float
+        The least cosine of a pair.
+    advance : callable
+        Called with the number of new rows just compared.
+
+    Returns
+    -------
+    list of NearPair
+        As few pairs as connect the rows that all pairs connect, the most alike ones. So a camera
+        that does not move makes no more pairs than it has photos.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.where(lengths > 0, lengths, 1)
+    forest: coo_array = coo_array((len(vectors), len(vectors)), dtype=np.float64)
+    for start in range(0, new, BLOCK):
+        rows = vectors[start : min(start + BLOCK, new)]
+        for begin in range(start, len(vectors), BLOCK):
+            cosines = rows @ vectors[begin : begin + BLOCK].T
+            one, other = np.nonzero(cosines >= np.float32(threshold))
+            cosine, one, other = cosines[one, other].astype(np.float64), one + start, other + begin
+            later = other > one
+            if later.any():
+                # A tree of the least weight has the most alike pairs. A weight of 0 is no pair.
+                weights = np.concatenate([forest.data, 2 - cosine[later].clip(max=1)])
+                places = (
+                    np.concatenate([forest.coords[0], one[later]]),
+                    np.concatenate([forest.coords[1], other[later]]),
+                )
+                graph = coo_array((weights, places), shape=forest.shape).tocsr()
+                forest = coo_array(minimum_spanning_tree(graph))
+        advance(len(rows))
+    rows_of, others = np.minimum(*forest.coords), np.maximum(*forest.coords)
+    order = np.lexsort((others, rows_of, forest.data))
+    return [(int(rows_of[i]), int(others[i]), 2 - float(forest.data[i])) for i in order]
 
 
 def near(

@@ -44,7 +44,7 @@ Row = tuple[Any, ...]
 class Files:
     """The files of a root: which digests the index remembers, and which files must be read.
 
-    Entries of the root for other files are dropped; those of other roots stay. The index is never a
+    Entries of the root for files that are gone are dropped; all others stay. The index is never a
     reason to fail, only for a warning. A damaged or foreign index is set aside, and a new one is
     begun. An index that is locked, full or read-only is not used.
 
@@ -87,7 +87,7 @@ class Files:
             stamps = _stamps(root, paths)
         trusted = {} if rehash else entries
         found = {p: digest for p, (digest, *stamp) in trusted.items() if stamps.get(p) == stamp}
-        self.index.forget(entries.keys() - found.keys())
+        self.index.forget(_outdated(root, entries.keys() - found.keys(), stamps))
         self.remembered = {path: found[path] for path in paths if path in found}
         self.unknown = {p: stamps[p] for p in paths if p in stamps and p not in found}
 
@@ -152,6 +152,13 @@ def of_files(
     See `Files` and `Files.read`.
     """
     return Files(root, paths, index=index, stamps=stamps, rehash=rehash).read(advance)
+
+
+def _outdated(root: Location, paths: Iterable[str], stamps: Mapping[str, Stamp]) -> list[str]:
+    """Return the paths that are gone or have changed; a manifest names a part of the files only."""
+    if not isinstance(root, Path):
+        return [*paths]
+    return [path for path in paths if path in stamps or not os.path.lexists(root / path)]
 
 
 def correct(root: Location, digests: Mapping[str, str], *, index: Path) -> None:

@@ -114,6 +114,12 @@ def split_folders(names: list[str]) -> dict[str, str]:
     return whole[0] if len(whole) == 1 else {}
 
 
+def split_of(word: str) -> str:
+    """Return the split that a word means, as in `split_folders`; empty if it means none."""
+    split, others = _meaning(word)
+    return "" if others else split
+
+
 def _groups(names: list[str]) -> list[dict[str, str]]:
     """Return the folders whose names mean splits, those with the same other words together."""
     groups: dict[tuple[str, ...], dict[str, str]] = {}

@@ -1,8 +1,11 @@
 """Scan a folder: list the files that may be photos, with class and split, and those skipped."""
 
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from extract.photos import layout
 from extract.photos.layout import Layout
@@ -22,12 +25,16 @@ class Photo:
         Relative to the data set's root, with ``/`` between its parts.
     class_name : str
     split : str
-        ``train``, ``val`` or ``test`` if the photo lies in such a folder, else empty.
+        ``train``, ``val`` or ``test`` if the photo lies in such a folder, or the manifest says so,
+        else empty.
+    group : str
+        Photos of the same group never lie in different splits. Empty if it belongs to none.
     """
 
     path: str
     class_name: str
     split: str = ""
+    group: str = ""
 
 
 @dataclass
@@ -94,7 +101,7 @@ def labelled_photos(folder: Location, *, exclude: Sequence[str] = ()) -> Scan:
         photos=sorted(photos),
         skipped=sorted(tree.skipped.items()),
         class_names=sorted(class_names),
-        notes=[*found.notes, *_nested(nested), *_alike(class_names)],
+        notes=[*found.notes, *_nested(nested), *alike(class_names)],
         stamps=tree.stamps,
     )
 
@@ -107,6 +114,39 @@ def all_photos(folder: Location) -> Scan:
     tree = Tree(folder)
     photos = sorted(Photo(path, "") for path in tree.files_to_try(""))
     return Scan(folder, photos, sorted(tree.skipped.items()), stamps=tree.stamps)
+
+
+def grouped(found: Scan, group_by: str) -> Scan:
+    """Give photos that have no group the one that their path names.
+
+    Parameters
+    ----------
+    found : Scan
+    group_by : str
+        A regular expression whose only capturing group is the name, wherever it matches in the
+        path; or ``folder``, for the folder that the photo lies in below that of its class.
+    """
+    name_of = _folder if group_by == "folder" else partial(_matched, re.compile(group_by))
+    photos = [
+        photo if photo.group else replace(photo, group=name_of(photo)) for photo in found.photos
+    ]
+    alone = sum(not photo.group for photo in photos)
+    notes = [f"{count(alone, 'photo')} of {len(photos):,} in no group"] if alone else []
+    return replace(found, photos=photos, notes=[*found.notes, *notes])
+
+
+def _folder(photo: Photo) -> str:
+    folders = photo.path.split("/")[:-1]
+    names = [unicodedata.normalize("NFC", folder) for folder in folders]
+    if photo.class_name not in names:
+        return "/".join(folders)
+    below = folders[names.index(photo.class_name) + 1 :]
+    return "/".join([photo.class_name, *below]) if below else ""
+
+
+def _matched(pattern: re.Pattern[str], photo: Photo) -> str:
+    match = pattern.search(photo.path)
+    return (match[1] or "") if match else ""
 
 
 def _too_few(found: Layout, class_names: set[str]) -> str:
@@ -135,7 +175,7 @@ def _nested(class_names: set[str]) -> list[str]:
     ]
 
 
-def _alike(class_names: set[str]) -> list[str]:
+def alike(class_names: Collection[str]) -> list[str]:
     """Point out classes whose names differ in case or in spaces only."""
     shapes = Counter(_shape(name) for name in class_names)
     groups = [
@@ -145,7 +185,7 @@ def _alike(class_names: set[str]) -> list[str]:
     ]
     return [
         f"the classes {' and '.join(map(repr, names))} differ only in case or spaces; if they are "
-        "one class, put their photos into one folder"
+        "one class, give it one name"
         for names in groups
     ]
 

@@ -91,6 +91,7 @@ class Row:
     digest: str
     label: int
     split: str
+    group: str = ""
 
 
 def name_of(data: str) -> str:
@@ -100,13 +101,15 @@ def name_of(data: str) -> str:
     ------
     InputError
         If `data` is a path whose last part is not a name, such as ``/``, or is too long.
+        The name of a manifest is that of its file without the ending.
     """
-    name = locations.readable_name(Path(os.path.abspath(data)).name)
+    path = Path(os.path.abspath(data))
+    name = locations.readable_name(path.stem if datasets.is_manifest(data) else path.name)
     if not name:
         raise InputError(f"{data}: this path has no name for a data set; choose a folder inside it")
     if len(os.fsencode(name)) > LONGEST_NAME:
         raise InputError(
-            f"{data}: the name of this folder has more than {LONGEST_NAME} bytes, which is too "
+            f"{data}: the name of this data set has more than {LONGEST_NAME} bytes, which is too "
             "long for files that are named after it; rename it"
         )
     return name
@@ -147,10 +150,11 @@ def _is_file(data: str) -> bool:
 
 
 def data_digest(rows: Sequence[Row], class_names: Sequence[str]) -> str:
-    """Return the SHA-256 over path, digest, class and split of every row, in order."""
+    """Return the SHA-256 over path, digest, class, split and any group of every row, in order."""
     sha256 = hashlib.sha256()
     for row in rows:
         fields = [row.path, row.digest, class_names[row.label], row.split]
+        fields += [row.group] if row.group else []
         sha256.update(json.dumps(fields).encode() + b"\n")
     return sha256.hexdigest()
 
@@ -168,11 +172,22 @@ class Features:
     data, data_digest, recipe_digest : str
     root : str
         The folder or URL that has the class folders.
+    manifest : str
+        The file that named the photos; empty if none did.
+    origin : str
+        The manifest, or the root if there is none.
     class_names : list of str, length k
     paths : list of str, length n
     digests : list of str, length n
     labels : ndarray of shape (n,), int64
     splits : ndarray of shape (n,), str
+    groups : list of str, length n
+        Photos of one group are in one split; empty for a photo that is in none.
+    units : list of str, length n
+        The group of each photo, or its digest. Photos of one unit belong in one split or fold.
+    same : list of (digest, digest, cosine)
+        Pictures that are stored more than once, see `extract.twins`. One of the two may be left
+        out.
     skipped : list of (path, reason)
     near : list of (row, row, cosine)
         Near-duplicates in different splits, most alike first: for each photo, at most the few
@@ -201,6 +216,7 @@ class Features:
         self.digests = [digest.decode() for digest in columns.numbers("digest", np.bytes_)]
         self.labels: NDArray[np.int64] = columns.numbers("label", np.signedinteger).astype(np.int64)
         self.splits: NDArray[np.str_] = np.array(columns.texts("split"), dtype=str)
+        self.groups = columns.texts("group") if "group" in file else [""] * len(self.paths)
         self.class_names = columns.texts("class_names")
         self.skipped = list(
             zip(columns.texts("skipped/path"), columns.texts("skipped/reason"), strict=True)
@@ -208,6 +224,9 @@ class Features:
         pairs = columns.numbers("near/row", np.signedinteger, 2)
         cosines = columns.numbers("near/cosine", np.floating)
         self._check_rows(pairs, cosines)
+        pairs_of = zip(self.groups, self.digests, strict=True)
+        self.units = [group or digest for group, digest in pairs_of]
+        self.same = self._same(columns) if "same" in file else []
         self.near: list[Pair] = [
             (one, other, cosine)
             for (one, other), cosine in zip(pairs.tolist(), cosines.tolist(), strict=True)
@@ -231,6 +250,8 @@ class Features:
         record(attributes, "versions")
         self.data = text(attributes, "data")
         self.root = text(attributes, "root")
+        self.manifest = text(attributes, "manifest") if "manifest" in attributes else ""
+        self.origin = self.manifest or self.root
         check_name(self.data)
         self.data_digest = text(attributes, "data_digest")
         self.recipe_digest = text(attributes, "recipe_digest")
@@ -248,6 +269,7 @@ class Features:
             "digest": len(self.digests),
             "label": len(self.labels),
             "split": len(self.splits),
+            "group": len(self.groups),
         }
         for name, length in lengths.items():
             if length != n:
@@ -268,6 +290,16 @@ class Features:
             raise ValueError("near/row has values that are no rows")
         if not (np.abs(cosines) <= 1).all():
             raise ValueError("near/cosine has values that are no cosines")
+
+    def _same(self, columns: Columns) -> list[tuple[str, str, float]]:
+        digests = columns.numbers("same/digest", np.bytes_, 2).astype(str)
+        cosines = columns.numbers("same/cosine", np.floating)
+        if not all(map(DIGEST.fullmatch, digests.ravel())) or not (np.abs(cosines) <= 1).all():
+            raise ValueError("same/digest or same/cosine has values that are none")
+        return [
+            (one, other, cosine)
+            for (one, other), cosine in zip(digests.tolist(), cosines.tolist(), strict=True)
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -378,20 +410,20 @@ def open_data_set(data: str, out: Path) -> Features:
     try:
         if _is_file(data):
             _check_results(features, path, out)
-        elif not datasets.lies_at(data, features.root):
+        elif not datasets.lies_at(data, features.root, features.manifest):
             given = data if locations.is_url(data) else datasets.folder_of(data)
-            advice = "; run make features if that is the same folder in another place, otherwise "
-            raise another_root(path, features.root, str(given), advice)
+            advice = "; run make features if those are the same photos and labels, otherwise "
+            raise another_root(path, features.origin, str(given), advice)
     except BaseException:
         features.file.close()
         raise
     return features
 
 
-def another_root(path: Path, root: str, given: str, advice: str) -> InputError:
+def another_root(path: Path, origin: str, given: str, advice: str) -> InputError:
     """Return the error that two data sets would be stored under the same name."""
     return InputError(
-        f"{path} belongs to {root}, and DATA is {given}{advice}rename one of the two folders, or "
+        f"{path} belongs to {origin}, and DATA is {given}{advice}rename one of the two, or "
         "choose another OUT (--out) for one of them; or move this file away, if it is not needed"
     )
 
@@ -402,10 +434,10 @@ def _check_results(features: Features, path: Path, out: Path) -> None:
     if not published.exists() or published.samefile(path):
         return
     with open(published) as other:
-        if other.root != features.root and other.data_digest != features.data_digest:
+        if other.origin != features.origin and other.data_digest != features.data_digest:
             raise InputError(
-                f"{path} was made from {features.root}, and {published} from {other.root}: their "
-                "results would have the same names; choose another OUT (--out)"
+                f"{path} was made from {features.origin}, and {published} from {other.origin}: "
+                "their results would have the same names; choose another OUT (--out)"
             )
 
 

@@ -34,12 +34,15 @@ class Contents:
     skipped : sequence of (path, reason)
     attributes : mapping
         The root attributes, except the schema and the seconds of each size.
+    same : sequence of (digest, digest, cosine)
+        See `extract.twins`.
     """
 
     rows: Sequence[Row]
     class_names: Sequence[str]
     skipped: Sequence[tuple[str, str]]
     attributes: Mapping[str, Any]
+    same: Sequence[tuple[str, str, float]] = ()
 
 
 class Draft:
@@ -81,6 +84,11 @@ class Draft:
             "skipped/path": np.array([path for path, _ in skipped], dtype=TEXT),
             "skipped/reason": np.array([reason for _, reason in skipped], dtype=TEXT),
         }
+        if any(row.group for row in rows):
+            columns["group"] = np.array([row.group for row in rows], dtype=TEXT)
+        if same := self.contents.same:
+            columns["same/digest"] = np.array([pair[:2] for pair in same], dtype="S64")
+            columns["same/cosine"] = np.array([pair[2] for pair in same], dtype=np.float32)
         for name, values in columns.items():
             self.file[name] = values
             # HDF5 may crash when it reads back what could not be written.

@@ -237,6 +237,7 @@ def _check(path: Path) -> None:
                 features.digests,
                 features.labels.tolist(),
                 features.splits.tolist(),
+                features.groups,
                 strict=True,
             )
         ]

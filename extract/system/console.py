@@ -5,6 +5,7 @@ import errno
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -81,6 +82,20 @@ def one_line(text: object) -> str:
         else character.encode("unicode_escape", "backslashreplace").decode()
         for character in str(text)
     )
+
+
+FORMULA = re.compile(r"(^|;) *[=+\-@＝＋－＠]")  # noqa: RUF001
+"""What a spreadsheet takes for a formula, also one whose separator is the semicolon."""
+
+
+def csv_cell(name: str) -> str:
+    """Write a name as a cell of CSV; ``docs/cli.md`` says how to read it.
+
+    Backslashes, control characters and what would begin a formula are written as Python's backslash
+    escapes.
+    """
+    escaped = one_line(name.replace("\\", r"\\"))
+    return FORMULA.sub(lambda found: f"{found[0][:-1]}\\u{ord(found[0][-1]):04x}", escaped)
 
 
 def encodable(text: str) -> str:

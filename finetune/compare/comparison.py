@@ -7,6 +7,8 @@ from pathlib import Path
 from classify import results
 from extract.store.features_file import Features
 from extract.system.console import InputError
+from finetune.compare import leakage
+from finetune.compare.leakage import Leakage
 from finetune.compare.records import ModelRecord, read_records
 from finetune.compare.repeated_splits import RepeatedSplits, read_repeated_splits
 from finetune.compare.significance import PairedTest, paired_tests
@@ -33,6 +35,8 @@ class Comparison:
     repeated_splits : RepeatedSplits
     label_check : LabelCheck or None
         Labels of train and val that may be wrong; None if they were not checked.
+    leakage : Leakage or None
+        What would have been claimed without groups; None if it was not measured.
     """
 
     features: Features
@@ -42,6 +46,7 @@ class Comparison:
     verdict: str
     repeated_splits: RepeatedSplits = field(default_factory=RepeatedSplits)
     label_check: LabelCheck | None = None
+    leakage: Leakage | None = None
 
 
 def compare(features: Features, folders: Sequence[Path]) -> Comparison:
@@ -75,4 +80,5 @@ def compare_data_set(features: Features, runs: Path) -> Comparison:
         refused=comparison.refused + refused,
         repeated_splits=repeated_splits,
         label_check=check_labels(features, comparison.models),
+        leakage=leakage.measure(features, comparison.models),
     )

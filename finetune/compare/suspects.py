@@ -83,9 +83,9 @@ def check_labels(features: Features, models: Sequence[ModelRecord]) -> LabelChec
     taps = {tap: features.taps[tap] for tap in chosen["taps"]}
     X = out_of_core.read(features, taps, "train", "val")
     rows = rows[sample]
-    labels, digests = features.labels[rows], [features.digests[row] for row in rows]
+    labels, units = features.labels[rows], [features.units[row] for row in rows]
     data = TrainingData.weighted(X[sample], taps, labels)
-    probabilities = cross_validation.out_of_fold(name, chosen, data, digests, seed=heads[name].seed)
+    probabilities = cross_validation.out_of_fold(name, chosen, data, units, seed=heads[name].seed)
     suspects = confident_learning(probabilities, labels)
     return LabelCheck(name, len(rows), [one._replace(row=int(rows[one.row])) for one in suspects])
 

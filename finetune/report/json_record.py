@@ -47,6 +47,10 @@ def json_record(comparison: Comparison) -> dict[str, Any]:
         "learning_curve": comparison.repeated_splits.learning_curve,
         "protocols": comparison.repeated_splits.protocols,
         "skipped": [{"path": path, "reason": reason} for path, reason in features.skipped],
+        "groups": len({group for group in features.groups if group}),
+        "grouped_photos": sum(map(bool, features.groups)),
+        "same_pictures": len({digest for pair in features.same for digest in pair[:2]}),
+        "leakage": _leakage(comparison),
         "near_pairs": features.near_found,
         "near_photos": features.near_photos,
         "near": [
@@ -106,6 +110,13 @@ def _mistakes(mistakes: Sequence[Mistake], comparison: Comparison) -> list[dict[
         }
         for mistake in mistakes
     ]
+
+
+def _leakage(comparison: Comparison) -> dict[str, Any] | None:
+    leakage = comparison.leakage
+    if leakage is None:
+        return None
+    return leakage._asdict() | {"others": _finite(leakage.others)}
 
 
 def _suspects(comparison: Comparison) -> dict[str, Any] | None:

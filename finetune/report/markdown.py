@@ -29,6 +29,8 @@ def markdown(comparison: Comparison) -> str:
         parts += ["### Accuracy by number of training photos", curve]
     for title, by_head in repeated.protocols.items():
         parts += [f"### {escape(title)}", format_table(tables.protocol(by_head))]
+    if groups := tables.groups(comparison):
+        parts += ["### Groups", escape(groups)]
     for title, lines in _lists(comparison).items():
         if lines:
             parts.append(f"### {title} ({len(lines):,})")

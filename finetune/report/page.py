@@ -174,6 +174,7 @@ def _galleries(comparison: Comparison) -> dict[str, Any]:
         "label_check": check,
         "suspect_cards": _cards(features, suspects, picture),
         "near_summary": tables.near_summary(comparison),
+        "groups": tables.groups(comparison),
         "near_cards": [
             {
                 "pictures": [(picture(row), features.paths[row]) for row in (first, second)],

@@ -1,6 +1,7 @@
 """The tables of a comparison, in one form for the page, the Markdown file and the terminal."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -44,8 +45,8 @@ RECIPES = {named("recipe", size) for size in SIZES}
 SHOWN_ELSEWHERE = {"data", "schema", "skipped_digest", "near_pairs", "near_photos"} | {
     named("seconds", size) for size in SIZES
 }
-PRIVATE = {"root"}
-"""Attributes that must not leave this machine: `root` is a path on it."""
+PRIVATE = {"root", "manifest"}
+"""Attributes that must not leave this machine: they are paths on it."""
 
 
 class Cell(NamedTuple):
@@ -212,6 +213,29 @@ def near_summary(comparison: Comparison) -> str:
     """Return how many near-duplicates there are, and whether all of them are listed."""
     features = comparison.features
     return duplicates.summary(len(features.near), features.near_found, features.near_photos)
+
+
+def groups(comparison: Comparison) -> str:
+    """Say which photos were kept together, and what would have been claimed otherwise."""
+    features, leakage = comparison.features, comparison.leakage
+    sizes = Counter(group for group in features.groups if group)
+    if not sizes:
+        return ""
+    present = set(features.digests)
+    twins = {digest for pair in features.same for digest in pair[:2]} & present
+    said = (
+        f"{count(sizes.total(), 'photo')} in {count(len(sizes), 'group')}, none of which lies in "
+        f"two splits; {count(len(twins), 'file')} among all photos show a picture that is stored "
+        "more than once."
+    )
+    if leakage is None:
+        return said
+    others = f", and {leakage.others:.1%} on the others" if leakage.known < leakage.photos else ""
+    return (
+        f"{said} If photos had been split one by one, {leakage.known:,} of "
+        f"{count(leakage.photos, 'test photo')} would have had a photo of their group in "
+        f"training, and {leakage.head} would have had an accuracy of {leakage.claimed:.1%}{others}."
+    )
 
 
 def provenance(comparison: Comparison) -> Table:

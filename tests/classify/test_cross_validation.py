@@ -74,3 +74,10 @@ def test_out_of_fold_of_a_class_with_one_photo_knows_nothing_of_it() -> None:
     found = cross_validation.out_of_fold("svm", hyperparameters, data, digests, seed=0)
     assert found[40, 2] == 0
     assert np.isfinite(found).all()
+
+
+def test_no_group_lies_on_both_sides_of_a_fold() -> None:
+    labels = np.repeat(np.arange(2), 40)
+    units = [f"group {i % 16}" for i in range(80)]
+    for fitted, held_out in cross_validation.folds(labels, units, seed=0):
+        assert not {units[row] for row in fitted} & {units[row] for row in held_out}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from extract import build
 from extract.photos import decode
 from extract.store import features_file
 from extract.vgg16.recipe import TAPS, named
@@ -579,3 +580,102 @@ def test_any_name_is_kept_in_the_file_and_shown_on_one_line(
         assert features.class_names == sorted(names)
         assert {f"{name}/{name}.png" for name in names} <= set(features.paths)
         assert [name for name, _ in features.skipped] == sorted(f"{n}/{n}.txt" for n in names)
+
+
+# Manifests
+
+
+def manifest_of(root: Path, *, name: str = "labels.csv") -> Path:
+    file = root.parent / name
+    rows = [f"pets/{p.relative_to(root)},{p.parent.name}" for p in sorted(root.rglob("*.png"))]
+    file.write_text("\n".join(["path,label", *rows]) + "\n")
+    return file
+
+
+def test_relabelling_in_a_manifest_computes_nothing(pets: Path, out: Path) -> None:
+    file = manifest_of(pets)
+    done, given = stand_in.run(file, out)
+    assert (done.code, given) == (0, 0), done.err
+    assert "nothing to do" in stand_in.run(file, out)[0].out
+    file.write_text(file.read_text().replace("cats/000.png,cats", "cats/000.png,dogs"))
+    done, given = stand_in.run(file, out)
+    assert (done.code, given) == (0, 0), done.err
+    path = out / "features" / "labels.h5"
+    assert right(path, pets.parent)
+    with features_file.open(path) as features:
+        assert features.class_names[features.labels[features.paths.index("pets/cats/000.png")]] == (
+            "dogs"
+        )
+
+
+def test_the_manifest_of_a_folder_gives_its_features(pets: Path, out: Path, path: Path) -> None:
+    build.write_manifest(str(pets), pets.parent / "same.csv")
+    assert stand_in.run(pets.parent / "same.csv", out)[0].code == 0
+    with features_file.open(path) as one, features_file.open(out / "features/same.h5") as other:
+        assert other.digests == one.digests
+        assert other.labels.tolist() == one.labels.tolist()
+        assert other.splits.tolist() == one.splits.tolist()
+
+
+def test_two_data_sets_of_one_name_are_refused(pets: Path, out: Path) -> None:
+    done, _ = stand_in.run(manifest_of(pets, name="pets.csv"), out)
+    assert done.code == 2
+    assert f"belongs to {pets}, and DATA is {pets.parent / 'pets.csv'}" in done.err
+    assert stand_in.run(manifest_of(pets), out)[0].code == 0
+    done, _ = stand_in.run(manifest_of(pets, name="labels.tsv"), out)
+    assert done.code == 0
+    assert "its photos have moved" in done.out
+    (pets.parent / "labels.txt").write_text("path,label\npets/cats/000.png,a\npets/cats/001.png,b")
+    done, _ = stand_in.run(pets.parent / "labels.txt", out)
+    assert done.code == 2
+    assert "labels.tsv, and DATA is" in done.err
+
+
+# Groups
+
+
+def splits_of(path: Path) -> dict[str, str]:
+    with features_file.open(path) as features:
+        return dict(zip(features.paths, features.splits.tolist(), strict=True))
+
+
+def test_the_same_picture_stored_twice_is_in_one_split(pets: Path, out: Path, path: Path) -> None:
+    before = splits_of(path)
+    tested = min(name for name, split in before.items() if split == "test" and "cats" in name)
+    trained = min(name for name, split in before.items() if split == "train" and "cats" in name)
+    # Lossless, so the features are the same; the digest is not.
+    Image.open(pets / tested).save(pets / f"{trained}.webp", lossless=True)
+    done, given = stand_in.run(pets, out)
+    assert (done.code, given) == (0, 1), done.err
+    assert "groups: 1 of 2 photos" in done.out
+    after = splits_of(path)
+    assert after[f"{trained}.webp"] == after[tested]
+    assert "nothing to do" in stand_in.run(pets, out)[0].out
+    assert "groups" not in stand_in.run(pets, out, "--keep-twins")[0].out
+    assert {name: splits_of(path)[name] for name in before} != after
+
+
+def test_folders_of_a_class_are_groups(tmp_path: Path, out: Path, path: Path) -> None:
+    names = [f"{kind}s/{kind} {n}" for kind in ("cat", "dog") for n in range(4)]
+    root = write_photos(tmp_path / "pets", dict.fromkeys(names, 3))
+    done, _ = stand_in.run(root, out, "--group-by", "folder")
+    assert done.code == 0, done.err
+    by_group = {(name.rpartition("/")[0], split) for name, split in splits_of(path).items()}
+    assert len(by_group) == 8
+    with features_file.open(path) as features:
+        assert set(features.groups) == set(names)
+    done, _ = stand_in.run(root, out, "--group-by", "^(cats)/")
+    assert done.code == 2
+    assert "class 'cats' has 1 distinct usable photo or group (of 12 photos)" in done.err
+
+
+def test_a_training_photo_that_is_a_picture_of_the_test_is_left_out(
+    pets: Path, out: Path, path: Path
+) -> None:
+    split_by_hand(pets)
+    Image.open(pets / "test/cats/000.png").save(pets / "train/cats/same.webp", lossless=True)
+    done, _ = stand_in.run(pets, out)
+    assert done.code == 0, done.err
+    with features_file.open(path) as features:
+        reason = "same picture as test/cats/000.png, which is kept out of training"
+        assert features.skipped == [("train/cats/same.webp", reason)]

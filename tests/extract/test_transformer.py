@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +21,7 @@ import extract
 from extract import VGG16Features, transformer
 from extract.compute import cached_vgg16
 from extract.engines import selection
+from extract.engines.base import Engine
 from extract.photos import decode
 from extract.store import shard_index, shards
 from extract.vgg16.recipe import TAPS, recipe
@@ -41,7 +41,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(len(photos))
         return {tap: abs(values) for tap, values in stand_in.values(photos).items()}
 
-    engine = SimpleNamespace(name="stand-in", forward=forward)
+    engine = Engine("stand-in", forward)
     monkeypatch.setattr(cached_vgg16.weights, "load", lambda *a, **k: WEIGHTS)
     monkeypatch.setattr(selection, "choose", lambda *wanted, folder: engine)
     transformer._vgg16.cache_clear()

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from PIL.PngImagePlugin import PngImageFile
 from extract.compute import pipeline
 from extract.compute.pipeline import compute, read, read_ahead
 from extract.engines import base
+from extract.engines.base import Engine
 from extract.photos import decode
 from extract.store import features_writer, shard_index
 from extract.store.shards import Writer
@@ -31,13 +31,6 @@ def values(photos: NDArray[np.uint8]) -> Taps:
     """Return taps that tell the photos apart."""
     seen = photos.reshape(len(photos), -1)[:, :4608].astype(np.float32)
     return {tap: seen[:, :width] + i for i, (tap, width) in enumerate(TAPS.items())}
-
-
-class Engine(NamedTuple):
-    """What compute needs of an engine."""
-
-    name: str
-    forward: Callable[[NDArray[np.uint8]], Taps]
 
 
 class Counting:
@@ -68,7 +61,7 @@ def computed(
         done_with = compute(
             root,
             paths,
-            build_engine=counting.build,  # type: ignore[arg-type]
+            build_engine=counting.build,
             writer=writer,
             advance=done.append,
             batch_size=batch_size,

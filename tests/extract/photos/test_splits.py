@@ -247,3 +247,61 @@ def test_members_refuse_what_assign_refuses(given: list[str], photos: int, words
         members(*arguments)
     with pytest.raises(InputError, match=f"class 'b' {words}"):
         assign(*arguments, seed=0)
+
+
+def grouped(
+    class_names: Sequence[str],
+    groups: Sequence[str],
+    photo_digests: Sequence[str],
+    *,
+    seed: int = 0,
+) -> list[str]:
+    together = splits.units(photo_digests, groups)
+    none = [""] * len(groups)
+    return assign(
+        sorted(set(class_names)), class_names, photo_digests, none, seed=seed, together=together
+    ).tolist()
+
+
+def test_units_join_copies_groups_and_pairs() -> None:
+    photos = digests("a", "b", "a", "c", "d", "e")
+    found = splits.units(photos, ["", "tom", "tom", "", "", ""], [(3, 4)])
+    assert found == ["tom", "tom", "tom", *[min(photos[3:5])] * 2, photos[5]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_lies_in_one_split_and_shares_are_kept(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    names = ["a"] * 300 + ["b"] * 200
+    # Animals that were photographed 1 to 12 times, some of them in both classes.
+    groups = [f"{number}" for number in np.repeat(range(100), random.integers(1, 13, 100))][:500]
+    groups += [""] * (500 - len(groups))
+    found = grouped(names, groups, digests(*range(500)), seed=seed)
+    where = {(group, split) for group, split in zip(groups, found, strict=True) if group}
+    assert len(where) == len({group for group, _ in where})
+    sizes = Counter(zip(names, found, strict=True))
+    for name, n in (("a", 300), ("b", 200)):
+        shares = [sizes[name, split] / n for split in ("train", "val", "test")]
+        assert shares == pytest.approx([0.6, 0.2, 0.2], abs=0.06)
+
+
+def test_a_few_groups_leave_the_other_photos_where_they_are() -> None:
+    names, photos = ["a"] * 100, digests(*range(100))
+    before = assigned(names, photos)
+    after = grouped(names, ["x" if i in (3, 70) else "" for i in range(100)], photos)
+    assert sum(one != other for one, other in zip(before, after, strict=True)) <= 4
+
+
+def test_three_groups_of_each_class_are_enough() -> None:
+    # Every group is in both classes, so the choice of one class binds the other.
+    names, groups = ["a"] * 30 + ["b"] * 30, ["x", "y", "z"] * 20
+    for seed in range(10):
+        found = grouped(names, groups, digests(*range(60)), seed=seed)
+        assert set(zip(names, found, strict=True)) == {
+            (name, split) for name in "ab" for split in ("train", "val", "test")
+        }
+
+
+def test_a_class_of_two_groups_is_refused() -> None:
+    with pytest.raises(InputError, match=r"class 'b' has 2 .* or group \(of 10 photos\)"):
+        grouped(["a"] * 10 + ["b"] * 10, [""] * 10 + ["x", "y"] * 5, digests(*range(20)))
