@@ -282,8 +282,8 @@ def compute(
 ) -> Computed:
     """Run the network over files and hand the taps to the writer, batch by batch.
 
-    Files are read and decoded in threads, as many as the network needs. The network has a thread of
-    its own, with one batch waiting for it. The calling thread assembles batches and writes.
+    As many threads read and decode as the network needs. The network has a thread of its own, for
+    which a batch waits. The calling thread assembles batches and writes.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ def compute(
         Photos of 224 x 224 pixels in a batch; see `at_once`. With None, the engine says how many
         photos it wants after the first batch, which has `BATCH_SIZE`.
     known : container of str
-        Digests whose taps exist. Files that have them are only read.
+        Digests whose taps exist: their files are only read.
     """
     done, size = Computed.nothing(), writer.recipe["size"]
     photos = at_once(size, batch_size or BATCH_SIZE)
@@ -310,8 +310,7 @@ def compute(
 
     with closing(read_ahead(root, paths, size=size, known=known, batch_size=wanted)) as files:
         batches = _batches(_readable(files, done, advance), wanted, done.seconds)
-        first = next(batches, None)
-        if first is None:
+        if (first := next(batches, None)) is None:
             return done
         with _timed(done.seconds, "engine"):
             engine = build_engine(first.pixels)

@@ -346,7 +346,7 @@ def test_a_gpu_is_measured_once_and_the_engine_says_what_was_chosen(
 ) -> None:
     setting = Setting("tensorfloat32", 32, 7000.0, 4e-4)
     measured = iter([(setting, ["bfloat16 differs from float32 by 0.005"])])
-    monkeypatch.setattr(keras_engine, "tune", lambda weights, photos: next(measured))
+    monkeypatch.setattr(keras_engine, "tune", lambda weights, photos, outputs: next(measured))
     monkeypatch.setattr(keras_backend, "gpus", lambda: ["gpu:0"])
     monkeypatch.setattr(machine, "gpu", lambda: "NVIDIA X")
     for _ in range(2):
