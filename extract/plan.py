@@ -50,9 +50,16 @@ def plan_rows(found: Scan, images: Images, twins: Sequence[Twin], *, seed: int) 
     class_names, digests, given = columns(photos, images)
     together = units(photos, images, twins)
     _refuse_divided(photos, together, splits.effective(given))
-    assigned = splits.assign(
-        found.class_names, class_names, digests, given, seed=seed, together=together
-    )
+    try:
+        assigned = splits.assign(
+            found.class_names, class_names, digests, given, seed=seed, together=together
+        )
+    except InputError as error:
+        if not twins:
+            raise
+        raise InputError(
+            f"{error}; photos that show the same picture count as one, unless you give --keep-twins"
+        ) from error
     labels = {name: label for label, name in enumerate(found.class_names)}
     rows = [
         Row(photo.path, digest, labels[photo.class_name], str(split), group)

@@ -160,7 +160,7 @@ def test_another_folder_of_the_same_name_is_refused_and_replaces_nothing(
     assert (done.code, given) == (2, 0)
     assert len(done.err.splitlines()) == 1
     assert done.err.startswith(f"error: {path} belongs to {pets}, and DATA is {root}, which has ")
-    assert "rename one of the two folders, or choose another OUT (--out)" in done.err
+    assert "rename one of the two, or choose another OUT (--out)" in done.err
     assert path.read_bytes() == before
 
 
@@ -475,7 +475,7 @@ def test_near_duplicates_in_different_splits_are_reported_and_stored(
     for one, other in [("test/cats/000", "train/cats/same"), ("test/dogs/001", "test/dogs/same")]:
         with Image.open(root / f"{one}.png") as image:
             image.save(root / f"{other}.bmp")
-    done, given = stand_in.run(root, out)
+    done, given = stand_in.run(root, out, "--keep-twins")
     assert (done.code, given) == (0, 18), done.err
     with features_file.open(path) as features:
         ((one, other, cosine),) = features.near
@@ -500,7 +500,7 @@ def test_near_duplicates_beyond_ten_are_counted(photos: MakePhotos, out: Path, p
         for i in range(6):
             with Image.open(root / "test" / name / f"{i:03d}.png") as image:
                 image.save(root / "train" / name / f"{i}.bmp")
-    done, _ = stand_in.run(root, out)
+    done, _ = stand_in.run(root, out, "--keep-twins")
     assert done.code == 0, done.err
     lines = done.err.splitlines()
     assert lines[0].startswith("near-duplicates in different splits: 12 pairs")
@@ -511,7 +511,7 @@ def test_near_duplicates_beyond_ten_are_counted(photos: MakePhotos, out: Path, p
     # With too many photos, the run must not say that none was found.
     path.unlink()
     few = "from extract.photos import duplicates; duplicates.ROWS = 43"
-    done, _ = stand_in.run(root, out, before=few)
+    done, _ = stand_in.run(root, out, "--keep-twins", before=few)
     assert done.err.startswith("near-duplicates: not looked for among more than")
     assert len(done.err.splitlines()) == 1
     with features_file.open(path) as features:
@@ -679,3 +679,18 @@ def test_a_training_photo_that_is_a_picture_of_the_test_is_left_out(
     with features_file.open(path) as features:
         reason = "same picture as test/cats/000.png, which is kept out of training"
         assert features.skipped == [("train/cats/same.webp", reason)]
+
+
+def test_a_class_of_one_picture_is_refused_with_the_option_that_allows_it(
+    photos: MakePhotos, out: Path
+) -> None:
+    root = photos({"cats": 1, "dogs": 8})
+    with Image.open(root / "cats" / "000.png") as image:
+        for name in ("a.bmp", "b.tiff", "c.webp"):
+            image.save(root / "cats" / name, lossless=True)
+    done, _ = stand_in.run(root, out)
+    assert done.code == 2
+    assert "class 'cats' has 1" in done.err
+    assert "--keep-twins" in done.err
+    done, given = stand_in.run(root, out, "--keep-twins")
+    assert (done.code, given) == (0, 0), done.err

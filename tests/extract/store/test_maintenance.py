@@ -81,7 +81,7 @@ def test_info_says_everything_in_the_file(
     shutil.copy(root / "cats" / "000.png", root / "cats" / "copy.png")
     for i in range(7):
         picture(i).save(root / "cats" / f"alike {i}.bmp")
-    done, _ = stand_in.run(root, out)
+    done, _ = stand_in.run(root, out, "--keep-twins")
     assert done.code == 0, done.err
     path = out / "features" / "pets.h5"
     capfd.readouterr()
