@@ -248,7 +248,7 @@ def _run(epochs: _Epochs, data: TrainingData, phase: Phase, *, logs: Path | None
     done, steps = epochs.done, len(data.train)
     if done:
         say(f"{phase.name}: going on after epoch {done}")
-    stage = f"{epochs.network.name}, {count(phase.schedule.epochs, 'epoch')}"
+    stage = f"{epochs.model.name}, {count(phase.schedule.epochs, 'epoch')}"
     total = phase.schedule.epochs * steps
     with console.progress(stage, total, unit="batches", done=done * steps, at_most=True) as advance:
         # Some backends fetch batches before the first epoch begins.
