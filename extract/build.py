@@ -166,7 +166,7 @@ def _twins(images: Images, path: Path, job: Job, options: Options) -> list[Twin]
     if options.keep_twins:
         return []
     try:
-        return twins.find(images, job.recipe, path)
+        return twins.find(images, job, path)
     except shards.Damaged as damaged:
         shards.set_aside(damaged)
         return None
@@ -378,7 +378,7 @@ def _attributes_of(
         "data_digest": features_file.data_digest(planned.rows, planned.class_names),
         "skipped_digest": features_file.skipped_digest(planned.skipped),
         "copies": planned.copies,
-        "same_cosine": 0.0 if options.keep_twins else duplicates.SAME,
+        "same_look": 0.0 if options.keep_twins else duplicates.SAME_LOOK,
         **({"manifest": readable_name(str(file))} if file else {}),
         **{named("recipe", job.size): json.dumps(job.recipe) for job in jobs},
     }

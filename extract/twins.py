@@ -1,15 +1,19 @@
 """Twins: the same picture stored more than once, resized or encoded in another way.
 
-A copy with the same bytes has the same digest; twins have other bytes and nearly the same features.
+A copy with the same bytes has the same digest. Twins have other bytes, nearly the same features and
+nearly the same pixels.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.compute import pipeline
+from extract.compute.job import Job
 from extract.compute.missing import Images
 from extract.photos import duplicates
 from extract.store import features_file, shards
@@ -24,7 +28,7 @@ Twin = tuple[str, str, float]
 """Two digests and their cosine."""
 
 
-def find(images: Images, recipe: dict[str, Any], published: Path) -> list[Twin]:
+def find(images: Images, job: Job, published: Path) -> list[Twin]:
     """Find the twins among the images of a data set.
 
     Those that the published file has are not looked for again. With more than `duplicates.ROWS`
@@ -34,8 +38,8 @@ def find(images: Images, recipe: dict[str, Any], published: Path) -> list[Twin]:
     ----------
     images : Images
         Their taps are in the cache.
-    recipe : dict
-        The recipe of their taps at 224 x 224 pixels.
+    job : Job
+        The pass at 224 x 224 pixels.
     published : Path
         The features file as it is now, if there is one.
 
@@ -49,17 +53,36 @@ def find(images: Images, recipe: dict[str, Any], published: Path) -> list[Twin]:
     if len(digests) > duplicates.ROWS:
         warn(duplicates.NOT_TOGETHER)
         return []
-    known, twins = _known(published, recipe, digests)
+    known, twins = _known(published, job.recipe, digests)
     new = [digest for digest in digests if digest not in known]
     if not new:
         return twins
     ordered = new + [digest for digest in digests if digest in known]
+    vectors = _read(images, ordered)
     with console.progress("same pictures", len(new), unit="photos") as advance:
-        found = duplicates.same_pictures(_read(images, ordered), len(new), advance=advance)
-    for row, other, cosine in found:
-        one, two = sorted((ordered[row], ordered[other]))
+        near = duplicates.with_neighbours(vectors, len(new), advance=advance)
+    looks = _looks(images, job.root, [ordered[row] for row in near])
+    for row, other, cosine in duplicates.same_pictures(
+        vectors[near], looks, int(np.searchsorted(near, len(new)))
+    ):
+        one, two = sorted((ordered[near[row]], ordered[near[other]]))
         twins.append((one, two, cosine))
     return sorted(twins)
+
+
+def _looks(images: Images, root: Location, digests: Sequence[str]) -> NDArray[np.float32]:
+    """Return the look of each image, see `duplicates.look`; zeros if its file has changed."""
+    paths = {digest: path for path, digest in images.digests.items()}
+    looks = np.zeros((len(digests), 3 * duplicates.LOOK_SIDE**2), np.float32)
+    with (
+        console.progress("same pictures, pixels", len(digests), unit="photos") as advance,
+        closing(pipeline.read_ahead(root, [paths[digest] for digest in digests])) as items,
+    ):
+        for row, item in enumerate(items):
+            if item.photo is not None and item.digest == digests[row]:
+                looks[row] = duplicates.look(item.photo)
+            advance(1)
+    return looks
 
 
 def _known(
@@ -71,7 +94,7 @@ def _known(
     present = set(digests)
     with features_file.open(published) as features:
         same_recipe = features.recipes[SIZE] == recipe
-        if not same_recipe or features.attributes.get("same_cosine") != duplicates.SAME:
+        if not same_recipe or features.attributes.get("same_look") != duplicates.SAME_LOOK:
             return set(), []
         compared = set(features.digests).union(*(pair[:2] for pair in features.same))
         # A pair may stand for others by way of an image that is gone.

@@ -26,6 +26,7 @@ GLOBAL_POOLING = f"{ANY_LAYER} {CHANNELS_LAST} keepdims"
 OPTIONS = {
     "keras.DTypePolicy": "name",
     "keras.initializers.GlorotUniform": INITIALIZERS,
+    "keras.initializers.HeNormal": INITIALIZERS,
     "keras.initializers.Ones": "",
     "keras.initializers.Zeros": "",
     "keras.layers.AveragePooling2D": POOLING,

@@ -40,10 +40,16 @@ def baseline(classes: int, *, batch_norm: bool = False, precision: str = "float3
         (n, 128, 128, 3) RGB 0..255 to (n, classes) probabilities.
     """
     photos = keras.Input((BASELINE_SIZE, BASELINE_SIZE, 3), name="rgb")
-    x = keras.layers.Rescaling(1 / 255)(photos)
+    x = keras.layers.Rescaling(2 / 255, offset=-1)(photos)
     for filters in BASELINE_FILTERS:
         x = keras.layers.Conv2D(
-            filters, 3, padding="same", use_bias=not batch_norm, dtype=precision
+            filters,
+            3,
+            padding="same",
+            use_bias=not batch_norm,
+            # It keeps the variance of what passes a ReLU (He et al., arXiv 1502.01852).
+            kernel_initializer="he_normal",
+            dtype=precision,
         )(x)
         if batch_norm:
             # With few photos an epoch has few steps. At Keras's default of 0.99 the moving means

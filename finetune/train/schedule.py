@@ -75,15 +75,15 @@ def by_rule(phase: str, photos: int) -> Schedule:
     """
     steps = -(-photos // BATCH_SIZE)
     if phase == "scratch":
-        epochs = int(np.clip(5000 // steps, 40, 120))
+        epochs = int(np.clip(5000 // steps, 40, 80))
         return Schedule(
-            learning_rate=1e-3,
+            learning_rate=3e-3,
             epochs=epochs,
             patience=epochs // 4,
             # With few photos the network grows too confident: its val loss rises long before its
             # accuracy stops rising.
             monitor="accuracy",
-            warmup=2,
+            warmup=4,
             weight_decay=1e-3,
         )
     epochs = int(np.clip(400 // steps, 4, 12))

@@ -33,7 +33,7 @@ assert not X.flags.owndata
 X[:] = random.gamma(1.0, 1.0, X.shape)
 X[np.arange(200_000), labels] += 2
 is_val = np.arange(200_000) % 5 == 0
-folds = cross_validation.folds(labels, [], is_val, seed=0)
+folds = cross_validation.folds(labels, [str(row) for row in range(len(labels))], is_val, seed=0)
 cross_validation.PROCESSES = 1
 data = TrainingData.weighted(X, taps, labels)
 plan = SearchPlan(spaces, folds, 0)

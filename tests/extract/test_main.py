@@ -331,8 +331,8 @@ REPLACE_AFTER_HASHING = """
 from extract.photos import hashes
 read = hashes.Files.read
 
-def then_replace(files):
-    found = read(files)
+def then_replace(files, advance):
+    found = read(files, advance)
     (files.root / "cats" / "000.png").write_bytes((files.root.parent / "new.png").read_bytes())
     return found
 

@@ -194,3 +194,40 @@ def test_a_photo_encoded_again_is_near_and_another_photo_is_not() -> None:
     vectors = np.stack([thumbnail(photo) for photo in (one, other, encoded(one), encoded(other))])
     pairs = near(reader(vectors), unlike(4), ["train", "train", "test", "test"])
     assert sorted(pair[:2] for pair in pairs) == [(0, 2), (1, 3)]
+
+
+def squares(photo: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(photo.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
+
+
+def test_looks_tell_a_picture_saved_again_from_another_and_from_a_part_of_it() -> None:
+    one, other = (Image.fromarray(image) for image in load_sample_images().images)
+    saved = io.BytesIO()
+    one.resize((one.width // 2, one.height // 2)).save(saved, "JPEG", quality=60)
+    part = one.crop((20, 20, one.width - 20, one.height - 20))
+    looks = [duplicates.look(squares(photo)) for photo in (one, Image.open(saved), part, other)]
+    again, cropped, different = (float(looks[0] @ look) for look in looks[1:])
+    assert again >= duplicates.SAME_LOOK > cropped > different
+    assert not duplicates.look(np.full((224, 224, 3), 7, np.uint8)).any()
+
+
+def test_the_same_picture_needs_like_features_and_like_pixels() -> None:
+    features = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
+    looks = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
+    near = duplicates.with_neighbours(features, 4)
+    assert near.tolist() == [0, 1, 2]
+    found = duplicates.same_pictures(features[near], looks[near], 3)
+    assert [pair[:2] for pair in found] == [(0, 1)]
+
+
+def test_many_files_of_one_picture_make_a_pair_fewer_than_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(duplicates, "BLOCK", 3)
+    features = np.ones((8, 2), np.float32) / np.sqrt(np.float32(2))
+    looks = np.tile(np.array([[1, 0]], np.float32), (8, 1))
+    found = duplicates.same_pictures(features, looks, 8)
+    assert len(found) == 7
+    assert {row for pair in found for row in pair[:2]} == set(range(8))
+    # Rows that were compared before are not compared with each other.
+    assert {pair[0] for pair in duplicates.same_pictures(features, looks, 1)} == {0}

@@ -15,7 +15,7 @@ def test_schedules_grow_shorter_with_more_photos_and_stay_sensible(phase: str) -
     for photos in sizes:
         schedule = by_rule(phase, photos)
         assert schedule.patience < schedule.epochs
-        assert 0 < schedule.learning_rate <= 1e-3
+        assert 0 < schedule.learning_rate <= 3e-3
 
 
 def test_options_of_the_user_replace_those_of_the_rule() -> None:
