@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify.arrays import Labels, Matrix
-from classify.labeling.learner import Fitted, Photos, ambiguity
-from classify.labeling.suspects import confident_learning
+from classify.labeling.learner import Fitted, Photos, lead
+
+TINY = 1e-6
+"""The least variance of a score; rounding may leave less for the copy of a labelled photo."""
 
 
 class Question(NamedTuple):
@@ -77,40 +79,52 @@ def _twins(
         one, other = sorted(
             pair, key=lambda row: (closed[row], fitted.probabilities[row, labels[row]])
         )
-        if min(labels[one], labels[other]) >= 0 and labels[one] != labels[other]:
-            if not closed[one]:
-                found.setdefault(one, Question(int(one), "twin", int(other)))
+        differ = min(labels[one], labels[other]) >= 0 and labels[one] != labels[other]
+        if differ and not closed[one]:
+            found.setdefault(one, Question(int(one), "twin", int(other)))
     return list(found.values())
 
 
-def _contradicted(
-    fitted: Fitted, labels: Labels, closed: NDArray[np.bool_]
-) -> list[Question]:
-    """Ask for labels that a head which did not see them contradicts, the least plausible first."""
-    rows = np.flatnonzero(labels >= 0)
-    suspects = confident_learning(fitted.probabilities[rows], labels[rows])
-    return [
-        Question(int(rows[one.row]), "label") for one in suspects if not closed[rows[one.row]]
-    ]
+def _contradicted(fitted: Fitted, labels: Labels, closed: NDArray[np.bool_]) -> list[Question]:
+    """Ask for labels that a head which did not see them contradicts, the least plausible first.
+
+    The ratio of probabilities decides, not their difference, which would say of a photo that might
+    have any of several classes that its label is as good as contradicted.
+    """
+    rows = np.flatnonzero((labels >= 0) & ~closed)
+    # A head that did not see the only label of a class does not know that class.
+    rows = rows[np.bincount(labels[labels >= 0])[labels[rows]] > 1]
+    logarithms, each = _logarithms(fitted.probabilities[rows]), np.arange(len(rows))
+    own = logarithms[each, labels[rows]]
+    behind = own - logarithms.max(axis=1, initial=-np.inf)
+    order = np.argsort(behind, kind="stable")
+    return [Question(int(rows[i]), "label") for i in order[behind[order] < 0]]
 
 
 def _informative(
     fitted: Fitted, labels: Labels, closed: NDArray[np.bool_], n: int
 ) -> list[Question]:
-    """Ask for the photos whose labels would make the scores of ambiguous photos most certain.
+    """Ask for photos between two classes, unlike those that were labelled or are asked for.
 
-    ...
+    What counts is the lead of the first class over the second, in standard deviations: a lead that
+    more labels like it could turn round is worth a question. After each choice, the scores of
+    similar photos are less uncertain, whatever the answer will be.
     """
-    rows, covariance, noise = fitted.candidates
-    weight = ambiguity(fitted.probabilities[rows])
-    left: Matrix = covariance.copy()
+    rows, covariance = fitted.candidates, fitted.covariance.copy()
+    leads = lead(_logarithms(fitted.probabilities[rows]))
     free = (labels[rows] < 0) & ~closed[rows]
     chosen: list[Question] = []
     for _ in range(min(n, int(free.sum()))):
-        variance = np.diagonal(left) + noise
-        gain = weight @ np.square(left) / variance
-        best = int(np.where(free, gain, -np.inf).argmax())
+        variance = np.maximum(np.diagonal(covariance), TINY)
+        best = int(np.where(free, leads / np.sqrt(variance), np.inf).argmin())
         chosen.append(Question(int(rows[best]), "pool"))
         free[best] = False
-        left -= np.outer(left[:, best], left[best] / variance[best])
+        covariance -= np.outer(
+            covariance[:, best], covariance[best] / (variance[best] + fitted.alpha)
+        )
     return chosen
+
+
+def _logarithms(probabilities: Matrix) -> Matrix:
+    """Return the logarithms of probabilities, or of the least one that float32 can hold."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
