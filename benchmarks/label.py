@@ -189,7 +189,9 @@ def session(case: Case, labels: int) -> tuple[list[float], list[float], list[flo
     """
     given, _ = _begun(case)
     answered = given >= 0
-    curve, asking, fitting = [], [], []
+    curve: list[float] = []
+    asking: list[float] = []
+    fitting: list[float] = []
     while True:
         fitted = learner.fit(case.photos, given, case.classes)
         curve.append(case.accuracy(fitted))

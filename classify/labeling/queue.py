@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from classify.arrays import Labels, Matrix
-from classify.labeling.learner import Fitted, Photos, lead
+from classify.arrays import Labels
+from classify.labeling.learner import Fitted, Photos
 
 TINY = 1e-6
 """The least variance of a score; rounding may leave less for the copy of a labelled photo."""
@@ -94,7 +94,8 @@ def _contradicted(fitted: Fitted, labels: Labels, closed: NDArray[np.bool_]) -> 
     rows = np.flatnonzero((labels >= 0) & ~closed)
     # A head that did not see the only label of a class does not know that class.
     rows = rows[np.bincount(labels[labels >= 0])[labels[rows]] > 1]
-    logarithms, each = _logarithms(fitted.probabilities[rows]), np.arange(len(rows))
+    probabilities = np.maximum(fitted.probabilities[rows], np.finfo(np.float32).tiny)
+    logarithms, each = np.log(probabilities), np.arange(len(rows))
     own = logarithms[each, labels[rows]]
     behind = own - logarithms.max(axis=1, initial=-np.inf)
     order = np.argsort(behind, kind="stable")
@@ -111,20 +112,14 @@ def _informative(
     similar photos are less uncertain, whatever the answer will be.
     """
     rows, covariance = fitted.candidates, fitted.covariance.copy()
-    leads = lead(_logarithms(fitted.probabilities[rows]))
     free = (labels[rows] < 0) & ~closed[rows]
     chosen: list[Question] = []
     for _ in range(min(n, int(free.sum()))):
         variance = np.maximum(np.diagonal(covariance), TINY)
-        best = int(np.where(free, leads / np.sqrt(variance), np.inf).argmin())
+        best = int(np.where(free, fitted.leads / np.sqrt(variance), np.inf).argmin())
         chosen.append(Question(int(rows[best]), "pool"))
         free[best] = False
         covariance -= np.outer(
             covariance[:, best], covariance[best] / (variance[best] + fitted.alpha)
         )
     return chosen
-
-
-def _logarithms(probabilities: Matrix) -> Matrix:
-    """Return the logarithms of probabilities, or of the least one that float32 can hold."""
-    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
