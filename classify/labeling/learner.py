@@ -39,10 +39,6 @@ SURE = 0.5
 """By how much the score of a class must lead for the head to be sure; the targets are 2 apart. Of
 0.4 to 1.6, 0.5 and 0.6 were the best on held-out photos of `chess`."""
 
-DOUBT = np.float32(3)
-"""How much less a label counts, by how far its class is behind another one. Of 3, 10 and 30, this
-met the most wrong labels of `chess`."""
-
 CANDIDATES = 500
 """Photos of the pool among which the next questions are chosen."""
 
@@ -153,8 +149,7 @@ def fit(photos: Photos, labels: Labels, classes: int) -> Fitted:
     rows = labelled[out_of_core.sample(labels[labelled], rows=FITTED_ROWS, seed=0)]
     targets = _targets(labels[rows], classes)
     alpha = _strength(photos, labels, rows, classes)
-    kernel = photos.kernel(rows, rows)
-    solution = _solve(kernel, targets, alpha)
+    solution = _solve(photos.kernel(rows, rows), targets, alpha)
     left_out = solution.left_out(targets)
     temperature = calibration.fit_temperature(left_out, labels[rows]).temperature
     known = np.bincount(labels[rows], minlength=classes) > 0
@@ -162,7 +157,7 @@ def fit(photos: Photos, labels: Labels, classes: int) -> Fitted:
     candidates, leads = _candidates(photos, labels, scores)
     if known.sum() > 1:
         scores = _with_sure_photos(photos, scores, rows, targets, alpha)
-    scores[rows] = _without_doubtful_labels(kernel, targets, alpha, left_out)
+    scores[rows] = left_out
     scores[:, ~known & known.any()] = -np.inf
     probabilities = softmax(scores / np.float32(temperature), axis=1)
     covariance = photos.kernel(candidates, candidates)
@@ -192,23 +187,10 @@ def _with_sure_photos(
     both = np.concatenate([rows, sure])
     guessed = _targets(scores[sure].argmax(axis=1), scores.shape[1])
     targets = np.concatenate([targets, guessed])
-    return photos.scores(both, _solve(photos.kernel(both, both), targets, alpha).weights)
-
-
-def _without_doubtful_labels(
-    kernel: Matrix, targets: Matrix, alpha: float, left_out: Matrix
-) -> Matrix:
-    """Return the scores of left-out photos once more; labels that were contradicted count less.
-
-    Otherwise a wrong label makes right labels of similar photos look wrong, or other wrong labels
-    right.
-    """
-    if targets.shape[1] < 2:
-        return left_out
-    own = np.max(left_out, axis=1, where=targets > 0, initial=-np.inf)
-    other = np.max(left_out, axis=1, where=targets < 0, initial=-np.inf)
-    noise = np.float32(alpha) * (1 + DOUBT * np.maximum(other - own, 0))
-    return _solve(kernel, targets, noise).left_out(targets)
+    noisy = _noisy(photos.kernel(both, both), alpha)
+    factor = scipy.linalg.cho_factor(noisy, overwrite_a=True, check_finite=False)
+    weights = scipy.linalg.cho_solve(factor, targets, check_finite=False)
+    return photos.scores(both, weights.astype(np.float32))
 
 
 def _targets(labels: Labels, classes: int) -> Matrix:
@@ -218,11 +200,17 @@ def _targets(labels: Labels, classes: int) -> Matrix:
     return targets
 
 
-def _solve(kernel: Matrix, targets: Matrix, alpha: float | NDArray[np.float32]) -> _Solution:
+def _solve(kernel: Matrix, targets: Matrix, alpha: float) -> _Solution:
+    inverse = scipy.linalg.inv(
+        _noisy(kernel, alpha), overwrite_a=True, check_finite=False, assume_a="pos"
+    )
+    return _Solution((inverse @ targets).astype(np.float32), inverse.astype(np.float32))
+
+
+def _noisy(kernel: Matrix, alpha: float) -> NDArray[np.float64]:
     noisy = kernel.astype(np.float64)
     noisy[np.diag_indices_from(noisy)] += alpha
-    inverse = scipy.linalg.inv(noisy, overwrite_a=True, check_finite=False, assume_a="pos")
-    return _Solution((inverse @ targets).astype(np.float32), inverse.astype(np.float32))
+    return noisy
 
 
 def _strength(photos: Photos, labels: Labels, rows: Rows, classes: int) -> float:
