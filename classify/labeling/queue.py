@@ -108,18 +108,19 @@ def _informative(
     """Ask for photos between two classes, unlike those that were labelled or are asked for.
 
     What counts is the lead of the first class over the second, in standard deviations: a lead that
-    more labels like it could turn round is worth a question. After each choice, the scores of
-    similar photos are less uncertain, whatever the answer will be.
+    more labels like it could turn round is worth a question. Whatever the answer to a question will
+    be, the scores of similar photos will have moved, and will be less uncertain.
     """
-    rows, covariance = fitted.candidates, fitted.covariance.copy()
+    rows, covariance, squares = fitted.candidates, fitted.covariance.copy(), fitted.leads**2
     free = (labels[rows] < 0) & ~closed[rows]
     chosen: list[Question] = []
     for _ in range(min(n, int(free.sum()))):
         variance = np.maximum(np.diagonal(covariance), TINY)
-        best = int(np.where(free, fitted.leads / np.sqrt(variance), np.inf).argmin())
+        best = int(np.where(free, squares / variance, np.inf).argmin())
         chosen.append(Question(int(rows[best]), "pool"))
         free[best] = False
-        covariance -= np.outer(
-            covariance[:, best], covariance[best] / (variance[best] + fitted.alpha)
-        )
+        shared = covariance[best] / np.sqrt(variance[best] + fitted.alpha)
+        # A lead is the difference of two scores, each of which the answer moves this much.
+        squares += 2 * np.square(shared)
+        covariance -= np.outer(shared, shared)
     return chosen

@@ -15,13 +15,13 @@ def test_labels_are_counted_until_the_accuracy_of_random_order(
 ) -> None:
     path = publish(tmp_path, per_class=(30, 10, 10), signal=3.0)
     monkeypatch.setattr(label, "RANDOM_LABELS", 40)
-    arguments = [str(path), "--seeds", "2", "--labels", "30", "--json", str(tmp_path / "figures")]
+    arguments = [str(path), "--seeds", "1", "--labels", "12", "--json", str(tmp_path / "figures")]
     monkeypatch.setattr(sys, "argv", ["label", *arguments])
     label.main()
     (measured,) = json.loads((tmp_path / "figures").read_text())
-    assert len(measured["curve"]) == 28
-    assert (measured["photos"], measured["classes"], measured["wrong"]) == (150, 3, 12)
-    assert measured["met"] >= 6
+    assert len(measured["curve"]) == 10
+    assert (measured["photos"], measured["classes"], measured["wrong"]) == (150, 3, 6)
+    assert measured["met"] >= 3
     assert path.stem in capsys.readouterr().out
 
 

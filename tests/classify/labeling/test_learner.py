@@ -8,11 +8,13 @@ from classify.labeling import learner
 from classify.labeling.learner import Photos
 
 
-def made(n: int = 60, *, classes: int = 3, seed: int = 0) -> tuple[Photos, NDArray[np.int64]]:
+def made(
+    n: int = 60, *, classes: int = 3, signal: float = 3.0, seed: int = 0
+) -> tuple[Photos, NDArray[np.int64]]:
     """Return photos around the centre of their class, and their classes."""
     random = np.random.default_rng(seed)
     labels = np.arange(n) % classes
-    X = 2 * np.eye(classes, 20)[labels] + random.standard_normal((n, 20))
+    X = signal * np.eye(classes, 20)[labels] + random.standard_normal((n, 20))
     X = (X / np.sqrt(np.square(X).sum(axis=1).mean())).astype(np.float32)
     return Photos(X, np.zeros(n, bool)), labels
 
@@ -58,7 +60,7 @@ def test_a_session_can_begin_without_labels(labelled: int) -> None:
 
 
 def test_photos_of_the_pool_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    photos, labels = made(400, seed=3)
+    photos, labels = made(400, signal=2.0, seed=3)
     given = without(labels, *range(15, 300))
     measured = Photos(photos.X, np.arange(400) >= 300)
     accuracies = []
