@@ -37,7 +37,7 @@ REFITTED_ROWS = 1000
 
 SURE = 0.5
 """By how much the score of a class must lead for the head to be sure; the targets are 2 apart. Of
-0.4 to 1.6, 0.5 and 0.6 were the best on held-out photos of `chess`."""
+0.4 to 1.6, about 0.5 was the best on held-out photos of `chess`."""
 
 CANDIDATES = 500
 """Photos of the pool among which the next questions are chosen."""
