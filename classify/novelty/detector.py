@@ -28,11 +28,14 @@ TAP, WIDTH = "block5_avg", 512
 SHARE = 0.7
 """How much of the distance to the mean of all photos is taken off."""
 
-RIDGE = 1 / 1500
+RIDGE = 1 / 500
 """What is added to the variance in every direction, as a share of the sum of all variances."""
 
 LEVELS = np.linspace(0, 1, 1001)
 """The shares of known photos whose scores a detector has."""
+
+MEMBERS = "novelty/"
+"""Where the arrays of a detector lie in the file of a head."""
 
 KEEP = 0.95
 """The share of known photos that is kept unless another is asked for."""
