@@ -81,7 +81,8 @@ def load_head(run: Path, result: Result) -> Pipeline:
 def load(run: Path, result: Result) -> tuple[Pipeline, NoveltyDetector | None]:
     """Load the head of a result and its novelty detector, if it has one.
 
-    No code that its file may contain is run. A warning is printed if another version of scikit-learn saved it.
+    No code that its file may contain is run. A warning is printed if another version of
+    scikit-learn saved it.
 
     Raises
     ------
