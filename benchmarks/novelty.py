@@ -1,7 +1,7 @@
 """Compare the novelty detector with the largest probability of a head, on classes left out in turn.
 
-``python -m benchmarks.novelty chess --far cats_vs_dogs`` reads the features files of both. Only photos
-of train and val are looked at, and every one is a stranger, or known, while it is held out.
+``python -m benchmarks.novelty chess --far cats_vs_dogs`` reads the features files of both. Only
+photos of train and val are looked at, while they are held out.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def read(data: str, out: Path) -> Photos:
 
 
 def scores(fitted: Photos, *others: Photos) -> list[Scores]:
-    """Return both scores of photos; the first of the others are held-out photos of known classes."""
+    """Return both scores of photos, of which the first others are of known classes."""
     distances = Distances(Statistics.of(prepared(fitted.taps[TAP]), fitted.labels))
     preparation = heads.preparation({HEAD_TAP: WIDTH}, root=True)
     rows = preparation.fit_transform(fitted.taps[HEAD_TAP])

@@ -111,6 +111,6 @@ def _measured(left_out: Sequence[Sequence[tuple[Values, Values]]]) -> LeftOut | 
             found.append((rejected, float(auroc), len(strangers)))
     if not found:
         return None
-    rejected, aurocs, counts = (np.array(one) for one in zip(*found, strict=True))
+    shares, aurocs, counts = (np.array(one) for one in zip(*found, strict=True))
     weights = counts / counts.sum()
-    return LeftOut(float(rejected @ weights), float(aurocs @ weights), int(counts.sum()))
+    return LeftOut(float(shares @ weights), float(aurocs @ weights), int(counts.sum()))
