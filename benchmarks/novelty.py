@@ -18,6 +18,7 @@ from sklearn.model_selection import StratifiedKFold
 from classify import heads, out_of_core
 from classify.calibration import fit_temperature
 from classify.novelty.detector import KEEP, TAP, Distances, Statistics, prepared
+from classify.novelty.left_out import GROUPS
 from extract.store import features_file
 
 HEAD_TAP, WIDTH, ALPHA = "block5_avg3x3", 4608, 0.3
@@ -76,8 +77,8 @@ def scores(fitted: Photos, *others: Photos) -> list[Scores]:
 
 def left_out(photos: Photos, far: Mapping[str, Photos]) -> Iterator[tuple[str, str, float, float]]:
     """Yield who was told, by which score, the share rejected, and the AUROC, for every group."""
-    classes = np.unique(photos.labels)
-    groups = [np.array([], int)] if len(classes) < 3 else np.array_split(classes, _groups(classes))
+    classes, step = np.unique(photos.labels), _groups(photos.labels)
+    groups = [classes[start::step] for start in range(step)] or [classes[:0]]
     folds = list(
         StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(photos.labels, photos.labels)
     )
@@ -105,8 +106,10 @@ def left_out(photos: Photos, far: Mapping[str, Photos]) -> Iterator[tuple[str, s
                 yield name, score, float(rejected), float(auroc)
 
 
-def _groups(classes: NDArray[np.int64]) -> int:
-    return len(classes) if len(classes) <= 10 else 5
+def _groups(labels: NDArray[np.int64]) -> int:
+    """Return the number of groups that are left out, as many as when heads are trained."""
+    classes = len(np.unique(labels))
+    return 0 if classes < 3 else classes if classes <= 2 * GROUPS else GROUPS
 
 
 def report(data: str, photos: Photos, far: Mapping[str, Photos]) -> None:

@@ -238,8 +238,7 @@ def fit_novelty(features: Features, plan: SearchPlan) -> Novelty | None:
     sample = out_of_core.sample(labels, rows=out_of_core.SEARCH_ROWS, seed=plan.seed)
     folds = cross_validation.within(plan.folds, sample, rows=len(labels))
     rows = prepared(out_of_core.read(features, [TAP], "train", "val")[sample])
-    with threadpool_limits(1):
-        return Novelty(*left_out.fit(rows, labels[sample], folds))
+    return Novelty(*left_out.fit(rows, labels[sample], folds))
 
 
 def _told(novelty: Novelty | None) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from classify.novelty.detector import (
     KEEP,
@@ -62,6 +63,14 @@ def fit(
     LeftOut or None
         None if there are only two classes: without one of them, nothing is left to tell apart.
     """
+    # Threads of linear algebra would wait for each other longer than they work.
+    with threadpool_limits(1):
+        return _fit(rows, labels, folds)
+
+
+def _fit(
+    rows: Rows, labels: Labels, folds: Sequence[Fold]
+) -> tuple[NoveltyDetector, LeftOut | None]:
     groups = _groups(labels)
     known: list[Values] = []
     left_out: list[list[tuple[Values, Values]]] = [[] for _ in groups]

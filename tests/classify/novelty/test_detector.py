@@ -31,15 +31,17 @@ def fitted(*classes: int) -> tuple[NoveltyDetector, left_out.LeftOut | None]:
 
 
 def test_new_photos_of_known_classes_are_kept_and_strangers_are_rejected() -> None:
-    detector, measured = fitted(0, 1, 2, 3)
-    known = detector.scores(photos(0, 1, 2, 3, seed=1)[0])
-    for keep in (0.5, 0.95):
-        assert (known <= detector.threshold(keep)).mean() == pytest.approx(keep, abs=0.1)
+    taps, labels = photos(0, 1, 2, 3, each=150)
+    detector, measured = left_out.fit(prepared(taps), labels, folds(labels))
+    known = detector.scores(photos(0, 1, 2, 3, each=150, seed=1)[0])
+    # It is fitted on more photos than the detectors that set the limit, so it keeps some more.
+    assert 0.93 <= (known <= detector.threshold(0.95)).mean() < 0.999
+    assert 0.5 <= (known <= detector.threshold(0.5)).mean() < 0.8
     assert (detector.scores(photos(9, seed=1)[0]) > detector.threshold()).all()
     noise = np.random.default_rng(2).random((20, WIDTH), np.float32)
     assert (detector.scores(noise) > detector.threshold()).all()
     assert measured is not None
-    assert measured.strangers == 120
+    assert measured.strangers == 600
     assert measured.rejected > 0.95
     assert measured.auroc > 0.95
 
@@ -87,5 +89,5 @@ def test_a_detector_is_read_back_as_it_was() -> None:
 def test_arrays_that_no_photos_give_are_refused(change: Callable[[Any], object]) -> None:
     stored = fitted(0, 1, 2)[0].arrays()
     change(stored)
-    with pytest.raises(ValueError, match="detector|scatter"):
+    with pytest.raises(ValueError, match=r"detector|scatter"):
         NoveltyDetector.from_arrays(stored, classes=3)
