@@ -24,7 +24,8 @@ from extract.store import features_file
 HEAD_TAP, WIDTH, ALPHA = "block5_avg3x3", 4608, 0.3
 """What the head whose probability is the baseline is fitted on: a least-squares SVM."""
 
-ROWS, FOLDS = 2000, 5
+ROWS, FAR_ROWS, FOLDS = 4000, 200, 5
+"""The most photos of a data set, the most of another whose photos are strangers, and the folds."""
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -40,11 +41,11 @@ class Photos(NamedTuple):
         return Photos({tap: X[rows] for tap, X in self.taps.items()}, self.labels[rows])
 
 
-def read(data: str, out: Path) -> Photos:
-    """Read the photos of train and val, a sample if there are many."""
+def read(data: str, out: Path, *, most: int) -> Photos:
+    """Read the photos of train and val, a sample if there are more than `most`."""
     with features_file.open_data_set(data, out) as features:
         labels = features.labels[features.rows("train", "val")]
-        sample = out_of_core.sample(labels, rows=ROWS, seed=0)
+        sample = out_of_core.sample(labels, rows=most, seed=0)
         taps = [TAP, HEAD_TAP]
         return Photos(
             {tap: out_of_core.read(features, [tap], "train", "val")[sample] for tap in taps},
@@ -130,9 +131,9 @@ def main() -> None:
     parser.add_argument("--far", nargs="*", default=[], help="data sets whose photos are strangers")
     parser.add_argument("--out", type=Path, default=Path(), help="the folder of features/")
     given = parser.parse_args()
-    far = {name: read(name, given.out) for name in given.far}
+    far = {name: read(name, given.out, most=FAR_ROWS) for name in given.far}
     for data in given.data:
-        report(data, read(data, given.out), {k: v for k, v in far.items() if k != data})
+        report(data, read(data, given.out, most=ROWS), {k: v for k, v in far.items() if k != data})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The novelty detector: strangers score higher, and what a file says is checked."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def folds(labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(numbers[numbers % 3 != k], numbers[numbers % 3 == k]) for k in range(3)]
 
 
+@cache
 def fitted(*classes: int) -> tuple[NoveltyDetector, left_out.LeftOut | None]:
     taps, labels = photos(*classes)
     return left_out.fit(prepared(taps), labels, folds(labels))

@@ -88,9 +88,10 @@ def test_json_is_valid_in_any_encoding() -> None:
 
 def test_json_has_the_answers_and_what_was_skipped() -> None:
     record = json.loads(as_json(Predicted(RESULT, [ODD], [("n.txt", "no image")]), top=1))
+    answer = {"sure": True, "none_of_these": None, "probabilities": {"x;y": 0.75}}
     assert record == {
         "model": "svm",
         "data": "pets",
-        "photos": [{"path": 'a,"b"\n.png', "sure": True, "probabilities": {"x;y": 0.75}}],
+        "photos": [{"path": 'a,"b"\n.png', **answer}],
         "skipped": [{"path": "n.txt", "reason": "no image"}],
     }

@@ -130,6 +130,7 @@ def test_a_head_without_a_detector_or_with_a_foreign_one_is_noticed(
     (folder / "head.skops").write_bytes(bounded.archive(old))
     head, novelty = head_file.load(folder, replace(result, model_digest=""))
     assert novelty is None
+    assert result.novelty == {"keep": 0.95}
     serving.warn_without_novelty(folder, Model(result, {}, lambda _: _, {}, head))  # type: ignore[arg-type,return-value]
     assert "make heads trains it again" in capsys.readouterr().err
     for name in ("novelty/means.npy", "novelty/quantiles.npy"):
