@@ -19,6 +19,7 @@ from typing import Any
 
 from classify import protocols, ray_backend, results, train
 from classify.heads import HEADS
+from classify.novelty.detector import KEEP
 from classify.protocols import Measurement
 from classify.serving import HOST, PORT, answer_formats, model, neighbours, predict
 from extract import options
@@ -144,6 +145,7 @@ def _predict(given: argparse.Namespace) -> None:
         given.photos,
         write=partial(given.write, top=given.top),
         unsure=given.unsure,
+        keep=_keep(given),
         **_vgg16(given),
     )
 
@@ -178,7 +180,10 @@ def _serve(given: argparse.Namespace) -> None:
     loaded = model.load_model(run, **_vgg16(given))
     vgg16 = _of_224(loaded, given)
     training = _training(loaded, vgg16, given)
-    app = web.application(loaded, vgg16, training, unsure=given.unsure, host=given.host)
+    keep = _keep(given)
+    if keep is not None:
+        model.warn_without_novelty(run, loaded)
+    app = web.application(loaded, vgg16, training, unsure=given.unsure, keep=keep, host=given.host)
     server = web.server(app, host=given.host, port=given.port)
     url = addresses.url(given.host, server.port)
     others = (
@@ -234,8 +239,28 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         default=model.UNSURE,
         help="the probability below which a photo is called unsure (default %(default)s)",
     )
+    parser.add_argument(
+        "--keep",
+        metavar="P",
+        type=options.probability,
+        default=KEEP,
+        help="the share of photos of the known classes that are not called none of these "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--none",
+        choices=["on", "off"],
+        default="on",
+        help="whether a photo may be called none of these (default %(default)s)",
+    )
     options.add_weights(parser)
     options.add_engine(parser)
+
+
+def _keep(given: argparse.Namespace) -> float | None:
+    """Return the share of known photos to keep; None if no photo is called none of these."""
+    keep: float = given.keep
+    return None if given.none == "off" else keep
 
 
 def _run(given: argparse.Namespace) -> Path:

@@ -115,6 +115,10 @@ class Result:
         features file. Older records do not have it, so it is inferred from the names of their taps.
     model_digest : str
         SHA-256 of the file that holds the model; empty in older records.
+    novelty : dict of str to float
+        How well a head tells strangers: ``keep``, the share of known photos that are kept, and,
+        unless there are only two classes, the fields of `classify.novelty.left_out.LeftOut`. Empty
+        for networks and in older records.
     """
 
     model: str
@@ -135,6 +139,7 @@ class Result:
     machine: str = ""
     sizes: list[int] = field(default_factory=lambda: [SIZE])
     model_digest: str = ""
+    novelty: dict[str, float] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -356,7 +361,8 @@ def _check_fields(result: Result) -> None:
     """
     texts = ("model", "data", "data_digest", "recipe_digest", "created", "machine", "model_digest")
     wrong = [name for name in texts if not isinstance(getattr(result, name), str)]
-    wrong += [name for name in ("seconds", "metrics") if not _are_finite(getattr(result, name))]
+    numbers = ("seconds", "metrics", "novelty")
+    wrong += [name for name in numbers if not _are_finite(getattr(result, name))]
     wrong += [name for name in ("parameters", "seed") if not _is_whole(getattr(result, name))]
     if not (result.epochs is None or _is_whole(result.epochs)):
         wrong.append("epochs")

@@ -1,6 +1,8 @@
 """Train heads on the features of a data set: prepare, search, choose, fit and test them."""
 
+import io
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,8 @@ from classify.arrays import Matrix, Rows, TrainingData
 from classify.calibration import fit_temperature
 from classify.cross_validation import Fold
 from classify.heads import HEADS
+from classify.novelty import left_out
+from classify.novelty.detector import KEEP, MEMBERS, TAP, NoveltyDetector, prepared
 from classify.results import Predictions, Result
 from classify.search import Choice, SearchOutcome, SearchPlan
 from extract.store.features_file import Features
@@ -25,6 +29,18 @@ from extract.system.console import InputError, say
 from extract.system.machine import machine
 from extract.system.processes import parallel
 from extract.system.provenance import now, versions
+
+
+class Novelty(NamedTuple):
+    """A novelty detector, and how well it does if it could be measured."""
+
+    detector: NoveltyDetector
+    measured: left_out.LeftOut | None
+
+    @property
+    def record(self) -> dict[str, float]:
+        """What a result keeps of it."""
+        return {"keep": KEEP, **(self.measured._asdict() if self.measured else {})}
 
 
 class FittedHead(NamedTuple):
@@ -74,8 +90,10 @@ def train_heads(
         outcome = search.search(data, plan, advance=advance)
         choices = search.choose(outcome)
         fitted = fit_heads(data, choices, plan, advance=advance)
+    novelty = fit_novelty(features, plan)
     for head in fitted:
-        _test_and_save(head, outcome, features, out=out, seed=seed)
+        _test_and_save(head, outcome, novelty, features, out=out, seed=seed)
+    say(_told(novelty))
 
 
 def check(features: Features) -> None:
@@ -209,6 +227,36 @@ def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pip
     return Pipeline([*preparation.steps, ("classifier", classifier)])
 
 
+def fit_novelty(features: Features, plan: SearchPlan) -> Novelty | None:
+    """Fit a novelty detector to photos of train and val; None if none of them is held out.
+
+    It is the same for all heads, and fitted on the rows that a search would use.
+    """
+    if not plan.folds:
+        return None
+    labels = features.labels[features.rows("train", "val")]
+    sample = out_of_core.sample(labels, rows=out_of_core.SEARCH_ROWS, seed=plan.seed)
+    folds = cross_validation.within(plan.folds, sample, rows=len(labels))
+    rows = prepared(out_of_core.read(features, [TAP], "train", "val")[sample])
+    return Novelty(*left_out.fit(rows, labels[sample], folds))
+
+
+def _told(novelty: Novelty | None) -> str:
+    if novelty is None:
+        return "none of these: never answered, because no photo could be held out to set a limit"
+    measured = novelty.measured
+    if measured is None:
+        return (
+            "none of these: not measured, because strangers are photos of classes that are left "
+            "out in turn, and of two classes none can be"
+        )
+    return (
+        f"none of these: each head rejects {measured.rejected:.1%} of strangers where "
+        f"{KEEP:.0%} of known photos are kept "
+        f"({console.count(measured.strangers, 'photo')} of classes that were left out in turn)"
+    )
+
+
 def test(head: FittedHead, features: Features) -> Predictions:
     """Return what a head predicts for the photos of the test split."""
     batches = features.batches(head.hyperparameters["taps"], "test")
@@ -230,7 +278,13 @@ def predict(pipeline: Pipeline, features: Features, X: Matrix, rows: Rows) -> Pr
 
 
 def _test_and_save(
-    head: FittedHead, outcome: SearchOutcome, features: Features, *, out: Path, seed: int
+    head: FittedHead,
+    outcome: SearchOutcome,
+    novelty: Novelty | None,
+    features: Features,
+    *,
+    out: Path,
+    seed: int,
 ) -> None:
     started = time.perf_counter()
     predictions = test(head, features)
@@ -258,9 +312,10 @@ def _test_and_save(
         versions=versions(),
         created=now(),
         machine=machine(),
+        novelty=novelty.record if novelty else {},
     )
     folder = results.runs_of(features.data, out) / head.name
-    results.save(folder, result, predictions, write_model=partial(_write, head.pipeline))
+    results.save(folder, result, predictions, write_model=partial(_write, head.pipeline, novelty))
     photos = console.count(len(predictions.labels), "test photo")
     seconds = result.seconds["tune"] + result.seconds["fit"]
     say(
@@ -269,5 +324,12 @@ def _test_and_save(
     )
 
 
-def _write(pipeline: Pipeline, folder: Path) -> None:
-    (folder / "head.skops").write_bytes(skops.io.dumps(pipeline))
+def _write(pipeline: Pipeline, novelty: Novelty | None, folder: Path) -> None:
+    archive = io.BytesIO(skops.io.dumps(pipeline))
+    if novelty is not None:
+        with zipfile.ZipFile(archive, "a") as file:
+            for name, array in novelty.detector.arrays().items():
+                content = io.BytesIO()
+                np.save(content, array, allow_pickle=False)
+                file.writestr(f"{MEMBERS}{name}.npy", content.getvalue())
+    (folder / "head.skops").write_bytes(archive.getvalue())

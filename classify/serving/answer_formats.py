@@ -30,14 +30,15 @@ class Predicted(NamedTuple):
 def as_text(predicted: Predicted, *, top: int) -> str:
     """Write a line per photo with its `top` most probable classes."""
     lines = []
-    for path, ranked, sure in predicted.answers:
+    for path, ranked, sure, is_none in predicted.answers:
+        doubt = "none of these: " if is_none else "" if sure else "unsure: "
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in ranked[:top])
-        lines.append(one_line(f"{path}: {'' if sure else 'unsure: '}{classes}") + "\n")
+        lines.append(one_line(f"{path}: {doubt}{classes}") + "\n")
     return "".join(lines)
 
 
 def as_csv(predicted: Predicted, *, top: int) -> str:
-    """Write a row per photo: path, sure, then a column for each class and each probability.
+    """Write a row per photo: path and doubts, then a column for each class and each probability.
 
     In names, backslashes, control characters and what would begin a formula are written as Python's
     backslash escapes; ``docs/cli.md`` says how to read them.
@@ -47,11 +48,12 @@ def as_csv(predicted: Predicted, *, top: int) -> str:
     header = [f"{name}_{rank}" for rank in range(1, pairs + 1) for name in ("class", "probability")]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "sure", *header])
-    for path, ranked, sure in answers:
+    writer.writerow(["path", "sure", "none_of_these", *header])
+    for path, ranked, sure, is_none in answers:
         cells = [cell for name, p in ranked[:top] for cell in (csv_cell(name), f"{p:.6f}")]
         # A single - stands for standard input.
-        writer.writerow([path if path == "-" else csv_cell(path), str(sure).lower(), *cells])
+        doubts = [str(sure).lower(), "" if is_none is None else str(is_none).lower()]
+        writer.writerow([path if path == "-" else csv_cell(path), *doubts, *cells])
     return text.getvalue()
 
 
@@ -67,9 +69,10 @@ def as_json(predicted: Predicted, *, top: int) -> str:
             {
                 "path": path,
                 "sure": sure,
+                "none_of_these": is_none,
                 "probabilities": {name: round(p, 6) for name, p in ranked[:top]},
             }
-            for path, ranked, sure in predicted.answers
+            for path, ranked, sure, is_none in predicted.answers
         ],
         "skipped": [{"path": path, "reason": reason} for path, reason in predicted.skipped],
     }

@@ -25,6 +25,7 @@ from sklearn.preprocessing import (
 
 from classify import results
 from classify.heads import TRUSTED, LeastSquaresSVC, parameters, tap_columns
+from classify.novelty.detector import MEMBERS, NoveltyDetector
 from classify.results import Result
 from extract.system import bounded
 from extract.system.console import InputError, warn
@@ -73,9 +74,15 @@ SCHEMA_BYTES, SCHEMA_BYTES_PER_COLUMN = 8_000_000, 1_000
 
 
 def load_head(run: Path, result: Result) -> Pipeline:
-    """Load the head of a result without running any code that its file may contain.
+    """Load the head of a result, see `load`."""
+    return load(run, result)[0]
 
-    A warning is printed if another version of scikit-learn saved it.
+
+def load(run: Path, result: Result) -> tuple[Pipeline, NoveltyDetector | None]:
+    """Load the head of a result and its novelty detector, if it has one.
+
+    No code that its file may contain is run. A warning is printed if another version of
+    scikit-learn saved it.
 
     Raises
     ------
@@ -90,6 +97,7 @@ def load_head(run: Path, result: Result) -> Pipeline:
             warnings.simplefilter("always")
             head = decode(members, columns=_width(result))
             _check_fits(head, result)
+            novelty = _novelty(members, classes=len(result.class_names))
     # skops and scikit-learn raise errors of many types for a damaged or foreign file.
     except Exception as error:
         reason = str(error) or type(error).__name__
@@ -97,7 +105,7 @@ def load_head(run: Path, result: Result) -> Pipeline:
             f"{path}: not a head that can be used ({reason}); run {result.command}"
         ) from error
     _warn_of_version(path, [warning.message for warning in caught])
-    return head
+    return head, novelty
 
 
 def largest(result: Result) -> int:
@@ -138,7 +146,8 @@ def decode(members: Mapping[str, bytes], *, columns: int) -> Pipeline:
             _check_array(name, content)
         elif name not in ("schema.json", results.CARD):
             raise ValueError(f"it holds {name}, and heads do not")
-    head = skops.io.loads(bounded.archive(members), trusted=list(TRUSTED))
+    own = {name: content for name, content in members.items() if not name.startswith(MEMBERS)}
+    head = skops.io.loads(bounded.archive(own), trusted=list(TRUSTED))
     if not isinstance(head, Pipeline):
         raise ValueError(f"it holds a {type(head).__name__}, not a head")
     _check_steps(head)
@@ -168,6 +177,24 @@ def _check_array(name: str, content: bytes) -> None:
     shape, _, dtype = read(file)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
         raise ValueError(f"{name} claims more than it holds")
+
+
+def _novelty(members: Mapping[str, bytes], *, classes: int) -> NoveltyDetector | None:
+    """Return the novelty detector of a head, None if an earlier version saved the head.
+
+    Raises
+    ------
+    ValueError
+        If its arrays, which `decode` has looked at, are not those of a detector.
+    """
+    arrays = {
+        name.removeprefix(MEMBERS).removesuffix(".npy"): npy.read_array(
+            io.BytesIO(content), allow_pickle=False
+        )
+        for name, content in members.items()
+        if name.startswith(MEMBERS)
+    }
+    return NoveltyDetector.from_arrays(arrays, classes=classes) if arrays else None
 
 
 def _check_steps(head: Pipeline) -> None:

@@ -16,13 +16,14 @@ from sklearn.pipeline import Pipeline
 from classify import results
 from classify.arrays import Matrix
 from classify.heads import tap_columns
+from classify.novelty.detector import KEEP, TAP, NoveltyDetector
 from classify.results import Result
-from classify.serving.head_file import load_head
+from classify.serving.head_file import load
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.compute.pipeline import BATCH_SIZE, LoadedPhoto, Squares
 from extract.engines.base import Taps
-from extract.system.console import InputError
-from extract.vgg16.recipe import SIZES, joint_digest, pixels_note, plain, recipe, size_of
+from extract.system.console import InputError, warn
+from extract.vgg16.recipe import SIZE, SIZES, joint_digest, pixels_note, plain, recipe, size_of
 
 UNSURE = 0.6
 """A photo whose most probable class is less probable than this is called unsure. With two classes,
@@ -46,6 +47,8 @@ class Model(NamedTuple):
         Gives a head its taps, at each of the sizes; empty for a network.
     head : Pipeline or None
         None for a network.
+    novelty : NoveltyDetector or None
+        None for a network, and for a head that an earlier version saved.
     """
 
     result: Result
@@ -53,6 +56,25 @@ class Model(NamedTuple):
     probabilities: Callable[[Sequence[Squares]], Matrix]
     vgg16: Mapping[int, CachedVGG16] = {}
     head: Pipeline | None = None
+    novelty: NoveltyDetector | None = None
+
+    def limit(self, keep: float | None) -> float | None:
+        """Return the score above which a photo is none of the classes; None if none is ever.
+
+        Parameters
+        ----------
+        keep : float or None
+            The share of known photos below the limit; None to have no limit.
+        """
+        return None if keep is None or self.novelty is None else self.novelty.threshold(keep)
+
+    def outputs(self, photos: Sequence[Squares]) -> tuple[Matrix, list[float | None]]:
+        """Return the probabilities of photos, and their novelty scores if there is a detector."""
+        if self.head is None or self.novelty is None:
+            return self.probabilities(photos), [None] * len(photos)
+        # Both are computed from one pass of VGG16.
+        taps = compute_taps(self.vgg16, photos, {**tap_columns(self.head), TAP: None})
+        return from_taps(self.head, taps), self.novelty.scores(taps[TAP]).tolist()
 
 
 class Answer(NamedTuple):
@@ -65,11 +87,14 @@ class Answer(NamedTuple):
         The most probable class first.
     sure : bool
         Whether the most probable class is probable enough.
+    none_of_these : bool or None
+        Whether the photo is too far from the photos of all classes; None if that is not known.
     """
 
     path: str
     ranked: list[tuple[str, float]]
     sure: bool
+    none_of_these: bool | None = None
 
 
 @results.consistent
@@ -98,7 +123,7 @@ def load_model(
     result = results.load(run)
     if result.stage == "network":
         return _load_network(run, result)
-    head = load_head(run, result)
+    head, novelty = load(run, result)
     taps = list(tap_columns(head))
     sizes = sorted({size_of(tap) for tap in taps}, key=SIZES.index)
     first = CachedVGG16(cache, weights_file=weights_file, engine=engine, size=sizes[0])
@@ -109,7 +134,7 @@ def load_model(
         return from_taps(head, compute_taps(vgg16, photos, taps))
 
     known = {size: one.known for size, one in vgg16.items()}
-    return Model(result, known, probabilities, vgg16, head)
+    return Model(result, known, probabilities, vgg16, head, novelty if SIZE in vgg16 else None)
 
 
 def _load_network(run: Path, result: Result) -> Model:
@@ -194,7 +219,11 @@ def checked(probabilities: Matrix) -> Matrix:
 
 
 def answers(
-    model: Model, photos: Iterable[Squares], *, unsure: float = UNSURE
+    model: Model,
+    photos: Iterable[Squares],
+    *,
+    unsure: float = UNSURE,
+    keep: float | None = KEEP,
 ) -> Iterator[Answer | LoadedPhoto]:
     """Yield the answer for every photo in order, or the photo itself if it cannot be read.
 
@@ -205,17 +234,39 @@ def answers(
         Read with what the model knows.
     unsure : float
         Probability below which the most probable class is not sure.
+    keep : float or None
+        The share of photos of the known classes that are not called none of these; None to call
+        no photo that.
     """
-    remaining = iter(photos)
+    remaining, limit = iter(photos), model.limit(keep)
     while batch := list(islice(remaining, BATCH_SIZE)):
         readable = [photo for photo in batch if not unreadable(photo)]
-        found = iter(model.probabilities(readable) if readable else ())
+        found = zip(*(model.outputs(readable) if readable else ((), ())), strict=True)
         for photo in batch:
             if reason := unreadable(photo):
                 yield reason
             else:
                 path = next(iter(photo.values())).path
-                yield answer(path, next(found), model.result.class_names, unsure=unsure)
+                probabilities, novelty = next(found)
+                names = model.result.class_names
+                given = answer(path, probabilities, names, unsure=unsure)
+                yield given._replace(none_of_these=is_novel(novelty, limit))
+
+
+def warn_without_novelty(run: Path, model: Model) -> None:
+    """Say that a model never answers none of these, if it cannot, and why."""
+    if model.novelty is None:
+        reason = (
+            "its head was saved without a novelty detector; make heads trains it again"
+            if model.head
+            else "only heads do"
+        )
+        warn(f"{run}: no photo is called none of these: {reason}")
+
+
+def is_novel(novelty: float | None, limit: float | None) -> bool | None:
+    """Say whether a novelty score is beyond a limit; None if there is no score or no limit."""
+    return None if novelty is None or limit is None else bool(novelty > limit)
 
 
 def unreadable(photo: Squares) -> LoadedPhoto | None:

@@ -11,8 +11,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from classify.novelty.detector import KEEP
 from classify.serving.answer_formats import Predicted
-from classify.serving.model import UNSURE, Answer, Model, answers, load_model
+from classify.serving.model import (
+    UNSURE,
+    Answer,
+    Model,
+    answers,
+    load_model,
+    warn_without_novelty,
+)
 from extract.compute import pipeline
 from extract.photos import files, scan
 from extract.system import console, locations
@@ -25,6 +33,7 @@ def predict_photos(
     *,
     write: Callable[[Predicted], str],
     unsure: float = UNSURE,
+    keep: float | None = KEEP,
     **vgg16: Any,
 ) -> None:
     """Print what a model predicts for photos.
@@ -39,6 +48,8 @@ def predict_photos(
         Turns answers into text, see `classify.serving.answer_formats`.
     unsure : float
         Probability below which the most probable class is not sure.
+    keep : float or None
+        As for `classify.serving.model.answers`.
     **vgg16
         As for `classify.serving.model.load_model`.
 
@@ -51,10 +62,12 @@ def predict_photos(
     # Libraries print on standard output, which is for answers only.
     with redirect_stdout(sys.stderr):
         model = load_model(run, **vgg16)
+    if keep is not None:
+        warn_without_novelty(run, model)
     predicted = Predicted(model.result, [], skipped)
     try:
         with redirect_stdout(sys.stderr):
-            _predict(model, paths, predicted, unsure=unsure)
+            _predict(model, paths, predicted, unsure=unsure, keep=keep)
     except (console.Stopped, InputError):
         sys.stdout.write(write(predicted))
         raise
@@ -63,11 +76,13 @@ def predict_photos(
     if not predicted.answers:
         raise InputError(f"{names[0]}: no photo there that can be read")
     sys.stdout.write(write(predicted))
-    not_sure = sum(not answer.sure for answer in predicted.answers)
+    novel = sum(answer.none_of_these is True for answer in predicted.answers)
+    not_sure = sum(not (answer.sure or answer.none_of_these) for answer in predicted.answers)
+    none = f"{novel:,} none of these, " if model.limit(keep) is not None else ""
     warn(
         f"{model.result.model}, trained on {model.result.data}: "
         f"{console.count(len(predicted.answers), 'photo')}, "
-        f"{not_sure:,} unsure (below {unsure:.0%}), {len(skipped):,} skipped"
+        f"{none}{not_sure:,} unsure (below {unsure:.0%}), {len(skipped):,} skipped"
     )
 
 
@@ -88,7 +103,14 @@ def _listed(names: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     return paths, skipped
 
 
-def _predict(model: Model, paths: Sequence[str], predicted: Predicted, *, unsure: float) -> None:
+def _predict(
+    model: Model,
+    paths: Sequence[str],
+    predicted: Predicted,
+    *,
+    unsure: float,
+    keep: float | None,
+) -> None:
     """Add an answer for each photo, or the reason why there is none."""
     named = [path for path in paths if path != "-"]
     piped = []
@@ -98,7 +120,7 @@ def _predict(model: Model, paths: Sequence[str], predicted: Predicted, *, unsure
         console.progress("predict", len(named) + len(piped), unit="photos") as advance,
         closing(pipeline.read_squares_ahead(Path(), named, known=model.known)) as read,
     ):
-        for answer in answers(model, chain(piped, read), unsure=unsure):
+        for answer in answers(model, chain(piped, read), unsure=unsure, keep=keep):
             path = locations.readable_name(answer.path)
             if isinstance(answer, Answer):
                 predicted.answers.append(answer._replace(path=path))

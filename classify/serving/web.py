@@ -18,8 +18,16 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from classify.heads import tap_columns
+from classify.novelty.detector import KEEP, TAP
 from classify.serving import HOST, PORT, addresses
-from classify.serving.model import Model, answer, compute_taps, from_taps, unreadable
+from classify.serving.model import (
+    Model,
+    answer,
+    compute_taps,
+    from_taps,
+    is_novel,
+    unreadable,
+)
 from classify.serving.neighbours import SIMILARITY_TAP, TrainingPhotos
 from extract.compute import pipeline
 from extract.compute.cached_vgg16 import CachedVGG16
@@ -53,6 +61,7 @@ def application(
     training: TrainingPhotos | None,
     *,
     unsure: float,
+    keep: float | None = KEEP,
     host: str = HOST,
 ) -> Flask:
     """Make the web application.
@@ -66,6 +75,8 @@ def application(
         None if there are none to compare with.
     unsure : float
         Probability below which the most probable class is not sure.
+    keep : float or None
+        As for `classify.serving.model.answers`.
     host : str
         The address that is listened on. Requests for other names than it and this machine's own
         are refused: otherwise a foreign web site could make its name point to this machine and
@@ -90,7 +101,9 @@ def application(
             photo, known_to_vgg16 = _decoded(data, model, vgg16, training)
             # Only the network is held by one photo at a time; a slow one does not stop the others.
             with one_at_a_time:
-                return _answer(photo, known_to_vgg16, model, vgg16, training, unsure=unsure)
+                return _answer(
+                    photo, known_to_vgg16, model, vgg16, training, unsure=unsure, keep=keep
+                )
 
     @app.post("/preview")
     def preview() -> Response:
@@ -177,16 +190,20 @@ def _answer(
     training: TrainingPhotos | None,
     *,
     unsure: float,
+    keep: float | None,
 ) -> dict[str, Any]:
     """Return the classes of a photo and the most similar training photos, with names to show."""
     similarity = [SIMILARITY_TAP] if training else []
+    novelty = None
     if model.head:
         # The taps serve both purposes, so that VGG16 sees each square only once.
         taps = compute_taps(
             {SIZE: vgg16, **model.vgg16},
             [{**known_to_vgg16, **photo}],
-            dict.fromkeys([*tap_columns(model.head), *similarity]),
+            dict.fromkeys([*tap_columns(model.head), TAP, *similarity]),
         )
+        if model.novelty:
+            (novelty,) = model.novelty.scores(taps[TAP])
         (probabilities,) = from_taps(model.head, taps)
     else:
         taps = compute_taps({SIZE: vgg16}, [known_to_vgg16], similarity)
@@ -194,6 +211,7 @@ def _answer(
     found = answer("", probabilities, model.result.class_names, unsure=unsure)
     return {
         "sure": found.sure,
+        "none_of_these": is_novel(novelty, model.limit(keep)),
         "probabilities": [(one_line(name), p) for name, p in found.ranked[:SHOWN]],
         "similar": [
             {

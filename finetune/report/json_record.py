@@ -14,7 +14,7 @@ from finetune.report.commands import commands
 SCHEMA = 2
 
 RESULT_FIELDS = (
-    *("stage", "metrics", "seconds", "epochs", "parameters", "seed", "hyperparameters"),
+    *("stage", "metrics", "seconds", "epochs", "parameters", "seed", "hyperparameters", "novelty"),
     *("created", "versions", "machine"),
 )
 """The fields that are copied from each `Result`."""

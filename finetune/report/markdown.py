@@ -19,6 +19,7 @@ def markdown(comparison: Comparison) -> str:
         format_table(tables.metrics(comparison)),
         "Brackets hold 95% intervals: Wilson's for the accuracy, and for the other metrics a "
         "bootstrap of the test photos within each class.",
+        *map(escape, tables.novelty(comparison)),
         format_table(tables.costs(comparison)),
     ]
     if comparison.paired_tests:

@@ -130,6 +130,7 @@ def render(template: str, **values: Any) -> str:
 def _tables(comparison: Comparison) -> dict[str, Any]:
     return {
         "metrics": tables.metrics(comparison),
+        "novelty": tables.novelty(comparison),
         "costs": tables.costs(comparison),
         "paired_tests": tables.paired_tests(comparison),
         "bins": _bins(comparison.models),

@@ -102,6 +102,27 @@ def metrics(comparison: Comparison) -> Table:
     return table
 
 
+def novelty(comparison: Comparison) -> list[str]:
+    """Return sentences that say how well heads tell strangers, one for heads that are alike."""
+    by_sentence: dict[str, list[str]] = {}
+    for model in comparison.models:
+        found = model.result.novelty
+        if {"rejected", "keep", "strangers"} <= found.keys():
+            sentence = (
+                f"rejects {percent(found['rejected'])} of strangers where {found['keep']:.0%} of "
+                f"known photos are kept ({count(int(found['strangers']), 'photo')} of classes "
+                "that were left out in turn)."
+            )
+            by_sentence.setdefault(sentence, []).append(model.name)
+        elif found:
+            sentence = (
+                "answers none of these; this cannot be measured, because of two classes none can "
+                "be left out."
+            )
+            by_sentence.setdefault(sentence, []).append(model.name)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in by_sentence.items()]
+
+
 def costs(comparison: Comparison) -> Table:
     """Return the time that each model took to make, its speed and its size."""
     models = comparison.models

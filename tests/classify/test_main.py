@@ -31,7 +31,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     done = classify(publish(folder), "--out", folder)
     assert done.returncode == 0, done.stderr
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == list(HEADS)
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        *HEADS,
+        "none of these",
+    ]
     assert done.stderr == ""
     return folder
 
@@ -164,6 +167,8 @@ def test_a_record_says_what_was_tried_and_with_what(trained: Path) -> None:
     record = json.loads((trained / "runs/synthetic/mlp/result.json").read_text())
     assert record["stage"] == "head"
     assert record["versions"]["scikit-learn"]
+    assert 0 <= record["novelty"]["rejected"] <= 1
+    assert record["novelty"]["strangers"] > 0
     assert record["epochs"] == record["hyperparameters"]["epochs"]
     assert {frozenset(candidate) for candidate in record["tried"]} == {
         frozenset({"taps", "root", "alpha", "epochs", "score", "log_loss"})

@@ -103,6 +103,43 @@ def test_a_new_photo_is_computed_and_not_kept(
     assert not list(tmp_path.rglob("*.h5"))
 
 
+def test_a_photo_is_none_of_these_if_its_score_is_beyond_the_limit(
+    load: Callable[..., Model], house: Path
+) -> None:
+    model = load("svm")
+    paths = results.load_predictions(house / "runs/pets/svm").paths
+    items = list(pipeline.read_squares_ahead(house / "pets", paths, known=model.known))
+    assert model.novelty
+    scores = model.outputs(items)[1]
+    found: list[Any] = list(serving.answers(model, items, keep=0.5))
+    limit = model.novelty.threshold(0.5)
+    assert [one.none_of_these for one in found] == [score > limit for score in scores]
+    everything: list[Any] = list(serving.answers(model, items, keep=None))
+    assert [one.none_of_these for one in everything] == [None] * len(items)
+
+
+def test_a_head_without_a_detector_or_with_a_foreign_one_is_noticed(
+    house: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = house / "runs/pets/svm"
+    result = results.load(source)
+    members = bounded.members((source / "head.skops").read_bytes(), largest=10**9)
+    folder = tmp_path / "svm"
+    shutil.copytree(source, folder)
+    old = {name: content for name, content in members.items() if "novelty" not in name}
+    (folder / "head.skops").write_bytes(bounded.archive(old))
+    head, novelty = head_file.load(folder, replace(result, model_digest=""))
+    assert novelty is None
+    assert result.novelty == {"keep": 0.95}
+    serving.warn_without_novelty(folder, Model(result, {}, lambda _: _, {}, head))  # type: ignore[arg-type,return-value]
+    assert "make heads trains it again" in capsys.readouterr().err
+    for name in ("novelty/means.npy", "novelty/quantiles.npy"):
+        foreign = {**members, name: members["novelty/counts.npy"]}
+        (folder / "head.skops").write_bytes(bounded.archive(foreign))
+        with pytest.raises(InputError, match="novelty detector"):
+            head_file.load(folder, replace(result, model_digest=""))
+
+
 def test_known_and_new_photos_may_be_mixed(load: Callable[..., Model], house: Path) -> None:
     new = write_photos(house / "new", {"any": 3}, seed=7) / "any"
     known = results.load_predictions(house / "runs/pets/svm").paths

@@ -55,6 +55,7 @@ def test_the_command_prints_answers_and_nothing_else(house: Path, vgg16_weights:
         (("runs/pets", "pets"), "result.json: not there"),
         (("runs/pets/svm", "pets", "--top", "0"), "--top: 0 is less than 1"),
         (("runs/pets/svm", "pets", "--unsure", "60"), "--unsure: 60 is not between 0 and 1"),
+        (("runs/pets/svm", "pets", "--keep", "95"), "--keep: 95 is not between 0 and 1"),
         (("runs/pets/svm", "pets", "--unsure", "nan"), "--unsure: nan is not between 0 and 1"),
     ],
 )

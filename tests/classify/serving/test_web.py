@@ -236,7 +236,12 @@ def test_a_model_answers_without_training_photos(app: Flask, tmp_path: Path) -> 
     client = web.application(model, Red(), None, unsure=0.6).test_client()  # type: ignore[arg-type]
     assert send(client, png(9)) == (
         200,
-        {"sure": False, "probabilities": [["a", 0.5], ["b", 0.5]], "similar": []},
+        {
+            "sure": False,
+            "none_of_these": None,
+            "probabilities": [["a", 0.5], ["b", 0.5]],
+            "similar": [],
+        },
     )
     assert client.get("/training/0").status_code == 404
 

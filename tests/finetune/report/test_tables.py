@@ -2,6 +2,7 @@ from pathlib import Path
 
 from finetune.compare.comparison import compare
 from finetune.report import tables
+from finetune.report.markdown import markdown
 from tests.synthetic_results import fake_features, save
 
 
@@ -37,3 +38,20 @@ def test_a_metric_that_one_result_lacks_is_left_out(tmp_path: Path) -> None:
     del found.models[1].result.metrics["calibration_error"]
     assert "Calibration error" not in tables.metrics(found)
     assert "Log loss" in tables.metrics(found)
+
+
+def test_heads_that_are_alike_share_a_sentence_on_strangers(tmp_path: Path) -> None:
+    features = fake_features(["a", "b", "c"])
+    found = {"keep": 0.95, "rejected": 0.25, "auroc": 0.75, "strangers": 40}
+    records = {"svm": found, "mlp": found, "logistic": {"keep": 0.95}, "old": {}}
+    folders = [
+        save(tmp_path, features, name, range(wrong), novelty=novelty)
+        for wrong, (name, novelty) in enumerate(records.items())
+    ]
+    compared = compare(features, folders)
+    told = tables.novelty(compared)
+    assert len(told) == 2
+    assert told[0].startswith("svm, mlp: rejects 25.0% of strangers where 95% of known photos are")
+    assert "40 photos" in told[0]
+    assert told[1].startswith("logistic: ")
+    assert "rejects 25.0% of strangers" in markdown(compared)
