@@ -80,7 +80,9 @@ def _row(file: Path, number: int, fields: list[str]) -> Row:
     if len(fields) != len(Row._fields):
         raise InputError(f"{file}: row {number:,} has {len(fields)} columns; leave it as it was")
     row = Row(*fields)
-    row = row._replace(path=os.path.normpath(row.path), source=os.path.normpath(row.source))
+    row = row._replace(path=os.path.normpath(row.path))
+    if row.how != FOLDER:
+        row = row._replace(source=os.path.normpath(row.source))
     parts = row.path.split("/")
     wanted = 1 if row.how == FOLDER else 2
     usable = (

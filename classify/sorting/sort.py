@@ -86,12 +86,12 @@ def sort_photos(run: Path, photos: Sequence[str], wanted: Wanted, **vgg16: Any) 
         done = []
         with closing(_rows(model, new, plan, skipped)) as rows:
             while some := [*islice(rows, AT_ONCE)]:
-                left = dict(folder.carry_out(some) if wanted.how else ())
-                skipped += left.items()
-                done += [row for row in some if str(plan.source(row)) not in left]
+                left = folder.carry_out(some) if wanted.how else {}
+                skipped += [(plan.typed[row.source], left[row]) for row in left]
+                done += [row for row in some if row not in left]
     for path, reason in skipped:
         warn(f"skipped: {path}: {reason}")
-    if not done and not plan.sorted_before:
+    if not done and not plan.sorted_before and not folder.photos:
         raise InputError(f"{photos[0]}: no photo there that can be read")
     _tell(model, plan, done, len(skipped))
 
@@ -124,12 +124,17 @@ class _Plan:
     ----------
     sorted_before : int
         Photos that need nothing more.
+    typed : dict of str to str
+        The paths of the other photos as the user knows them, by the paths in the record.
     """
 
     def __init__(self, folder: SortedFolder, wanted: Wanted, class_names: Sequence[str]) -> None:
         self.folder, self.wanted = folder, wanted
         self.folders = names.folders(class_names)
         self.sorted_before = 0
+        self.typed: dict[str, str] = {}
+        # Many photos lie in one folder, and each part of its path may be a link.
+        self._real = cache(os.path.realpath)
         self._free = names.FreeNames(folder.root)
         ours = [*self.folders.values(), names.UNSURE, names.NONE]
         ours += [os.path.dirname(row.path) for row in folder.photos]
@@ -140,7 +145,6 @@ class _Plan:
 
     def new(self, paths: Iterable[str], skipped: list[tuple[str, str]]) -> list[str]:
         """Return the photos that must be sorted, each once."""
-        found = {}
         for path in paths:
             source = self._source(path)
             if source != readable_name(source):
@@ -152,8 +156,8 @@ class _Plan:
             elif self._is_sorted(source, path):
                 self.sorted_before += 1
             else:
-                found[source] = path
-        return [*found.values()]
+                self.typed[source] = path
+        return [*self.typed.values()]
 
     def row(self, answer: Answer, digest: str) -> Row:
         """Return where a photo goes, under a name that is free there."""
@@ -171,13 +175,9 @@ class _Plan:
         """Return the name of the folder for an answer."""
         return self.folders[answer.ranked[0][0]] if answer.sure else names.UNSURE
 
-    def source(self, row: Row) -> Path:
-        """Return where the photo of a row comes from."""
-        return actions.source_of(row, self.folder.root)
-
     def _source(self, path: str) -> str:
         folder, name = os.path.split(path)
-        return os.path.relpath(os.path.join(_real(folder), name), self.folder.root)
+        return os.path.relpath(os.path.join(self._real(folder), name), self.folder.root)
 
     def _is_sorted(self, source: str, path: str) -> bool:
         """Say whether a photo lies in one of the folders, or is linked or copied there already."""
@@ -192,11 +192,6 @@ class _Plan:
         return bool(copied) and actions.digest_of(Path(path), follow=True) in copied
 
 
-@cache
-def _real(folder: str) -> str:
-    return os.path.realpath(folder)
-
-
 def _check_how(folder: SortedFolder, wanted: Wanted) -> None:
     before = {row.how for row in folder.photos} - {wanted.how}
     if wanted.how and before:
@@ -208,7 +203,7 @@ def _check_how(folder: SortedFolder, wanted: Wanted) -> None:
 
 def _check_removable(paths: Iterable[str]) -> None:
     for folder in sorted({os.path.dirname(path) or "." for path in paths}):
-        if not os.access(folder, os.W_OK | os.X_OK):
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
             raise InputError(
                 f"{readable_name(folder)}: photos cannot be moved out of this folder (no "
                 "permission to write); nothing was moved. Use --how copy or link"
@@ -245,8 +240,8 @@ def _tell(model: Model, plan: _Plan, done: Sequence[Row], skipped: int) -> None:
     wanted, folder = plan.wanted, plan.folder
     if not wanted.how:
         for row in done[:SHOWN]:
-            source = os.path.relpath(plan.source(row))
-            say(f"{source} -> {folder.path / row.path} ({float(row.probability):.1%})")
+            probability = float(row.probability)
+            say(f"{plan.typed[row.source]} -> {folder.path / row.path} ({probability:.1%})")
         if len(done) > SHOWN:
             say(f"... and {len(done) - SHOWN:,} more")
     classes = {made: name for name, made in plan.folders.items() if made != name}

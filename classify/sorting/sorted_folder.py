@@ -83,7 +83,7 @@ class SortedFolder:
         self.rows = {row.path: row for row in record.read(self.file)}
         if is_new:
             self.rows["."] = Row(".")
-        for folder in {os.path.dirname(row.path) for row in self.photos}:
+        for folder in {os.path.dirname(row.path) for row in self.photos} | {""}:
             atomic.sweep(self.root / folder)
         try:
             yield
@@ -91,25 +91,25 @@ class SortedFolder:
             if not self.photos:
                 self._remove_what_was_made()
 
-    def carry_out(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    def carry_out(self, rows: Sequence[Row]) -> dict[Row, str]:
         """Do what rows say.
 
         Returns
         -------
-        list of (path, reason)
-            What was left where it is.
+        dict of Row to reason
+            The photos that were left where they are.
         """
         for folder in sorted({os.path.dirname(row.path) for row in rows}):
             if not os.path.lexists(self.root / folder):
                 self.rows[folder] = Row(folder)
         self.rows |= {row.path: row for row in rows}
         record.write(self.file, self.rows.values())
-        left = []
+        left = {}
         waiting = list(reversed(rows))
         try:
             while waiting:
                 if reason := self._do(waiting[-1]):
-                    left.append((str(actions.source_of(waiting[-1], self.root)), reason))
+                    left[waiting[-1]] = reason
                 waiting.pop()
         except BaseException as error:
             # An error changed nothing. A signal may have come in the middle of the last one.
