@@ -6,8 +6,10 @@ SIZES ?= 224#        sides of the squares that VGG16 sees: 224, or several such 
 GROUP_BY ?= #        what stays in one split: folder, or a pattern on the path such as '^(.*)-'
 ON ?= #              the cluster for features and heads: empty for this machine, ray, ray://HOST:PORT
 OUT ?= .#            the folder for features/, runs/ and reports/
-MODEL ?= svm#        the model for predict and serve: svm, logistic, mlp, baseline or finetuned
-IMAGES ?= .#         the photo or folder for predict
+MODEL ?= svm#        the model for predict, sort and serve: svm, logistic, mlp, baseline or finetuned
+IMAGES ?= .#         the photo or folder for predict and sort
+TO ?= sorted#        the folder that sort puts photos into
+HOW ?= #             how sort does it: link, copy or move; empty to say only what would happen
 PYTHON ?= python3#   the Python for .venv, 3.11.4 to 3.13
 
 TF := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
@@ -22,7 +24,7 @@ KEEP = $(if $(ON),,$(if $(filter all finetune,$(or $(MAKECMDGOALS),all)),--activ
 GROUPS = $(if $(GROUP_BY),--group-by="$$GROUP_BY")
 
 # A name may contain any character. The shell gets each as it was typed, through the environment.
-TYPED := DATA SEED SIZES GROUP_BY ON OUT MODEL IMAGES
+TYPED := DATA SEED SIZES GROUP_BY ON OUT MODEL IMAGES TO HOW
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
 export $(TYPED)
 
@@ -34,7 +36,7 @@ REMOVE = case "$$OUT" in \
   esac; rm -rf --
 
 .NOTPARALLEL:
-.PHONY: all features heads finetune compare predict serve notebook test check bench lock clean distclean help
+.PHONY: all features heads finetune compare predict sort serve notebook test check bench lock clean distclean help
 
 # The page does not wait for the networks, which take longest.
 all: heads  ## features, heads, compare, finetune and compare again, in this order (the default)
@@ -56,6 +58,10 @@ compare: $(INSTALLED)  ## all results -> OUT/reports/DATA/{index.html,compare.md
 
 predict: $(INSTALLED)  ## what MODEL says about IMAGES, a photo or a folder
 	@$(RUN) classify predict --data="$$DATA" --out="$$OUT" -- "$$MODEL" "$$IMAGES"
+
+sort: $(INSTALLED)  ## put IMAGES into a folder in TO for each class that MODEL sees; see HOW
+	@$(RUN) classify sort --data="$$DATA" --out="$$OUT" --to="$$TO" $(if $(HOW),--how="$$HOW") \
+	  -- "$$MODEL" "$$IMAGES"
 
 serve: $(INSTALLED)  ## open a page on this machine to try MODEL
 	@$(RUN) classify serve --data="$$DATA" --out="$$OUT" -- "$$MODEL"

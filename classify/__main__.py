@@ -22,6 +22,7 @@ from classify.heads import HEADS
 from classify.novelty.detector import KEEP
 from classify.protocols import Measurement
 from classify.serving import HOST, PORT, answer_formats, model, neighbours, predict
+from classify.sorting import record, sort
 from extract import options
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.store import features_file, shards
@@ -40,6 +41,7 @@ def main() -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_train(commands)
     _add_predict(commands)
+    _add_sort(commands)
     _add_serve(commands)
     chosen = options.parse(parser, commands.choices, default="train")
     chosen.command(chosen)
@@ -148,6 +150,47 @@ def _predict(given: argparse.Namespace) -> None:
         keep=_keep(given),
         **_vgg16(given),
     )
+
+
+def _add_sort(commands: Any) -> None:
+    description = (
+        "Sort photos into a folder for each class, as a trained model sees them, and those that it "
+        "is not sure of into unsure/. Without --how, only say what would happen."
+    )
+    parser = commands.add_parser(
+        "sort", help="sort new photos into a folder for each class", description=description
+    )
+    _add_model(parser)
+    parser.add_argument(
+        "photos", metavar="PHOTO", nargs="+", type=options.local, help="a photo or a folder"
+    )
+    parser.add_argument(
+        "--to", metavar="FOLDER", type=options.path, required=True, help="the folder to sort into"
+    )
+    parser.add_argument(
+        "--how", choices=record.HOW, default="", help="do it: link, copy or move the photos"
+    )
+    parser.add_argument(
+        "--undo",
+        metavar="FILE",
+        type=options.path,
+        action=_Undo,
+        help=f"undo a sort, whose record is {record.NAME} in its folder; needs nothing else",
+    )
+    parser.set_defaults(command=_sort)
+
+
+class _Undo(argparse.Action):
+    """Undo a sort at once, as ``--help`` helps: the arguments of a sort are not needed for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        sort.undo(given[1])
+        parser.exit()
+
+
+def _sort(given: argparse.Namespace) -> None:
+    wanted = sort.Wanted(given.to, given.how, given.unsure)
+    sort.sort_photos(_run(given), given.photos, wanted, **_vgg16(given))
 
 
 def _add_serve(commands: Any) -> None:

@@ -19,7 +19,7 @@ from tests.synthetic import publish
 
 COMMANDS = {
     extract: ("features", "info", "verify", "gc"),
-    classify: ("train", "predict", "serve"),
+    classify: ("train", "predict", "sort", "serve"),
     finetune: ("train", "compare", "export"),
 }
 

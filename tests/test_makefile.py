@@ -69,12 +69,15 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
         ["-m", "finetune", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", *data],
     ]
-    typed = {"DATA": odd, "MODEL": odd, "IMAGES": odd}
-    done = make(checkout, "predict", "serve", **typed)
+    typed = {"DATA": odd, "MODEL": odd, "IMAGES": odd, "TO": odd, "HOW": odd}
+    done = make(checkout, "predict", "sort", "serve", **typed)
     assert done.returncode == 0, done.stderr
+    how = [f"--how={odd}"] if odd else []
+    where = [f"--data={odd}", "--out=."]
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        ["-m", "classify", "predict", f"--data={odd}", "--out=.", "--", odd, odd],
-        ["-m", "classify", "serve", f"--data={odd}", "--out=.", "--", odd],
+        ["-m", "classify", "predict", *where, "--", odd, odd],
+        ["-m", "classify", "sort", *where, f"--to={odd}", *how, "--", odd, odd],
+        ["-m", "classify", "serve", *where, "--", odd],
     ]
 
 

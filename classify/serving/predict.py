@@ -58,7 +58,7 @@ def predict_photos(
     InputError
         If the model or a photo is missing, or no photo can be read.
     """
-    paths, skipped = _listed(names)
+    paths, skipped = listed(names)
     # Libraries print on standard output, which is for answers only.
     with redirect_stdout(sys.stderr):
         model = load_model(run, **vgg16)
@@ -86,8 +86,24 @@ def predict_photos(
     )
 
 
-def _listed(names: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return the photos, those in folders too, and what else is in the folders."""
+def listed(names: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the photos, those in folders too, and what else is in the folders.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Photos and folders; ``-`` is a photo on standard input.
+
+    Returns
+    -------
+    paths : list of str
+    skipped : list of (path, reason)
+
+    Raises
+    ------
+    InputError
+        If one of them does not exist.
+    """
     paths: list[str] = []
     skipped: list[tuple[str, str]] = []
     for name in names:
