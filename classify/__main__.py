@@ -154,8 +154,9 @@ def _predict(given: argparse.Namespace) -> None:
 
 def _add_sort(commands: Any) -> None:
     description = (
-        "Sort photos into a folder for each class, as a trained model sees them, and those that it "
-        "is not sure of into unsure/. Without --how, only say what would happen."
+        "Sort photos into a folder for each class, as a trained model sees them. Those that it is "
+        "not sure of go into unsure/, and those that are none of its classes into none/. Without "
+        "--how, only say what would happen."
     )
     parser = commands.add_parser(
         "sort", help="sort new photos into a folder for each class", description=description
@@ -189,7 +190,7 @@ class _Undo(argparse.Action):
 
 
 def _sort(given: argparse.Namespace) -> None:
-    wanted = sort.Wanted(given.to, given.how, given.unsure)
+    wanted = sort.Wanted(given.to, given.how, given.unsure, _keep(given))
     sort.sort_photos(_run(given), given.photos, wanted, **_vgg16(given))
 
 

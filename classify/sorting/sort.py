@@ -13,8 +13,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from classify.novelty.detector import KEEP
 from classify.serving import predict
-from classify.serving.model import UNSURE, Answer, Model, answers, load_model
+from classify.serving.model import (
+    UNSURE,
+    Answer,
+    Model,
+    answers,
+    load_model,
+    warn_without_novelty,
+)
 from classify.sorting import actions, names, record
 from classify.sorting.record import COPY, LINK, MOVE, Row
 from classify.sorting.sorted_folder import SortedFolder
@@ -45,15 +53,18 @@ class Wanted(NamedTuple):
         See `classify.sorting.record.HOW`. Empty to say only what would happen.
     unsure : float
         Probability below which the most probable class is not sure.
+    keep : float or None
+        See `classify.serving.model.answers`.
     """
 
     to: Path
     how: str = ""
     unsure: float = UNSURE
+    keep: float | None = KEEP
 
 
 def sort_photos(run: Path, photos: Sequence[str], wanted: Wanted, **vgg16: Any) -> None:
-    """Sort photos into a folder for each class, and those of no sure class into another one.
+    """Sort photos into a folder for each class, one for the unsure, and one for none of these.
 
     Parameters
     ----------
@@ -76,6 +87,8 @@ def sort_photos(run: Path, photos: Sequence[str], wanted: Wanted, **vgg16: Any) 
     folder = SortedFolder(wanted.to)
     _check_how(folder, wanted)
     model = load_model(run, **vgg16)
+    if wanted.keep is not None:
+        warn_without_novelty(run, model)
     with folder.changing() if wanted.how else nullcontext():
         if wanted.how:
             folder.finish()
@@ -173,6 +186,8 @@ class _Plan:
 
     def folder_of(self, answer: Answer) -> str:
         """Return the name of the folder for an answer."""
+        if answer.none_of_these:
+            return names.NONE
         return self.folders[answer.ranked[0][0]] if answer.sure else names.UNSURE
 
     def _source(self, path: str) -> str:
@@ -226,7 +241,9 @@ def _rows(
         console.progress("sort", len(paths), unit="photos") as advance,
         closing(pipeline.read_squares_ahead(Path(), paths, known=model.known)) as read,
     ):
-        for answer in answers(model, remembered(read), unsure=plan.wanted.unsure):
+        for answer in answers(
+            model, remembered(read), unsure=plan.wanted.unsure, keep=plan.wanted.keep
+        ):
             digest = digests.pop(answer.path)
             if isinstance(answer, Answer):
                 yield plan.row(answer, digest)
