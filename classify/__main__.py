@@ -170,7 +170,7 @@ def _add_serve(commands: Any) -> None:
 
 def _serve(given: argparse.Namespace) -> None:
     # Importing Flask takes a while, and the other commands do not need it.
-    from classify.serving import addresses, web
+    from classify.serving import addresses, site, web
 
     run = _run(given)
     # A port that is in use should be known before the model is loaded.
@@ -179,7 +179,7 @@ def _serve(given: argparse.Namespace) -> None:
     vgg16 = _of_224(loaded, given)
     training = _training(loaded, vgg16, given)
     app = web.application(loaded, vgg16, training, unsure=given.unsure, host=given.host)
-    server = web.server(app, host=given.host, port=given.port)
+    server = site.server(app, host=given.host, port=given.port)
     url = addresses.url(given.host, server.port)
     others = (
         " (also at every other address of this machine)" if addresses.is_for_all(given.host) else ""

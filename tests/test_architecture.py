@@ -14,7 +14,7 @@ PACKAGES = ["extract", "classify", "finetune"]
 
 SUB_PACKAGES = {
     "extract": ["system", "photos", "vgg16", "engines", "store", "compute", ""],
-    "classify": ["", "serving"],
+    "classify": ["", "serving", "labeling"],
     "finetune": ["train", "compare", "report", "export", ""],
 }
 """A sub-package may import from those before it and from itself. The empty name stands for the
