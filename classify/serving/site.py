@@ -1,6 +1,9 @@
 """What every page on this machine has in common: who may ask for it, and what it may load."""
 
 import hashlib
+import sys
+import webbrowser
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from classify.serving import HOST, PORT, addresses
 from extract.photos import decode, files
+from extract.system import console
 from extract.system.console import InputError, one_line
 from extract.system.locations import Location
 from extract.system.memory import OutOfMemory
@@ -56,6 +60,37 @@ def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
         address = listening.getsockname()[0]
         fd = listening.fileno()
         return make_server(address, port, app, threaded=True, request_handler=_Handler, fd=fd)
+
+
+def check_address(host: str, port: int) -> None:
+    """Make sure that a port can be listened on, before anything that takes a while.
+
+    Raises
+    ------
+    InputError
+        As `server` does it.
+    """
+    addresses.listen(host, port).close()
+
+
+def serve(server: BaseWSGIServer, host: str, said: str) -> None:
+    """Answer requests until the server is shut down or a signal comes.
+
+    Parameters
+    ----------
+    server : BaseWSGIServer
+    host : str
+        The address that it was asked to listen on.
+    said : str
+        What the user is told first, with ``{url}`` for the address of the page.
+    """
+    url = addresses.url(host, server.port)
+    everywhere = " (also at every other address of this machine)"
+    console.say(said.replace("{url}", url + (everywhere if addresses.is_for_all(host) else "")))
+    if sys.stdout.isatty():
+        webbrowser.open(url)
+    with suppress(console.Stopped):
+        server.serve_forever()
 
 
 class _Handler(WSGIRequestHandler):
