@@ -1,3 +1,4 @@
+# ruff: noqa: D101, D103
 """A temporary stand-in for the modules `learner` and `queue`, with their interface."""
 
 import time

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from extract.engines import selection
 from extract.engines.base import Engine
 from extract.photos import manifest
 from extract.store import features_file
+from extract.system.console import InputError
 from tests import commands, stand_in
 from tests.conftest import picture
 
@@ -111,3 +113,9 @@ def test_what_cannot_be_used_is_told_in_a_line(
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_photos_in_a_bucket_are_refused_because_no_manifest_can_name_them() -> None:
+    features: Any = SimpleNamespace(root="s3://bucket/pets")
+    with pytest.raises(InputError, match="s3://bucket/pets: photos in a bucket cannot be labelled"):
+        album.lines_of(features)
