@@ -5,11 +5,12 @@ SEED ?= 0#           the seed of the split and of everything random in training
 SIZES ?= 224#        sides of the squares that VGG16 sees: 224, or several such as "224 320"
 GROUP_BY ?= #        what stays in one split: folder, or a pattern on the path such as '^(.*)-'
 ON ?= #              the cluster for features and heads: empty for this machine, ray, ray://HOST:PORT
-OUT ?= .#            the folder for features/, runs/ and reports/
+OUT ?= .#            the folder for features/, runs/, reports/ and labels/
 MODEL ?= svm#        the model for predict, sort and serve: svm, logistic, mlp, baseline or finetuned
 IMAGES ?= .#         the photo or folder for predict and sort
 TO ?= sorted#        the folder that sort puts photos into
 HOW ?= #             how sort does it: link, copy or move; empty to say only what would happen
+POOL ?= #            a folder of photos without labels for label
 PYTHON ?= python3#   the Python for .venv, 3.11.4 to 3.13
 
 TF := $(if $(shell nvidia-smi -L 2>/dev/null),gpu,cpu)
@@ -21,10 +22,11 @@ FINETUNE = $(RUN) finetune train $(WHERE) -- "$$DATA"
 COMPARE = $(RUN) finetune compare --out="$$OUT"
 # Where a network will be fine-tuned, what it starts from is kept from VGG16's only pass.
 KEEP = $(if $(ON),,$(if $(filter all finetune,$(or $(MAKECMDGOALS),all)),--activations block4_pool))
+ADDED = $(if $(POOL),--pool="$$POOL")
 GROUPS = $(if $(GROUP_BY),--group-by="$$GROUP_BY")
 
 # A name may contain any character. The shell gets each as it was typed, through the environment.
-TYPED := DATA SEED SIZES GROUP_BY ON OUT MODEL IMAGES TO HOW
+TYPED := DATA SEED SIZES GROUP_BY ON OUT MODEL IMAGES TO HOW POOL
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
 export $(TYPED)
 
@@ -36,7 +38,7 @@ REMOVE = case "$$OUT" in \
   esac; rm -rf --
 
 .NOTPARALLEL:
-.PHONY: all features heads finetune compare predict sort serve notebook test check bench lock clean distclean help
+.PHONY: all features heads finetune compare predict sort serve label notebook test check bench lock clean distclean help
 
 # The page does not wait for the networks, which take longest.
 all: heads  ## features, heads, compare, finetune and compare again, in this order (the default)
@@ -65,6 +67,9 @@ sort: $(INSTALLED)  ## put IMAGES into a folder in TO for each class that MODEL 
 
 serve: $(INSTALLED)  ## open a page on this machine to try MODEL
 	@$(RUN) classify serve --data="$$DATA" --out="$$OUT" -- "$$MODEL"
+
+label: features  ## open a page on this machine to correct labels, and to label photos of POOL
+	@$(RUN) classify label --out="$$OUT" $(ADDED) -- "$$DATA"
 
 notebook: $(INSTALLED)  ## run the tutorial in both languages, from nothing, and keep its output
 	for notebook in notebooks/*.ipynb; do \

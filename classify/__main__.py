@@ -10,9 +10,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
-import sys
-import webbrowser
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +40,7 @@ def main() -> None:
     _add_predict(commands)
     _add_sort(commands)
     _add_serve(commands)
+    _add_label(commands)
     chosen = options.parse(parser, commands.choices, default="train")
     chosen.command(chosen)
 
@@ -200,6 +198,12 @@ def _add_serve(commands: Any) -> None:
         "serve", help="open a web page to try a model on", description=description
     )
     _add_model(parser)
+    _add_address(parser)
+    parser.set_defaults(command=_serve)
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    """Give a command the options that say where its page is."""
     parser.add_argument(
         "--host",
         default=HOST,
@@ -211,16 +215,14 @@ def _add_serve(commands: Any) -> None:
         default=PORT,
         help="the port to listen on (default %(default)s)",
     )
-    parser.set_defaults(command=_serve)
 
 
 def _serve(given: argparse.Namespace) -> None:
     # Importing Flask takes a while, and the other commands do not need it.
-    from classify.serving import addresses, web
+    from classify.serving import site, web
 
     run = _run(given)
-    # A port that is in use should be known before the model is loaded.
-    addresses.listen(given.host, given.port).close()
+    site.check_address(given.host, given.port)
     loaded = model.load_model(run, **_vgg16(given))
     vgg16 = _of_224(loaded, given)
     training = _training(loaded, vgg16, given)
@@ -228,17 +230,67 @@ def _serve(given: argparse.Namespace) -> None:
     if keep is not None:
         model.warn_without_novelty(run, loaded)
     app = web.application(loaded, vgg16, training, unsure=given.unsure, keep=keep, host=given.host)
-    server = web.server(app, host=given.host, port=given.port)
-    url = addresses.url(given.host, server.port)
-    others = (
-        " (also at every other address of this machine)" if addresses.is_for_all(given.host) else ""
-    )
     photos = console.count(len(training.paths) if training else 0, "training photo")
-    say(f"{run}: {url}{others}, compared with {photos}; stop it with Ctrl-C")
-    if sys.stdout.isatty():
-        webbrowser.open(url)
-    with suppress(console.Stopped):
-        server.serve_forever()
+    server = site.server(app, host=given.host, port=given.port)
+    site.serve(server, given.host, f"{run}: {{url}}, compared with {photos}; stop it with Ctrl-C")
+
+
+def _add_label(commands: Any) -> None:
+    description = (
+        "Open a web page on this machine that asks for labels, one photo after the other: labels "
+        "that the head contradicts, near-duplicates with different labels, and photos of a pool "
+        "without labels that would teach the head most. Every answer is kept in a manifest. "
+        "Photos are never changed."
+    )
+    parser = commands.add_parser(
+        "label", help="open a web page to correct and add labels", description=description
+    )
+    options.add_data(parser, "a data set that has features, or a features file (.h5)")
+    options.add_out(parser, "features/ and labels/")
+    parser.add_argument(
+        "--pool",
+        metavar="FOLDER",
+        type=options.path,
+        help="a folder of photos without labels; their features are computed first",
+    )
+    parser.add_argument(
+        "--to",
+        metavar="FILE.csv",
+        type=options.path,
+        help="the manifest of the answers (default: DATA itself if it is one with the columns "
+        "answer and time, otherwise labels/<data>-labels.csv)",
+    )
+    parser.add_argument(
+        "--include-test",
+        action="store_true",
+        help="ask for photos of the test split too; what is measured on them then flatters",
+    )
+    _add_address(parser)
+    options.add_weights(parser)
+    options.add_engine(parser)
+    parser.set_defaults(command=_label)
+
+
+def _label(given: argparse.Namespace) -> None:
+    from classify.labeling import album, answers, command, facts, session, web
+    from classify.serving import site
+
+    site.check_address(given.host, given.port)
+    with features_file.open_data_set(given.data, given.out) as features:
+        file = command.file_of_answers(features, given.out, given.to)
+        with answers.opened(file, [*album.lines_of(features).values()]) as opened:
+            vgg16 = partial(CachedVGG16, **_vgg16(given))
+            photos = command.photos(features, given.pool, vgg16, include_test=given.include_test)
+            running = session.Session(photos, opened)
+            anew = command.command(file, given.out)
+            app = web.application(
+                running, command=anew, done=lambda: server.shutdown(), host=given.host
+            )
+            server = site.server(app, host=given.host, port=given.port)
+            said = f"{features.data}: {{url}}; answers go to {file}; stop it with q or Ctrl-C"
+            site.serve(server, given.host, said)
+            say(facts.summary(running))
+            say(f"{file}: make everything anew with {anew}")
 
 
 def _of_224(loaded: model.Model, given: argparse.Namespace) -> CachedVGG16:

@@ -62,9 +62,8 @@ def find(images: Images, job: Job, published: Path) -> list[Twin]:
     with console.progress("same pictures", len(new), unit="photos") as advance:
         near = duplicates.with_neighbours(vectors, len(new), advance=advance)
     looks = _looks(images, job.root, [ordered[row] for row in near])
-    for row, other, cosine in duplicates.same_pictures(
-        vectors[near], looks, int(np.searchsorted(near, len(new)))
-    ):
+    new_rows = int(np.searchsorted(near, len(new)))
+    for row, other, cosine in duplicates.connecting_pairs(vectors[near], new_rows, looks=looks):
         one, two = sorted((ordered[near[row]], ordered[near[other]]))
         twins.append((one, two, cosine))
     return sorted(twins)

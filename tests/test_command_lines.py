@@ -19,7 +19,7 @@ from tests.synthetic import publish
 
 COMMANDS = {
     extract: ("features", "info", "verify", "gc"),
-    classify: ("train", "predict", "sort", "serve"),
+    classify: ("train", "predict", "sort", "serve", "label"),
     finetune: ("train", "compare", "export"),
 }
 
@@ -84,6 +84,7 @@ def out(tmp_path: Path) -> Path:
         (classify, ("train", "B/photos", "--learning-curve")),
         (classify, ("predict", "svm", "photo.png", "--data", "B/photos")),
         (classify, ("serve", "svm", "--data", "B/photos")),
+        (classify, ("label", "B/photos")),
         (finetune, ("train", "B/photos")),
         (finetune, ("compare", "B/photos")),
         (finetune, ("compare", "A/photos", "B/photos")),

@@ -69,6 +69,10 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
         ["-m", "finetune", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", *data],
     ]
+    done = make(checkout, "label", f"DATA={odd}", f"POOL={odd}")
+    assert done.returncode == 0, done.stderr
+    pool = ["-m", "classify", "label", "--out=.", f"--pool={odd}", *data]
+    assert json.loads(done.stdout.splitlines()[-1]) == pool
     typed = {"DATA": odd, "MODEL": odd, "IMAGES": odd, "TO": odd, "HOW": odd}
     done = make(checkout, "predict", "sort", "serve", **typed)
     assert done.returncode == 0, done.stderr

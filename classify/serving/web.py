@@ -4,22 +4,18 @@ The user drops photos on the page; they never leave this machine. The page shows
 of the classes and the training photos whose features are most similar.
 """
 
-import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import flask
 from flask import Flask, Response
-from werkzeug.exceptions import HTTPException
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from classify.heads import tap_columns
 from classify.novelty.detector import KEEP, TAP
-from classify.serving import HOST, PORT, addresses
+from classify.serving import HOST, site
 from classify.serving.model import (
     Model,
     answer,
@@ -32,9 +28,8 @@ from classify.serving.neighbours import SIMILARITY_TAP, TrainingPhotos
 from extract.compute import pipeline
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.compute.pipeline import Squares
-from extract.photos import decode, files
-from extract.system.console import InputError, one_line
-from extract.system.memory import OutOfMemory
+from extract.photos import decode
+from extract.system.console import one_line
 from extract.vgg16.recipe import SIZE
 
 MEGABYTES = 32
@@ -48,8 +43,6 @@ SHOWN = 5
 
 THUMBNAIL = 192
 """Side in pixels."""
-
-NO_MEMORY = "not enough memory for this photo at the moment"
 
 PREVIEW = 448
 """Side in pixels of a photo of the user that the browser itself cannot show."""
@@ -78,12 +71,9 @@ def application(
     keep : float or None
         As for `classify.serving.model.answers`.
     host : str
-        The address that is listened on. Requests for other names than it and this machine's own
-        are refused: otherwise a foreign web site could make its name point to this machine and
-        read the page.
+        The address that is listened on, see `classify.serving.site.application`.
     """
-    app = Flask("onepass", template_folder=str(Path(__file__).parent))
-    app.config["MAX_CONTENT_LENGTH"] = MEGABYTES * 1_000_000
+    app = site.application(Path(__file__).parent, host=host, megabytes=MEGABYTES)
     queue = threading.BoundedSemaphore(WAITING)
     one_at_a_time = threading.Lock()
 
@@ -114,45 +104,7 @@ def application(
     def thumbnail(row: int) -> Response:
         return _thumbnail(training, row)
 
-    app.before_request(partial(_refuse_other_sites, host))
-    _answer_errors(app)
-    app.after_request(_isolate)
     return app
-
-
-def _answer_errors(app: Flask) -> None:
-    app.register_error_handler(HTTPException, _refuse)
-    app.register_error_handler(InputError, lambda error: ({"error": str(error)}, 500))
-    for lack in (OutOfMemory, MemoryError):
-        app.register_error_handler(lack, lambda error: ({"error": NO_MEMORY}, 503))
-
-
-def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
-    """Listen for requests, and answer each in a thread of its own.
-
-    Raises
-    ------
-    InputError
-        If the host is not an address of this machine, or the port is in use or not allowed.
-    """
-    with addresses.listen(host, port) as listening:
-        address = listening.getsockname()[0]
-        fd = listening.fileno()
-        return make_server(address, port, app, threaded=True, request_handler=_Handler, fd=fd)
-
-
-class _Handler(WSGIRequestHandler):
-    """Writes each request to the log as it came; Werkzeug would decode it, and colour the line."""
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.log("info", '"%s" %s %s', one_line(self.requestline), code, size)
-
-
-def _refuse_other_sites(host: str) -> None:
-    if not addresses.is_ours(flask.request.headers.get("Host", ""), host=host):
-        flask.abort(400, "this page has another address; type the one that serve printed")
-    if flask.request.method != "GET" and addresses.is_from_elsewhere(flask.request.headers):
-        flask.abort(403, "the request comes from another site")
 
 
 @contextmanager
@@ -238,25 +190,5 @@ def _preview(data: bytes) -> Response:
 def _thumbnail(training: TrainingPhotos | None, row: int) -> Response:
     if training is None or row >= len(training.paths):
         flask.abort(404, "no such photo")
-    try:
-        with files.content(training.root, training.paths[row]) as data:
-            # A stranger's features file must not make this page show other files of this machine.
-            if hashlib.sha256(data).hexdigest() != training.digests[row]:
-                flask.abort(404, "the photo has changed")
-            return Response(decode.thumbnail(data, size=THUMBNAIL), mimetype="image/webp")
-    except (OSError, decode.Unreadable):
-        flask.abort(404, "the photo is no longer there, or cannot be shown")
-
-
-def _refuse(error: HTTPException) -> Any:
-    reason = f"larger than {MEGABYTES} MB" if error.code == 413 else error.description
-    return {"error": reason}, error.code
-
-
-def _isolate(response: Response) -> Response:
-    """Let the page load nothing from other sites, and no other site put it in a frame."""
-    allowed = "default-src 'self' 'unsafe-inline'; img-src 'self' blob: data:"
-    response.headers["Content-Security-Policy"] = f"{allowed}; frame-ancestors 'none'"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-    return response
+    digest = training.digests[row]
+    return site.thumbnail(training.root, training.paths[row], digest=digest, size=THUMBNAIL)

@@ -165,18 +165,25 @@ def with_neighbours(
     return np.flatnonzero(found)
 
 
-def same_pictures(
-    vectors: NDArray[np.float32], looks: NDArray[np.float32], new: int
+def connecting_pairs(
+    vectors: NDArray[np.float32],
+    new: int,
+    *,
+    looks: NDArray[np.float32] | None = None,
+    advance: Callable[[int], None] = lambda rows: None,
 ) -> list[NearPair]:
-    """Find photos that are the same picture, resized or encoded in another way.
+    """Find near-duplicates, or photos that are the same picture, whatever their splits.
 
     Parameters
     ----------
     vectors : ndarray of shape (n, d), float32
         ``block5_avg``, scaled to length 1.
-    looks : ndarray of shape (n, 768), float32
-        See `look`.
     new : int
+        As for `with_neighbours`.
+    looks : ndarray of shape (n, 768), float32, or None
+        See `look`. With them, only the same picture, resized or encoded in another way, makes a
+        pair.
+    advance : callable
         As for `with_neighbours`.
 
     Returns
@@ -186,10 +193,12 @@ def same_pictures(
         that does not move makes no more pairs than it has photos.
     """
     forest: coo_array = coo_array((len(vectors), len(vectors)), dtype=np.float64)
-    for start, begin, cosines in _tiles(vectors, new, lambda rows: None):
-        rows, others = slice(start, start + len(cosines)), slice(begin, begin + cosines.shape[1])
-        same = (cosines >= np.float32(NEAR)) & (looks[rows] @ looks[others].T >= SAME_LOOK)
-        one, other = np.nonzero(_later(same, start, begin))
+    for start, begin, cosines in _tiles(vectors, new, advance):
+        paired = cosines >= np.float32(NEAR)
+        if looks is not None:
+            here, there = looks[start : start + len(cosines)], looks[begin : begin + BLOCK]
+            paired &= here @ there.T >= SAME_LOOK
+        one, other = np.nonzero(_later(paired, start, begin))
         if len(one):
             # A tree of the least weight has the most alike pairs. A weight of 0 is no pair.
             cosine = cosines[one, other].astype(np.float64)

@@ -59,6 +59,8 @@ class Row(NamedTuple):
         The split is ``train``, ``val``, ``test`` or empty.
     answer : str
         One of `ANSWERS`.
+    time : str
+        When it was answered; empty for a row that nobody answered.
     """
 
     line: int
@@ -67,6 +69,7 @@ class Row(NamedTuple):
     split: str
     group: str
     answer: str
+    time: str = ""
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Reading:
         The names of the columns, in lower case.
     named, unlabelled : set of str
         The paths in rows with a label or an answer, and in rows without, as they are written.
+    delimiter : str
     """
 
     file: Path
@@ -92,6 +96,21 @@ class Reading:
     columns: list[str] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
     unlabelled: set[str] = field(default_factory=set)
+    delimiter: str = ","
+
+    @property
+    def is_record(self) -> bool:
+        """Whether later rows of a photo replace earlier ones."""
+        return bool(RECORD & set(self.columns))
+
+    def counts(self) -> dict[str, Row]:
+        """Return the row of each photo that counts, by absolute path."""
+        return {place: _effective(rows) for place, rows in self.rows.items()}
+
+    def answers(self) -> list[Row]:
+        """Return the rows that somebody answered and did not take back, in their order."""
+        rows = [row for rows in self.rows.values() for row in rows if row.time]
+        return sorted(rows, key=lambda row: row.line)
 
 
 def labelled_photos(file: Path) -> Scan:
@@ -99,6 +118,21 @@ def labelled_photos(file: Path) -> Scan:
 
     The root of the result is the folder of the manifest, or if photos lie elsewhere, the innermost
     folder that holds it and all photos.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or a row is bad. The bad rows are listed before.
+    """
+    found = read(file)
+    chosen = [row for row in found.counts().values() if row.answer == "label"]
+    if not chosen:
+        raise InputError(f"{file}: no row has a label; fill in the column label")
+    return _as_scan(found, chosen)
+
+
+def read(file: Path) -> Reading:
+    """Read every row of a manifest.
 
     Raises
     ------
@@ -114,10 +148,7 @@ def labelled_photos(file: Path) -> Scan:
             warn(f"  and {count(more, 'other bad row')}")
         rows = count(len(found.problems), "row")
         raise InputError(f"{file}: {rows} cannot be used, see above; correct or remove them")
-    chosen = [row for rows in found.rows.values() if (row := _effective(rows)).answer == "label"]
-    if not chosen:
-        raise InputError(f"{file}: no row has a label; fill in the column label")
-    return _as_scan(found, chosen)
+    return found
 
 
 def write(file: Path, found: Scan) -> None:
@@ -174,20 +205,18 @@ def _read(file: Path) -> Reading:
     """Read every row of a manifest, good or bad."""
     found = Reading(file)
     text = _text(file)
-    begin = 0
+    begin, found.delimiter = 0, separator(text)
     if match := SEPARATOR_LINE.match(text):
         begin, text = 1, text[match.end() :]
-    delimiter = match["delimiter"] if match else _delimiter(text)
-    lines = _lines(file, text, delimiter, begin)
+    lines = _lines(file, text, found.delimiter, begin)
     header = next((fields for _, fields in lines), [])
     found.columns = [name.strip().casefold() for name in header]
     _check_header(found, header)
-    record = bool(RECORD & set(found.columns))
     for line, fields in lines:
         try:
             row = _row(found, line, fields)
             if row is not None:
-                _add(found, row, record=record)
+                _add(found, row)
         except ValueError as error:
             found.problems.append(f"line {line:,}: {error}")
     return found
@@ -221,8 +250,10 @@ def _text(file: Path) -> str:
     return text
 
 
-def _delimiter(text: str) -> str:
-    """Return the separator with which the first line names a path and a label."""
+def separator(text: str) -> str:
+    """Return the separator that the first line tells, or with which it names path and label."""
+    if match := SEPARATOR_LINE.match(text):
+        return match["delimiter"]
     first = next((line for line in text.splitlines() if line.strip()), "")
     for delimiter in DELIMITERS:
         names = {name.strip(' "').casefold() for name in first.split(delimiter)}
@@ -284,14 +315,31 @@ def _row(found: Reading, line: int, fields: Sequence[str]) -> Row | None:
         found.unlabelled.add(values["path"])
         return None
     found.named.add(values["path"])
-    label = unicodedata.normalize("NFC", values["label"])
-    group = unicodedata.normalize("NFC", values["group"])
-    for name, value in (("label", label), ("group", group)):
-        if len(value.encode()) > LONGEST:
-            raise ValueError(f"the {name} {_short(value)} has more than {LONGEST} bytes")
+    label, group = _name("label", values["label"]), _name("group", values["group"])
     place = _place(found.file.parent, values["path"])
     split = _split(values["split"])
-    return Row(line, place, label, split, group if group.strip() else "", answer)
+    group = group if group.strip() else ""
+    return Row(line, place, label, split, group, answer, values["time"].strip())
+
+
+def checked_label(text: str) -> str:
+    """Return a label as a manifest holds it.
+
+    Raises
+    ------
+    ValueError
+        If no manifest can hold it.
+    """
+    if not text.strip() or any(character in text for character in "\0\r\n"):
+        raise ValueError(f"the label {_short(text)} is empty or has more than one line")
+    return _name("label", text)
+
+
+def _name(column: str, text: str) -> str:
+    name = unicodedata.normalize("NFC", text)
+    if len(name.encode()) > LONGEST:
+        raise ValueError(f"the {column} {_short(name)} has more than {LONGEST} bytes")
+    return name
 
 
 def _split(text: str) -> str:
@@ -352,7 +400,7 @@ def _short(text: str) -> str:
     return shown if len(shown) <= 100 else f"{shown[:100]}..."
 
 
-def _add(found: Reading, row: Row, *, record: bool) -> None:
+def _add(found: Reading, row: Row) -> None:
     """Add a row to those of its photo; a record of answers is a history, any other is not.
 
     Raises
@@ -365,7 +413,7 @@ def _add(found: Reading, row: Row, *, record: bool) -> None:
         if not rows:
             raise ValueError("it takes back an answer, and there is none for this photo")
         rows.pop()
-    elif record or not rows:
+    elif found.is_record or not rows:
         rows.append(row)
     else:
         first = rows[0]

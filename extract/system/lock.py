@@ -9,21 +9,28 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from extract.system.console import warn
+from extract.system.console import InputError, warn
 from extract.system.provenance import now
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; if another process holds it, say so and wait.
 
     The file stays behind, but that means nothing: the kernel locks only an open file.
+
+    Raises
+    ------
+    InputError
+        If another process holds it, and `wait` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
-    except Timeout:
+    except Timeout as busy:
+        if not wait:
+            raise InputError(f"{path}: held by {_holder(path)}; end it first") from busy
         warn(f"{path}: held by {_holder(path)}; waiting until it is done")
         lock.acquire()
     try:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classify import results
-from classify.results import Predictions, Result
+from classify.results import Interval, Predictions, Result, wilson_interval
 from extract.store.features_file import Features
 from extract.system.console import InputError, warn
 from extract.vgg16.recipe import joint_digest
-from finetune.compare.significance import Interval, bootstrap_intervals, wilson_interval
+from finetune.compare.significance import bootstrap_intervals
 
 MOST_EPOCHS = 100_000
 
@@ -36,7 +36,7 @@ class ModelRecord:
     predictions : Predictions
         Predictions for the n test photos, in the order of the features.
     accuracy_interval : tuple of two floats in 0..1
-        See `significance.wilson_interval`.
+        See `classify.results.wilson_interval`.
     total_seconds : float
         The sum over all phases, including the shared VGG16 pass if the model used it.
     photos_per_second : float or None

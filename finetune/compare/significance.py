@@ -9,15 +9,10 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from classify import results
-from classify.results import Predictions
-
-LEVEL = 0.05
-"""A difference with a smaller p-value counts as significant; intervals cover 1 - LEVEL, 95%."""
+from classify.results import LEVEL, Interval, Predictions
 
 RESAMPLES = 1000
 """Bootstrap samples of the test photos."""
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -71,18 +66,6 @@ def paired_tests(correct: Mapping[str, NDArray[np.bool_]]) -> list[PairedTest]:
         PairedTest(*pair, *count, p, p_holm)
         for pair, count, p, p_holm in zip(pairs, counts, p_values, holm(p_values), strict=True)
     ]
-
-
-def wilson_interval(correct: int, n: int) -> Interval:
-    """Return the 95% Wilson score interval of an accuracy, within 0..1.
-
-    Wilson's interval keeps its coverage for few photos and for accuracies near 0 and 1. The usual
-    plus or minus two standard errors does not, and a bootstrap gives a model without a mistake an
-    interval of no width: Wilson (1927), JASA 22, 209-212; recommended by Brown, Cai and DasGupta
-    (2001), Statistical Science 16, 101-133.
-    """
-    bounds = binomtest(correct, n).proportion_ci(confidence_level=1 - LEVEL, method="wilson")
-    return float(bounds.low), float(bounds.high)
 
 
 def bootstrap_intervals(predictions: Predictions, *, seed: int = 0) -> dict[str, Interval]:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from classify.results import LEVEL
 from extract.system.console import count
 from finetune.compare.number_formats import alternatives, duration, interval, percent
 from finetune.compare.records import ModelRecord
-from finetune.compare.significance import LEVEL, PairedTest
+from finetune.compare.significance import PairedTest
 
 TEST = "McNemar's exact test with Holm's correction"
 

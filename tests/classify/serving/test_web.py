@@ -21,7 +21,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from classify.results import Result
-from classify.serving import addresses, neighbours, web
+from classify.serving import addresses, neighbours, site, web
 from classify.serving.model import Model
 from classify.serving.neighbours import TrainingPhotos
 from extract.compute import pipeline
@@ -188,10 +188,10 @@ def test_twenty_at_once_are_all_answered_and_far_more_are_told_to_wait(
 
 
 def test_it_listens_on_this_machine_only(app: Flask) -> None:
-    server = web.server(app, port=0)
+    server = site.server(app, port=0)
     assert server.server_address[0] == "127.0.0.1"
     with pytest.raises(InputError, match=f"{server.port}: .*choose another with --port"):
-        web.server(app, port=server.port)
+        site.server(app, port=server.port)
     server.server_close()
     with socket.create_server(("127.0.0.1", server.port)):
         pass
@@ -311,7 +311,7 @@ def test_a_lack_of_memory_is_told_and_the_next_photo_answered(
 
     with monkeypatch.context() as patch:
         patch.setattr(decode, "decode_photo", fail)
-        assert send(client, png(9)) == (503, {"error": web.NO_MEMORY})
+        assert send(client, png(9)) == (503, {"error": site.NO_MEMORY})
     assert send(client, png(9))[0] == 200
 
 
@@ -330,7 +330,7 @@ def test_it_listens_on_any_address_of_this_machine(
     app: Flask, host: str, address: str, shown: str
 ) -> None:
     try:
-        server = web.server(app, host=host, port=0)
+        server = site.server(app, host=host, port=0)
     except InputError:
         assert ":" in host
         pytest.skip("this machine has no IPv6")
@@ -354,7 +354,7 @@ def test_an_address_of_another_machine_is_refused_with_what_to_type(host: str) -
 @pytest.fixture
 def url(app: Flask) -> Iterator[str]:
     """Serve the page."""
-    server = web.server(app, port=0)
+    server = site.server(app, port=0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.port}"

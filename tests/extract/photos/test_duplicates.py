@@ -216,8 +216,9 @@ def test_the_same_picture_needs_like_features_and_like_pixels() -> None:
     looks = np.array([[1, 0], [1, 0], [0, 1], [1, 0]], np.float32)
     near = duplicates.with_neighbours(features, 4)
     assert near.tolist() == [0, 1, 2]
-    found = duplicates.same_pictures(features[near], looks[near], 3)
+    found = duplicates.connecting_pairs(features[near], 3, looks=looks[near])
     assert [pair[:2] for pair in found] == [(0, 1)]
+    assert len(duplicates.connecting_pairs(features[near], 3)) == 2
 
 
 def test_many_files_of_one_picture_make_a_pair_fewer_than_files(
@@ -226,8 +227,8 @@ def test_many_files_of_one_picture_make_a_pair_fewer_than_files(
     monkeypatch.setattr(duplicates, "BLOCK", 3)
     features = np.ones((8, 2), np.float32) / np.sqrt(np.float32(2))
     looks = np.tile(np.array([[1, 0]], np.float32), (8, 1))
-    found = duplicates.same_pictures(features, looks, 8)
+    found = duplicates.connecting_pairs(features, 8, looks=looks)
     assert len(found) == 7
     assert {row for pair in found for row in pair[:2]} == set(range(8))
     # Rows that were compared before are not compared with each other.
-    assert {pair[0] for pair in duplicates.same_pictures(features, looks, 1)} == {0}
+    assert {pair[0] for pair in duplicates.connecting_pairs(features, 1, looks=looks)} == {0}

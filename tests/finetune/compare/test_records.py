@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from classify import results
+from classify.results import wilson_interval
 from extract.vgg16.recipe import joint_digest, recipe
 from finetune.compare.records import read_records
-from finetune.compare.significance import wilson_interval
 from tests.synthetic_results import edit, fake_features, save
 
 TAMPERED: list[dict[str, Any]] = [

@@ -3,8 +3,8 @@ import pytest
 from sklearn.metrics import f1_score, log_loss, recall_score
 
 from classify import results
-from classify.results import Predictions
-from finetune.compare.significance import bootstrap_intervals, holm, mcnemar, wilson_interval
+from classify.results import Predictions, wilson_interval
+from finetune.compare.significance import bootstrap_intervals, holm, mcnemar
 
 
 def predictions(n: int, *, k: int = 3, right: float = 0.8, seed: int = 0) -> Predictions:
