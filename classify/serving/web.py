@@ -146,13 +146,14 @@ def _answer(
 ) -> dict[str, Any]:
     """Return the classes of a photo and the most similar training photos, with names to show."""
     similarity = [SIMILARITY_TAP] if training else []
+    novelty_taps = [TAP] if model.novelty else []
     novelty = None
     if model.head:
         # The taps serve both purposes, so that VGG16 sees each square only once.
         taps = compute_taps(
             {SIZE: vgg16, **model.vgg16},
             [{**known_to_vgg16, **photo}],
-            dict.fromkeys([*tap_columns(model.head), TAP, *similarity]),
+            dict.fromkeys([*tap_columns(model.head), *novelty_taps, *similarity]),
         )
         if model.novelty:
             (novelty,) = model.novelty.scores(taps[TAP])
