@@ -147,6 +147,11 @@ def _copy(source: Path, place: Path, digest: str) -> str:
             shutil.copystat(source, new)
         _rename(new, place)
         atomic.sync_folder(place.parent)
+    except OSError as error:
+        # The user does not know the temporary name.
+        if str(error.filename2) == str(new):
+            error.filename2 = str(place)
+        raise
     finally:
         new.unlink(missing_ok=True)
     return ""

@@ -301,14 +301,15 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
 ) -> None:
     def full(source: Path, new: Path) -> None:
         new.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source), None, str(new))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, new)
 
     before = snapshot(here)
     with monkeypatch.context() as patch:
         patch.setattr(actions.shutil, "copyfile", full)
         done = run("new", "--to", "sorted", "--how", "copy")
     assert done.returncode == 2
-    assert "No space left on device; no photo is lost" in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {here}/sorted/cats/CAT.png: No space left on device; no photo")
     assert snapshot(here) == before
     assert run("new", "--to", "sorted", "--how", "copy").returncode == 0
     assert len(names_in(here / "sorted")) == len(SORTED)
