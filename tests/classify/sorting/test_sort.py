@@ -343,7 +343,7 @@ def test_a_source_that_cannot_be_written_is_refused_before_anything_moves(
     (unprivileged / "new").chmod(0o500)
     done = run("new", "--to", "sorted", "--how", "move")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: new: photos cannot be moved out of this folder")
+    assert "\nerror: new: photos cannot be moved out of this folder" in done.stderr
     assert snapshot(unprivileged) == before
 
 
