@@ -22,6 +22,7 @@ from sklearn.preprocessing import FunctionTransformer
 from classify import heads, results, train
 from classify.arrays import TrainingData
 from classify.heads import HEADS, LeastSquaresSVC
+from classify.novelty.detector import MEMBERS
 from classify.search import Choice
 from classify.serving import head_file
 from classify.serving import model as serving
