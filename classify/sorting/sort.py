@@ -268,7 +268,8 @@ def _tell(model: Model, plan: _Plan, done: Sequence[Row], skipped: int) -> None:
         say(f"{folder.path / name}/{of}: {count(n, 'photo')}")
     say(
         f"{model.result.model}, trained on {model.result.data}: {count(len(done), 'photo')} "
-        f"{DONE[wanted.how]}, {into[names.UNSURE]:,} unsure (below {wanted.unsure:.0%}), "
+        f"{DONE[wanted.how]}, {into[names.NONE]:,} none of these, {into[names.UNSURE]:,} unsure "
+        f"(below {wanted.unsure:.0%}), "
         f"{plan.sorted_before:,} sorted before, {skipped:,} skipped"
     )
     if not wanted.how:
