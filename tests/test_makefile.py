@@ -71,8 +71,9 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
     ]
     done = make(checkout, "label", f"DATA={odd}", f"POOL={odd}")
     assert done.returncode == 0, done.stderr
-    pool = ["-m", "classify", "label", "--out=.", f"--pool={odd}", *data]
-    assert json.loads(done.stdout.splitlines()[-1]) == pool
+    pool = [f"--pool={odd}"] if odd else []
+    label = ["-m", "classify", "label", "--out=.", *pool, *data]
+    assert json.loads(done.stdout.splitlines()[-1]) == label
     typed = {"DATA": odd, "MODEL": odd, "IMAGES": odd}
     done = make(checkout, "predict", "serve", **typed)
     assert done.returncode == 0, done.stderr
