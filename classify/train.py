@@ -315,7 +315,9 @@ def _test_and_save(
         novelty=novelty.record if novelty else {},
     )
     folder = results.runs_of(features.data, out) / head.name
-    results.save(folder, result, predictions, write_model=partial(_write, head.pipeline, novelty))
+    results.save(
+        folder, result, predictions, write_model=partial(_write, head.pipeline, novelty=novelty)
+    )
     photos = console.count(len(predictions.labels), "test photo")
     seconds = result.seconds["tune"] + result.seconds["fit"]
     say(
@@ -324,7 +326,7 @@ def _test_and_save(
     )
 
 
-def _write(pipeline: Pipeline, novelty: Novelty | None, folder: Path) -> None:
+def _write(pipeline: Pipeline, folder: Path, *, novelty: Novelty | None = None) -> None:
     archive = io.BytesIO(skops.io.dumps(pipeline))
     if novelty is not None:
         with zipfile.ZipFile(archive, "a") as file:

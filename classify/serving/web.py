@@ -66,14 +66,13 @@ def application(
         Gives the taps by which similar photos are found, at 224 pixels.
     training : TrainingPhotos or None
         None if there are none to compare with.
-    unsure : float
-        Probability below which the most probable class is not sure.
-    keep : float or None
+    unsure, keep
         As for `classify.serving.model.answers`.
     host : str
         The address that is listened on, see `classify.serving.site.application`.
     """
     app = site.application(Path(__file__).parent, host=host, megabytes=MEGABYTES)
+    doubts: dict[str, Any] = {"unsure": unsure, "keep": keep}
     queue = threading.BoundedSemaphore(WAITING)
     one_at_a_time = threading.Lock()
 
@@ -91,9 +90,7 @@ def application(
             photo, known_to_vgg16 = _decoded(data, model, vgg16, training)
             # Only the network is held by one photo at a time; a slow one does not stop the others.
             with one_at_a_time:
-                return _answer(
-                    photo, known_to_vgg16, model, vgg16, training, unsure=unsure, keep=keep
-                )
+                return _answer(photo, known_to_vgg16, model, vgg16, training, **doubts)
 
     @app.post("/preview")
     def preview() -> Response:

@@ -293,7 +293,7 @@ def refusal(folder: Path) -> str:
 
 
 def change(folder: Path, **members: Callable[[bytes], bytes]) -> None:
-    """Change members of a head; `array` is its largest array, `schema` its description."""
+    """Change members of a head; `array` is that of its coefficients, `schema` its description."""
     path = folder / "head.skops"
     files = bounded.members(path.read_bytes(), largest=10**8)
     names = {"schema": "schema.json", "array": max(files, key=_length_of_array(files))}
