@@ -5,7 +5,9 @@ because a server that has imported everything forks for it: ``python -m tests.st
 """
 
 import atexit
+import gc
 import hashlib
+import importlib
 import json
 import os
 import resource
@@ -29,7 +31,7 @@ from extract.engines import selection
 from extract.engines.base import Engine
 from extract.store import shards
 from extract.system import console
-from extract.vgg16.recipe import TAPS
+from extract.vgg16.recipe import TAPS, pixels_note
 from extract.vgg16.weights import Weights
 from tests.conftest import write_photos
 
@@ -170,6 +172,12 @@ def _new_server() -> subprocess.Popen[str]:
 
 
 def _serve() -> None:
+    # What runs would import and compute before their first photo; all of it is kept.
+    pixels_note()
+    importlib.import_module("s3fs")
+    # Python would write to all its objects, and each run would copy the memory that they are in.
+    gc.collect()
+    gc.freeze()
     while line := sys.stdin.readline():
         pid = os.fork()
         if pid == 0:

@@ -126,14 +126,14 @@ def finish_a_copy(out: Path, whole: Undisturbed, kept: int) -> None:
 # Kills and signals
 
 
-def test_25_kills_at_random_moments_lose_at_most_a_shard_and_the_batches_in_flight(
+def test_15_kills_at_random_moments_lose_at_most_a_shard_and_the_batches_in_flight(
     forty: Undisturbed, tmp_path: Path
 ) -> None:
     chance = random.Random(25)
     out = tmp_path / "out"
     kept = kills = 0
     lengths = []
-    while kills < 25:
+    while kills < 15:
         run = stand_in.start(forty.photos, out, seconds=0.02, **SETTINGS)
         time.sleep(chance.uniform(0, forty.seconds))
         run.kill()
@@ -162,7 +162,7 @@ def test_signals_at_random_moments_lose_at_most_the_batches_in_flight(
     chance = random.Random(code)
     out = tmp_path / "out"
     stops = 0
-    while stops < 12:
+    while stops < 7:
         before = check(out, forty)
         run = stand_in.start(forty.photos, out, seconds=0.02, **SETTINGS | {"shard_images": 12})
         run.until("pets: ", 0)
@@ -339,7 +339,7 @@ def test_full_disk_at_every_write(
     disk: Callable[[int], Path], twelve: Undisturbed, tmp_path: Path
 ) -> None:
     ends = set()
-    for kilobytes in range(4, 4000, 32):
+    for kilobytes in range(4, 4000, 64):
         out = disk(kilobytes) / "out"
         logged = tmp_path / "logged"
         done, _ = stand_in.run(twelve.photos, out, log_folder=logged, **SETTINGS)

@@ -77,24 +77,53 @@ np.savez(out, loss=history["loss"], val_loss=history["val_loss"], chief=here.is_
 """
 
 
-def start(out: Path, *, devices: int = 1, config: object = None) -> subprocess.Popen[str]:
+FORKS = """
+import json, os, signal, sys
+# This takes seconds, so the trainings share it; nothing has been computed yet.
+import tensorflow
+from finetune.train import hardware, loop
+
+jobs = json.loads(sys.stdin.read())
+for job in jobs:
+    if os.fork() == 0:
+        signal.alarm(300)
+        os.environ.update(job["environment"])
+        sys.argv[1:] = job["arguments"]
+        try:
+            exec(job["program"], {"__name__": "training"})
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+for job in jobs:
+    if os.wait()[1]:
+        os.killpg(0, signal.SIGKILL)
+"""
+
+
+def train(jobs: dict[Path, tuple[int, object]]) -> list[dict[str, np.ndarray]]:
+    """Run a training for each file that it writes, on some devices and as ``TF_CONFIG`` says."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
     environment.pop("TF_CONFIG", None)
-    if config:
-        environment["TF_CONFIG"] = json.dumps(config)
-    command = [sys.executable, "-c", TRAINING, str(devices), str(out)]
-    return subprocess.Popen(
-        command, cwd=CHECKOUT, env=environment, text=True, stderr=subprocess.PIPE
+    given = [
+        {
+            "program": TRAINING,
+            "arguments": [str(devices), str(out)],
+            "environment": {"TF_CONFIG": json.dumps(config)} if config else {},
+        }
+        for out, (devices, config) in jobs.items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS],
+        input=json.dumps(given),
+        cwd=CHECKOUT,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
-
-
-def ended(process: subprocess.Popen[str], out: Path) -> dict[str, np.ndarray]:
-    try:
-        _, said = process.communicate(timeout=300)
-    finally:
-        process.kill()
-    assert process.returncode == 0, said[-3000:]
-    return dict(np.load(out))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [dict(np.load(out)) for out in jobs]
 
 
 def two_ports() -> list[str]:
@@ -115,16 +144,24 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     return dict(np.load(out))
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]]:
+    """The results of two workers, and of one process on two devices."""
+    folder, cluster = tmp_path_factory.mktemp("together"), {"worker": two_ports()}
+    jobs: dict[Path, tuple[int, object]] = {
+        folder / f"{index}.npz": (
+            1,
+            {"cluster": cluster, "task": {"type": "worker", "index": index}},
+        )
+        for index in range(2)
+    }
+    return train(jobs | {folder / "mirrored.npz": (2, None)})
+
+
 def test_two_workers_end_with_equal_weights_those_of_one_process(
-    alone: dict[str, np.ndarray], tmp_path: Path
+    alone: dict[str, np.ndarray], together: list[dict[str, np.ndarray]]
 ) -> None:
-    cluster = {"worker": two_ports()}
-    outs = [tmp_path / f"{worker}.npz" for worker in range(2)]
-    workers = [
-        start(out, config={"cluster": cluster, "task": {"type": "worker", "index": worker}})
-        for worker, out in enumerate(outs)
-    ]
-    first, second = (ended(*each) for each in zip(workers, outs, strict=True))
+    first, second, _ = map(dict, together)
     assert (first.pop("chief"), second.pop("chief")) == (True, False)
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
@@ -134,10 +171,9 @@ def test_two_workers_end_with_equal_weights_those_of_one_process(
 
 
 def test_two_devices_end_with_the_weights_of_one(
-    alone: dict[str, np.ndarray], tmp_path: Path
+    alone: dict[str, np.ndarray], together: list[dict[str, np.ndarray]]
 ) -> None:
-    out = tmp_path / "mirrored.npz"
-    for name, value in ended(start(out, devices=2), out).items():
+    for name, value in together[2].items():
         tolerance = 0.02 if "loss" in name else 1e-5
         np.testing.assert_allclose(value, alone[name], atol=tolerance, err_msg=name)
 
