@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 import pytest
 
-from extract.engines import keras_engine
+from extract.engines import keras_engine, selection
 from extract.engines.base import TOLERANCE
 from extract.photos.decode import decode_photo
-from extract.store import features_file
+from extract.store import features_file, shards
 from extract.system.locations import readable_name
 from extract.vgg16 import weights
 from extract.vgg16.recipe import TAPS, recipe, recipe_digest
@@ -95,6 +95,12 @@ def first(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Run:
     for name, content in UNREADABLE.items():
         (photos / name).write_bytes(content)
     (photos / "README").write_text("stray")
+    # As if the engine had been compared with Keras on this machine: these tests do that themselves.
+    vgg16 = weights.load(vgg16_weights, cache=folder)
+    kept = shards.folder_of(folder, recipe(vgg16.digest))
+    kept.mkdir(parents=True)
+    check = selection.Check(difference=1e-6, speed=10.0)
+    (kept / "engines.json").write_text(json.dumps({selection._key("ncnn", ""): check._asdict()}))
     return Run(photos, folder, extract(photos, folder, *with_ncnn(vgg16_weights)))
 
 
@@ -189,11 +195,15 @@ def test_a_further_size_leaves_the_taps_of_the_first_as_they_are(
     with features_file.open(again.features) as features:
         before = features.read(list(TAPS), *features_file.SPLITS)
         digest = features.recipe_digest
+    vgg16 = weights.load(vgg16_weights, cache=again.out)
+    # The engine was compared with Keras in the first run; this test does so for the new size.
+    folder = shards.folder_of(again.out, recipe(vgg16.digest, size=96))
+    folder.mkdir()
+    shutil.copy(again.out / f"features/cache/{digest}/engines.json", folder)
     done = rerun(again, vgg16_weights, "--sizes", "224", "96")
     assert done.code == 0, done.err
     assert "VGG16 at 96 x 96: 11 images computed" in done.out
     assert "VGG16: " not in done.out
-    vgg16 = weights.load(vgg16_weights, cache=again.out)
     with features_file.open(again.features) as features:
         np.testing.assert_array_equal(features.read(list(TAPS), *features_file.SPLITS), before)
         photos = [(again.photos / path).read_bytes() for path in features.paths]

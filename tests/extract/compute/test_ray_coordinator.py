@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -37,8 +37,11 @@ from extract.system.console import InputError
 from extract.vgg16.recipe import TAPS, recipe
 from extract.vgg16.weights import Weights
 from tests.conftest import MakePhotos, picture
-from tests.object_store import ObjectStore
 from tests.stand_in import values
+
+if TYPE_CHECKING:
+    # Every process of the cluster imports this file, and the store would cost it 0.3 s.
+    from tests.object_store import ObjectStore
 
 pytestmark = pytest.mark.long
 
@@ -221,7 +224,7 @@ def test_a_stop_keeps_what_was_computed(on: str, photos: MakePhotos, tmp_path: P
 
 
 def test_machines_may_share_nothing_but_a_store(
-    on: str, photos: MakePhotos, tmp_path: Path, s3: ObjectStore
+    on: str, photos: MakePhotos, tmp_path: Path, s3: "ObjectStore"
 ) -> None:
     known = s3.environment
     options = {

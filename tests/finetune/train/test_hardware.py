@@ -26,6 +26,8 @@ from finetune.train.schedule import Phase, Schedule, by_rule
 from finetune.train.setup import Setup
 from tests.conftest import CHECKOUT
 
+pytestmark = pytest.mark.long
+
 TRAINING = """
 import sys
 import numpy as np
