@@ -149,8 +149,6 @@ def machines() -> Iterator[Any]:
     """Return a cluster of Ray with two machines of one processor, both of them this one."""
     from ray.cluster_utils import Cluster
 
-    from extract.compute import ray_cluster
-
     with pytest.MonkeyPatch.context() as patch:
         # Otherwise they would wait for other programs on this machine.
         patch.setenv("RAY_worker_niceness", "0")
@@ -158,8 +156,6 @@ def machines() -> Iterator[Any]:
         cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(num_cpus=1)
         yield cluster
-    for thread in ray_cluster.ending:
-        thread.join()
     cluster.shutdown()
 
 

@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,6 @@ PACKAGES = ("extract", "classify")
 """Packages of this project; Ray sends them to the other machines."""
 
 CONNECT_SECONDS = 5.0
-
-ending: list[threading.Thread] = []
-"""Threads that end the last connection; the next one waits for them."""
 
 
 @contextmanager
@@ -58,8 +54,6 @@ def connected(on: str) -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    while ending:
-        ending.pop().join()
     if address[1]:
         _check_port(on, address[1], int(address[2]))
     cluster = None if on == "ray" else on
@@ -79,10 +73,7 @@ def connected(on: str) -> Iterator[Any]:
     try:
         yield ray
     finally:
-        # Its processes take a second or two to end, and this one has other work. The interpreter
-        # waits for the thread when it ends.
-        ending.append(threading.Thread(target=ray.shutdown))
-        ending[-1].start()
+        ray.shutdown()
 
 
 def _starts_here() -> bool:

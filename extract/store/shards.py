@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -204,7 +205,9 @@ def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
     in_memory = {"driver": "core", "backing_store": False, "block_size": CORE_BLOCK}
     # From format v110 on, all structures of HDF5 have checksums; without them one flipped bit can
     # crash the process. Texts of variable length have no checksum, so texts are stored as bytes.
-    with finishing(), h5py.File("shard", "w", libver=("v110", "v110"), **in_memory) as file:
+    # HDF5 takes two open files of one name for the same file.
+    name = str(uuid.uuid4())
+    with finishing(), h5py.File(name, "w", libver=("v110", "v110"), **in_memory) as file:
         # The taps come last, so the first bytes of a remote shard show which images it holds.
         file.attrs["schema"] = SCHEMA
         file.attrs["recipe"] = np.bytes_(json.dumps(recipe, sort_keys=True).encode())

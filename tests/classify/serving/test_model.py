@@ -225,7 +225,7 @@ def test_a_head_of_several_sizes_is_given_the_photo_at_each(
         sizes=[224, 96],
     )
     predictions = results.load_predictions(house / "runs/pets/svm")
-    write = partial(train._write, fitted, None)
+    write = partial(train._write, fitted)
     results.save(house / "runs/pets/sized", result, predictions, write_model=write)
     model = load("sized")
     assert list(model.known) == [224, 96]

@@ -102,7 +102,10 @@ def test_without_how_nothing_changes_and_everything_is_said(here: Path) -> None:
     assert snapshot(here) == before
     assert "new/dog.png -> sorted/dogs/dog.png (99.0%)" in done.stdout.splitlines()
     assert "sorted/cats/: 3 photos" in done.stdout.splitlines()
-    assert "5 photos to sort, 1 unsure (below 60%), 0 sorted before, 1 skipped" in done.stdout
+    assert (
+        "5 photos to sort, 0 none of these, 1 unsure (below 60%), 0 sorted before, 1 skipped"
+        in done.stdout
+    )
     assert done.stdout.splitlines()[-1].endswith("(make sort HOW=link)")
     assert "skipped: new/notes.txt: not an image file" in done.stderr
 
