@@ -79,7 +79,8 @@ def by_rule(phase: str, photos: int) -> Schedule:
         return Schedule(
             learning_rate=3e-3,
             epochs=epochs,
-            patience=epochs // 4,
+            # The accuracy rises most at the end, when the learning rate falls.
+            patience=epochs // 2,
             # With few photos the network grows too confident: its val loss rises long before its
             # accuracy stops rising.
             monitor="accuracy",
