@@ -78,7 +78,7 @@ notebook: $(INSTALLED)  ## run the tutorial in both languages, from nothing, and
 	done
 
 test: $(INSTALLED)  ## run the tests
-	$(RUN) pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)  ## check lint, format and types
 	$(RUN) ruff check

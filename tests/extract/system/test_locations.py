@@ -186,6 +186,16 @@ def test_a_failed_read_blames_the_object_or_the_store(s3: ObjectStore) -> None:
         locations.folders(locations.location("s3://nobody/pets"))
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no client ask a store again, which takes seconds."""
+    import s3fs
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+
+
+@pytest.mark.usefixtures("impatient")
 def test_an_object_that_the_store_fails_to_send_is_one_bad_file(s3: ObjectStore) -> None:
     for name in "ab":
         s3.put(f"pets/{name}.png", b"content")
@@ -199,6 +209,7 @@ def test_an_object_that_the_store_fails_to_send_is_one_bad_file(s3: ObjectStore)
         locations.read_bytes(root, "a.png")
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("page", ["<html><body>Log in<br></html>", "<html><body/></html>"])
 def test_a_web_page_in_place_of_a_listing_is_said_to_be_one(page: str, s3: ObjectStore) -> None:
     s3.put("pets/a.png", b"content")
