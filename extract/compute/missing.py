@@ -96,7 +96,7 @@ def compute(
 
 
 def _kept_at(job: Job, wanted: Wanted | None, new: set[str]) -> Wanted | None:
-    """Return the activations to keep from a pass, if it computes an image of which they are."""
+    """Return the activations to keep from a pass; None if it computes none of their images."""
     return wanted if wanted and job.size == SIZE and not wanted.digests.isdisjoint(new) else None
 
 
