@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.compute import pipeline
-from extract.compute.pipeline import BATCH_SIZE
+from extract.compute import reading
+from extract.compute.reading import BATCH_SIZE
 from extract.engines import keras_engine, selection
 from extract.engines.base import Taps
 from extract.photos import datasets, scan
@@ -69,7 +69,7 @@ def main() -> None:
     found = scan.labelled_photos(datasets.locate(options.data), exclude=(datasets.BACKGROUND,))
     root, paths = found.root, [photo.path for photo in found.photos]
     sample = [paths[i] for i in np.linspace(0, len(paths) - 1, options.photos).astype(int)]
-    read = [item.photo for item in pipeline.read_ahead(root, sample[: 2 * BATCH_SIZE])]
+    read = [item.photo for item in reading.read_ahead(root, sample[: 2 * BATCH_SIZE])]
     photos = np.stack([photo for photo in read if photo is not None][:BATCH_SIZE])
     figures = {
         "data": options.data,

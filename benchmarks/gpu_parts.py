@@ -1,5 +1,6 @@
 """The parts of `benchmarks.gpu`. Each yields its figures one by one, so that none is lost."""
 
+import io
 import statistics
 import tempfile
 import time
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.extract import gflop_a_photo
-from extract.compute import activations, pipeline
+from benchmarks.pipeline import write_numbered
+from extract.compute import activations, pipeline, reader_processes, reading
+from extract.compute.reading import LoadedPhoto
 from extract.engines import keras_engine
 from extract.engines.base import Engine, Forward, Taps, relative_difference
 from extract.engines.tuning import REFERENCE
@@ -29,7 +33,7 @@ from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import MAPS, SIZE, TAPS, recipe
 from extract.vgg16.weights import Weights, digest
 from finetune.train import networks
-from finetune.train.batches import augmentation, one_hot
+from finetune.train.batches import one_hot
 from finetune.train.hardware import Hardware
 from finetune.train.loop import compile_network
 from finetune.train.schedule import Schedule
@@ -40,6 +44,7 @@ LAYER = "block4_pool"
 
 CLASSES = 10
 JPEG_SIZE = (500, 375)
+PICTURES = 100
 PIPELINE_SECONDS = 12
 """About as long the pipeline runs; less if `Scale.photos` are done before."""
 
@@ -77,9 +82,11 @@ class Scale:
     batches : sequence of int
         The batch sizes of the forward pass, the most telling first.
     jpegs : int
-        How many different JPEGs are made.
+        How many JPEGs are written. They show few pictures, but each has a digest of its own.
+    decoded : int
+        How many of them threads decode.
     photos : int
-        The most photos that the whole pipeline is given; files come again and again.
+        The most photos that the whole pipeline is given.
     training_batch : int
     compared : int
         How many photos the devices are compared on.
@@ -89,9 +96,10 @@ class Scale:
 
     matrix: int = 8192
     products: int = 20
-    batches: Sequence[int] = (64, 256, 16, 128, 512, 32)
-    jpegs: int = 400
-    photos: int = 20_000
+    batches: Sequence[int] = (64, 256, 128, 512)
+    jpegs: int = 40_000
+    decoded: int = 2_000
+    photos: int = 40_000
     training_batch: int = 32
     compared: int = 8
     rounds: int = 5
@@ -101,7 +109,8 @@ ON_CPU = Scale(
     matrix=4096,
     products=1,
     batches=(8,),
-    jpegs=24,
+    jpegs=72,
+    decoded=24,
     photos=72,
     training_batch=4,
     compared=2,
@@ -167,16 +176,16 @@ def picture(seed: int) -> Image.Image:
 
 
 def write_jpegs(folder: Path, n: int) -> list[str]:
-    """Write pictures and return their names."""
+    """Write n JPEGs that differ, if only in a comment, and return their names."""
     folder.mkdir(parents=True, exist_ok=True)
 
-    def write(number: int) -> str:
-        name = f"{number:05d}.jpg"
-        picture(number).save(folder / name, quality=88)
-        return name
+    def encoded(number: int) -> bytes:
+        file = io.BytesIO()
+        picture(number).save(file, "JPEG", quality=88)
+        return file.getvalue()
 
     with ThreadPoolExecutor(cores()) as pool:
-        return list(pool.map(write, range(n)))
+        return write_numbered(folder, list(pool.map(encoded, range(min(n, PICTURES)))), n)
 
 
 # The parts
@@ -248,18 +257,32 @@ def decoding(bench: Bench) -> Iterator[Row]:
     paths = write_jpegs(root, bench.scale.jpegs)
     kilobytes = statistics.mean((root / path).stat().st_size for path in paths) / 1000
     yield Row("JPEG of 500 x 375, mean size", kilobytes, "kB")
-    read = partial(pipeline.read, root)
+    sample = paths[: bench.scale.decoded]
+    read = partial(reading.read, root)
     readers = 1
-    while readers <= 2 * cores():
-        again = -(-readers * 100 // len(paths)) if readers > 1 else 1
-        given = paths * again
-        started = time.perf_counter()
+    while readers <= cores():
+        given = sample if readers > 1 else sample[: len(sample) // 4]
         with closing(threads.ahead(read, given, workers=readers, limit=64)) as photos:
-            n = sum(photo.photo is not None for photo in photos)
-        speed = n / (time.perf_counter() - started)
-        bench.decoding = max(bench.decoding, speed)
+            speed = _decoded_a_second(photos)
         yield Row(f"{readers} threads", speed, "photos/s")
+        bench.decoding = max(bench.decoding, speed)
         readers *= 2
+    items = reader_processes.read_ahead(
+        root, paths, size=SIZE, batch_size=lambda: 256, many=lambda: True
+    )
+    with closing(items) as photos:
+        # The processes start first.
+        for _ in islice(photos, len(paths) // 4):
+            pass
+        speed = _decoded_a_second(photos)
+    bench.decoding = max(bench.decoding, speed)
+    yield Row(f"{cores()} processes", speed, "photos/s")
+
+
+def _decoded_a_second(photos: Iterator[LoadedPhoto]) -> float:
+    started = time.perf_counter()
+    n = sum(photo.photo is not None for photo in photos)
+    return n / (time.perf_counter() - started)
 
 
 def end_to_end(bench: Bench) -> Iterator[Row]:
@@ -315,7 +338,7 @@ def training(bench: Bench) -> Iterator[Row]:
 
 
 def trained_network(
-    bench: Bench, name: str, precision: str, *, augmented: bool = True
+    bench: Bench, name: str, precision: str
 ) -> tuple[keras.Model, NDArray[Any], NDArray[np.float32]]:
     """Return a network as it is trained, a batch of inputs, and one-hot labels."""
     keras.utils.set_random_seed(0)
@@ -335,9 +358,6 @@ def trained_network(
         inputs = random.standard_normal((n, *MAPS[LAYER]), np.float32) ** 2
         return networks.tail(network, name), inputs, labels
     photos = noise(n, size)
-    if augmented:
-        layers = [keras.Input((size, size, 3)), augmentation(0), network]
-        return keras.Sequential(layers), photos, labels
     return network, photos, labels
 
 
@@ -353,15 +373,11 @@ def values(bench: Bench, precision: str = "float32") -> dict[str, NDArray[np.flo
         taps = keras_engine.build(bench.weights).forward(noise(bench.scale.compared))
         found |= {f"tap {tap}": tap_values for tap, tap_values in taps.items()}
     for name in NETWORKS:
-        network, inputs, labels = trained_network(bench, name, precision, augmented=False)
+        network, inputs, labels = trained_network(bench, name, precision)
         for layer in network._flatten_layers():
             if isinstance(layer, keras.layers.Dropout):
                 layer.rate = 0.0
-            # A top of zeros would give no gradient to the layers below it.
-            if isinstance(layer, keras.layers.Dense):
-                kernel, bias = layer.get_weights()
-                random = np.random.default_rng(1).standard_normal(kernel.shape, np.float32)
-                layer.set_weights([0.01 * random, bias])
+        _draw_weights(network, every=name == "baseline")
         before = [weight.numpy() for weight in _trained(network)]
         network.compile(keras.optimizers.SGD(0.01), "categorical_crossentropy", jit_compile=False)
         with _jax_precision("float32"):
@@ -370,6 +386,21 @@ def values(bench: Bench, precision: str = "float32") -> dict[str, NDArray[np.flo
         changes = [(b - a).ravel() for a, b in zip(before, after, strict=True)]
         found[f"step {name}"] = np.concatenate(changes).astype(np.float32)
     return found
+
+
+def _draw_weights(network: keras.Model, *, every: bool) -> None:
+    """Draw the weights of the top, or of every layer, alike on all devices.
+
+    Backends draw other numbers, and a top of zeros would give no gradient to the layers below it.
+    """
+    random = np.random.default_rng(1)
+    for layer in network._flatten_layers():
+        if isinstance(layer, keras.layers.Dense | keras.layers.Conv2D) and (
+            every or isinstance(layer, keras.layers.Dense)
+        ):
+            kernel, *bias = layer.get_weights()
+            scale = np.sqrt(2 / np.prod(kernel.shape[:-1])) if every else 0.01
+            layer.set_weights([scale * random.standard_normal(kernel.shape, np.float32), *bias])
 
 
 def differences(
@@ -397,7 +428,7 @@ def _pipeline(
     paths = sorted(path.name for path in root.glob("*.jpg")) or write_jpegs(root, bench.scale.jpegs)
     speeds = [speed for speed in (bench.forward, bench.decoding) if speed]
     n = max(1, int(share * min([bench.scale.photos, *(PIPELINE_SECONDS * one for one in speeds)])))
-    given = (paths * -(-n // len(paths)))[:n]
+    given = paths[:n]
     with tempfile.TemporaryDirectory(dir=bench.folder) as out:
         started = time.perf_counter()
         with Writer(Path(out), the_recipe) as writer:
@@ -408,7 +439,7 @@ def _pipeline(
                 writer=writer,
                 advance=lambda n: None,
             )
-        return n / (time.perf_counter() - started)
+        return len(given) / (time.perf_counter() - started)
 
 
 def _in_flight(engine: Engine, rounds: int) -> float:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from extract.compute import pipeline
+from extract.compute import pipeline, reading
 from extract.engines.base import Engine, Taps
 from extract.photos import datasets, decode, scan
 from extract.store import shards
@@ -36,7 +36,7 @@ from extract.system import console, machine, threads
 from extract.vgg16.recipe import SIZE, TAPS, recipe
 
 MADE = 256
-"""JPEGs that are made if no data set is given."""
+"""Different pictures that are made if no data set is given. Each file has a number of its own."""
 
 Figures = dict[str, list[float]]
 
@@ -140,7 +140,7 @@ def gil_ms(root: Path, paths: Sequence[str]) -> float:
     held = []
     for path in paths:
         began = time.thread_time()
-        pipeline.read(root, path)
+        reading.read(root, path)
         whole = time.thread_time() - began
         data = (root / path).read_bytes()
         image = Image.open(io.BytesIO(data))
@@ -155,7 +155,7 @@ def gil_ms(root: Path, paths: Sequence[str]) -> float:
 
 def _decode(given: tuple[Path, Iterable[str]]) -> int:
     root, paths = given
-    return sum(pipeline.read(root, path).photo is not None for path in paths)
+    return sum(reading.read(root, path).photo is not None for path in paths)
 
 
 def _processes(pool: Any, root: Path, paths: list[str]) -> None:
@@ -165,7 +165,7 @@ def _processes(pool: Any, root: Path, paths: list[str]) -> None:
 
 
 def _threads(n: int, root: Path, paths: list[str]) -> None:
-    for _ in threads.ahead(partial(pipeline.read, root), paths, workers=n, limit=64 + 2 * n):
+    for _ in threads.ahead(partial(reading.read, root), paths, workers=n, limit=64 + 2 * n):
         pass
 
 
@@ -205,23 +205,35 @@ def _peak_mb() -> float:
 
 
 def _photos(data: str | None, temporary: Path, n: int) -> tuple[Path, list[str]]:
-    """Return n photos of a data set, or some that are made; there may be repeats."""
+    """Return photos of a data set, at most n, or n that are made."""
     if data:
         found = scan.labelled_photos(datasets.locate(data), exclude=(datasets.BACKGROUND,))
         paths = [photo.path for photo in found.photos]
         return Path(str(found.root)), [
-            paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)
+            paths[i] for i in np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int)
         ]
     root = temporary / "photos"
     root.mkdir()
     random = np.random.default_rng(0)
-    for number in range(MADE):
+    pictures = []
+    for _ in range(MADE):
         coarse = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
         smooth = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
         noise = random.normal(0, 6, (375, 500, 3))
         pixels = (np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(root / f"{number:03d}.jpg", quality=85)
-    return root, [f"{number % MADE:03d}.jpg" for number in range(n)]
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=85)
+        pictures.append(file.getvalue())
+    return root, write_numbered(root, pictures, n)
+
+
+def write_numbered(root: Path, pictures: Sequence[bytes], n: int) -> list[str]:
+    """Write n JPEGs and return their names; a comment in each makes its digest its own."""
+    names = [f"{number:06d}.jpg" for number in range(n)]
+    for number, name in enumerate(names):
+        start, rest = pictures[number % len(pictures)][:2], pictures[number % len(pictures)][2:]
+        (root / name).write_bytes(start + b"\xff\xfe\x00\x0a%08d" % number + rest)
+    return names
 
 
 def _print(figures: dict[str, Any]) -> None:

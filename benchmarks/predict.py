@@ -19,8 +19,8 @@ from pathlib import Path
 from classify import results
 from classify.serving.model import Model, answers, load_model
 from extract import options as shared
-from extract.compute import pipeline
-from extract.compute.pipeline import BATCH_SIZE
+from extract.compute import reading
+from extract.compute.reading import BATCH_SIZE
 from extract.store import features_file, shards
 from extract.system import console, machine
 
@@ -84,7 +84,7 @@ def measure(run: Path, root: Path, paths: Sequence[str], *, out: Path) -> dict[s
 
 def _answer(model: Model, root: Path, paths: Sequence[str]) -> float:
     started = time.perf_counter()
-    items = pipeline.read_squares_ahead(root, paths, known=model.known)
+    items = reading.read_squares_ahead(root, paths, known=model.known)
     assert len(list(answers(model, items))) == len(paths)
     return time.perf_counter() - started
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.compute import pipeline
+from extract.compute import reading
 from extract.compute.job import Job
 from extract.compute.missing import Images
 from extract.photos import duplicates
@@ -75,7 +75,7 @@ def _looks(images: Images, root: Location, digests: Sequence[str]) -> NDArray[np
     looks = np.zeros((len(digests), 3 * duplicates.LOOK_SIDE**2), np.float32)
     with (
         console.progress("same pictures, pixels", len(digests), unit="photos") as advance,
-        closing(pipeline.read_ahead(root, [paths[digest] for digest in digests])) as items,
+        closing(reading.read_ahead(root, [paths[digest] for digest in digests])) as items,
     ):
         for row, item in enumerate(items):
             if item.photo is not None and item.digest == digests[row]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from extract import __main__ as command
 from extract import build
-from extract.compute import pipeline
+from extract.compute import pipeline, reading
 from extract.engines import selection
 from extract.engines.base import Engine
 from extract.store import shards
@@ -218,7 +218,7 @@ def _child(job: dict[str, Any]) -> None:
 
     shards.SHARD_IMAGES = job.get("shard_images", shards.SHARD_IMAGES)
     defaults: Any = pipeline.compute.__kwdefaults__
-    defaults["batch_size"] = job.get("batch_size", pipeline.BATCH_SIZE)
+    defaults["batch_size"] = job.get("batch_size", reading.BATCH_SIZE)
     weights = Weights([], "f" * 64, "stand-in")
     build.weights.load = lambda *a, **k: weights  # type: ignore[attr-defined]
     engine = Engine("stand-in", forward)

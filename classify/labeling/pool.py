@@ -13,7 +13,7 @@ from extract.compute import missing
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.compute.job import Job
 from extract.compute.missing import Images
-from extract.compute.pipeline import LoadedPhoto
+from extract.compute.reading import LoadedPhoto
 from extract.photos import hashes, scan
 from extract.system import console, lock
 from extract.system.console import InputError, count, say, warn

@@ -20,7 +20,7 @@ from classify.novelty.detector import KEEP, TAP, NoveltyDetector
 from classify.results import Result
 from classify.serving.head_file import load
 from extract.compute.cached_vgg16 import CachedVGG16
-from extract.compute.pipeline import BATCH_SIZE, LoadedPhoto, Squares
+from extract.compute.reading import BATCH_SIZE, LoadedPhoto, Squares
 from extract.engines.base import Taps
 from extract.system.console import InputError, warn
 from extract.vgg16.recipe import SIZE, SIZES, joint_digest, pixels_note, plain, recipe, size_of

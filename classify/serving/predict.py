@@ -21,7 +21,7 @@ from classify.serving.model import (
     load_model,
     warn_without_novelty,
 )
-from extract.compute import pipeline
+from extract.compute import reading
 from extract.photos import files, scan
 from extract.system import console, locations
 from extract.system.console import InputError, warn
@@ -131,10 +131,10 @@ def _predict(
     named = [path for path in paths if path != "-"]
     piped = []
     if "-" in paths:
-        piped.append(pipeline.squares("-", _standard_input(), known=model.known))
+        piped.append(reading.squares("-", _standard_input(), known=model.known))
     with (
         console.progress("predict", len(named) + len(piped), unit="photos") as advance,
-        closing(pipeline.read_squares_ahead(Path(), named, known=model.known)) as read,
+        closing(reading.read_squares_ahead(Path(), named, known=model.known)) as read,
     ):
         for answer in answers(model, chain(piped, read), unsure=unsure, keep=keep):
             path = locations.readable_name(answer.path)

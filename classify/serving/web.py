@@ -25,9 +25,9 @@ from classify.serving.model import (
     unreadable,
 )
 from classify.serving.neighbours import SIMILARITY_TAP, TrainingPhotos
-from extract.compute import pipeline
+from extract.compute import reading
 from extract.compute.cached_vgg16 import CachedVGG16
-from extract.compute.pipeline import Squares
+from extract.compute.reading import Squares
 from extract.photos import decode
 from extract.system.console import one_line
 from extract.vgg16.recipe import SIZE
@@ -122,13 +122,13 @@ def _decoded(
     data: bytes, model: Model, vgg16: CachedVGG16, training: TrainingPhotos | None
 ) -> tuple[Squares, Squares]:
     """Return the photo as the model takes it, and as VGG16 takes it to find similar photos."""
-    photo = pipeline.squares("", data, known=model.known)
+    photo = reading.squares("", data, known=model.known)
     if square := unreadable(photo):
         flask.abort(422, square.reason)
     if model.head and SIZE in model.known:
         return photo, photo
     known_to_vgg16 = {SIZE: vgg16.known} if training else {}
-    return photo, pipeline.squares("", data, known=known_to_vgg16)
+    return photo, reading.squares("", data, known=known_to_vgg16)
 
 
 def _answer(

@@ -26,8 +26,8 @@ from classify.serving.model import (
 from classify.sorting import actions, names, record
 from classify.sorting.record import COPY, LINK, MOVE, Row
 from classify.sorting.sorted_folder import SortedFolder
-from extract.compute import pipeline
-from extract.compute.pipeline import Squares
+from extract.compute import reading
+from extract.compute.reading import Squares
 from extract.system import console
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import readable_name
@@ -239,7 +239,7 @@ def _rows(
 
     with (
         console.progress("sort", len(paths), unit="photos") as advance,
-        closing(pipeline.read_squares_ahead(Path(), paths, known=model.known)) as read,
+        closing(reading.read_squares_ahead(Path(), paths, known=model.known)) as read,
     ):
         for answer in answers(
             model, remembered(read), unsure=plan.wanted.unsure, keep=plan.wanted.keep

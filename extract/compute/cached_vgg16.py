@@ -14,8 +14,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.compute import pipeline
-from extract.compute.pipeline import BATCH_SIZE, LoadedPhoto
+from extract.compute import pipeline, reading
+from extract.compute.reading import BATCH_SIZE, LoadedPhoto
 from extract.engines import selection
 from extract.engines.base import Engine, Taps
 from extract.store import shard_index, shards
@@ -144,7 +144,7 @@ class CachedVGG16:
         result = {tap: np.empty((len(paths), TAPS[tap]), np.float32) for tap in taps}
         with (
             self._writing() if keep else nullcontext(),
-            closing(pipeline.read_ahead(Path(), paths, size=self.size, known=self.known)) as files,
+            closing(reading.read_ahead(Path(), paths, size=self.size, known=self.known)) as files,
         ):
             for start in range(0, len(paths), BATCH_SIZE):
                 batch = list(islice(files, BATCH_SIZE))

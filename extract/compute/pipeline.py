@@ -1,69 +1,40 @@
 """Send photos through the network; files are read, decoded and written while it computes."""
 
-import hashlib
 import math
 import threading
 import time
 from collections.abc import (
     Callable,
     Container,
-    Generator,
     Iterable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from contextlib import closing, contextmanager
-from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.compute import reader_processes, reading
+from extract.compute.reading import BATCH_SIZE, LoadedPhoto
 from extract.engines.base import Engine, Taps
-from extract.photos import decode, files
 from extract.store.shards import Writer
 from extract.system import threads
-from extract.system.console import MEMORY_ADVICE
-from extract.system.locations import Location, readable_name, readers
+from extract.system.locations import Location
 from extract.system.machine import cores
-from extract.system.memory import OutOfMemory
 from extract.vgg16.recipe import SIZE
 
-BATCH_SIZE = 16
-"""Every engine was equally fast with 8, 16 and 32 on two cores; more only takes memory."""
-
-READ_AHEAD_BYTES = 256_000_000
-"""The most that decoded photos take which wait to be put into a batch."""
+MANY = 1000
+"""Processes read photos only if there are so many: threads read this number in about a second."""
 
 STAGES = ("engine", "read", "decode", "forward", "write")
 
 WAITS = ("for photos", "for the network", "network idle")
 """How long batches waited for photos, how long they waited for the network, and how long the
 network had no batch."""
-
-
-class LoadedPhoto(NamedTuple):
-    """A file that was read once: its digest and its pixels come from the same bytes.
-
-    Attributes
-    ----------
-    path : str
-    digest : str
-        Empty if the file was not read whole.
-    photo : ndarray of shape (size, size, 3), uint8, or None
-    reason : str
-        Why the file gives no photo. Empty if it gives one, or if its digest was known.
-    seconds : tuple of two floats
-        The time for reading and hashing, and the time for decoding.
-    """
-
-    path: str
-    digest: str
-    photo: NDArray[np.uint8] | None
-    reason: str
-    seconds: tuple[float, float] = (0.0, 0.0)
 
 
 class Computed(NamedTuple):
@@ -118,14 +89,14 @@ class Batch(NamedTuple):
     Attributes
     ----------
     paths, digests : list of str
-    pixels : ndarray of shape (n, size, size, 3), uint8
+    photos : list of n ndarrays of shape (size, size, 3), uint8
     ready : float
         When it was complete, as `time.perf_counter` counts.
     """
 
     paths: list[str]
     digests: list[str]
-    pixels: NDArray[np.uint8]
+    photos: list[NDArray[np.uint8]]
     ready: float
 
 
@@ -149,125 +120,15 @@ class _Network:
                 self.seconds["network idle"] += begun - self.free
             self.seconds["for the network"] += begun - max(batch.ready, self.built)
             self.at_work += 1
-        taps = self.engine.forward(batch.pixels)
+        pixels = np.stack(batch.photos)
+        # The pixels are in memory once.
+        batch.photos.clear()
+        taps = self.engine.forward(pixels)
         with self.lock:
             self.free = time.perf_counter()
             self.seconds["forward"] += self.free - begun
             self.at_work -= 1
         return batch, taps
-
-
-def read(root: Location, path: str, *, size: int = SIZE, known: Container[str] = ()) -> LoadedPhoto:
-    """Read and hash one file, and decode it unless its digest is `known`.
-
-    Raises
-    ------
-    InputError
-        If the file was not read or decoded for a reason that does not lie in this file.
-    """
-    return read_squares(root, path, known={size: known})[size]
-
-
-def decoded(path: str, data: bytes, *, size: int = SIZE, known: Container[str] = ()) -> LoadedPhoto:
-    """Hash the bytes of a file, and decode them unless their digest is `known`."""
-    started = time.perf_counter()
-    digest = hashlib.sha256(data).hexdigest()
-    between = time.perf_counter()
-    photo, reason = None, ""
-    if digest not in known:
-        try:
-            photo = decode.decode_photo(data, size=size)
-        except decode.Unreadable as unreadable:
-            reason = str(unreadable)
-    return LoadedPhoto(
-        path, digest, photo, reason, (between - started, time.perf_counter() - between)
-    )
-
-
-def read_ahead(
-    root: Location,
-    paths: Iterable[str],
-    *,
-    size: int = SIZE,
-    known: Container[str] = (),
-    batch_size: Callable[[], int] = lambda: BATCH_SIZE,
-) -> Generator[LoadedPhoto, None, None]:
-    """Yield every file in order, as `read` returns it; threads read the next ones meanwhile.
-
-    `batch_size` returns how many of them will be wanted together. It may change.
-    """
-    function = partial(read, root, size=size, known=known)
-    most = readers(root)
-
-    def limit() -> int:
-        return photos_ahead(batch_size(), size, most)
-
-    return threads.ahead(function, paths, workers=most, limit=limit)
-
-
-def photos_ahead(batch_size: int, size: int, readers: int) -> int:
-    """Return how many photos of a size are read ahead: enough for three batches and all readers.
-
-    They take no more than `READ_AHEAD_BYTES`.
-    """
-    return min(max(3 * batch_size, 2 * readers), READ_AHEAD_BYTES // (3 * size**2))
-
-
-Squares = dict[int, LoadedPhoto]
-"""One file as squares of several sizes: the sides in pixels, each with what `read` returns."""
-
-
-def squares(path: str, data: bytes, *, known: Mapping[int, Container[str]]) -> Squares:
-    """Decode the bytes of a file once for each size; `known` has the digests known at each."""
-    return {size: decoded(path, data, size=size, known=digests) for size, digests in known.items()}
-
-
-def read_squares(root: Location, path: str, *, known: Mapping[int, Container[str]]) -> Squares:
-    """Read one file, and hash and decode it for each size, as `read` does it for one.
-
-    Parameters
-    ----------
-    root : Path or UPath
-    path : str
-    known : mapping of int to container of str
-        The sides of the squares, each with the digests that are known at this size.
-
-    Raises
-    ------
-    InputError
-        If the file was not read or decoded for a reason that does not lie in this file.
-    """
-    started = time.perf_counter()
-    try:
-        with files.content(root, path) as data:
-            reading = time.perf_counter() - started
-            found = squares(path, data, known=known)
-    except decode.Unreadable as error:
-        reason = str(error)
-    except OutOfMemory as error:
-        raise OutOfMemory(f"{readable_name(path)}: {error}") from error
-    except MemoryError as error:
-        raise OutOfMemory(
-            f"{readable_name(path)}: not enough memory to read it; {MEMORY_ADVICE}"
-        ) from error
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}"
-    else:
-        return {
-            size: item._replace(seconds=(reading + item.seconds[0], item.seconds[1]))
-            for size, item in found.items()
-        }
-    return {size: LoadedPhoto(path, "", None, reason) for size in known}
-
-
-def read_squares_ahead(
-    root: Location, paths: Iterable[str], *, known: Mapping[int, Container[str]]
-) -> Generator[Squares, None, None]:
-    """Yield every file in order, as `read_squares` returns it; threads read the next ones."""
-    function = partial(read_squares, root, known=known)
-    most = readers(root)
-    limit = photos_ahead(BATCH_SIZE, sum(known), most)
-    return threads.ahead(function, paths, workers=most, limit=limit)
 
 
 def compute(
@@ -282,8 +143,9 @@ def compute(
 ) -> Computed:
     """Run the network over files and hand the taps to the writer, batch by batch.
 
-    As many threads read and decode as the network needs. The network has a thread of its own, for
-    which a batch waits. The calling thread assembles batches and writes.
+    As many threads read and decode as the network needs. Processes do it for an engine that wants
+    larger batches than usual, which only a fast one does. The network has a thread of its own, for
+    which a batch waits. Another thread writes, and the calling thread assembles batches.
 
     Parameters
     ----------
@@ -303,30 +165,45 @@ def compute(
         Digests whose taps exist: their files are only read.
     """
     done, size = Computed.nothing(), writer.recipe["size"]
-    photos = at_once(size, batch_size or BATCH_SIZE)
+    photos, fast = at_once(size, batch_size or BATCH_SIZE), False
 
     def wanted() -> int:
         return photos
 
-    with closing(read_ahead(root, paths, size=size, known=known, batch_size=wanted)) as files:
+    if isinstance(root, Path) and not known and len(paths) >= MANY:
+        items = reader_processes.read_ahead(
+            root, paths, size=size, batch_size=wanted, many=lambda: fast
+        )
+    else:
+        items = reading.read_ahead(root, paths, size=size, known=known, batch_size=wanted)
+    with closing(items) as files:
         batches = _batches(_readable(files, done, advance), wanted, done.seconds)
         if (first := next(batches, None)) is None:
             return done
         with _timed(done.seconds, "engine"):
-            engine = build_engine(first.pixels)
+            engine = build_engine(np.stack(first.photos))
         # Nothing could have been done meanwhile, so nothing was kept waiting.
         done.seconds["for photos"] = 0.0
         if batch_size is None and engine.batch_size != BATCH_SIZE:
             photos = engine.batch_size
+        fast = engine.batch_size > BATCH_SIZE
         network = _Network(engine, done.seconds)
         given = chain([first], batches)
         # An engine must not be at work when the process ends.
         most = engine.in_flight
+
+        def write(computed: tuple[Batch, Taps]) -> Batch:
+            batch, taps = computed
+            with _timed(done.seconds, "write"):
+                writer.add(batch.digests, taps, engine=engine.name)
+            return batch
+
         networks = threads.ahead(network.forward, given, workers=most, limit=most, patience=None)
-        with closing(networks) as computed:
-            for batch, taps in computed:
-                with _timed(done.seconds, "write"):
-                    writer.add(batch.digests, taps, engine=engine.name)
+        with (
+            closing(networks) as computed,
+            closing(threads.ahead(write, computed, workers=1, limit=1, patience=None)) as written,
+        ):
+            for batch in written:
                 done.digests.update(zip(batch.paths, batch.digests, strict=True))
                 advance(len(batch.paths))
     return done
@@ -359,9 +236,8 @@ def _batches(
             batch = list(islice(items, photos()))
         if not batch:
             return
-        pixels = np.stack([item.photo for item in batch if item.photo is not None])
         paths, digests = [item.path for item in batch], [item.digest for item in batch]
-        # The pixels are in memory once.
+        pixels = [item.photo for item in batch if item.photo is not None]
         del batch
         yield Batch(paths, digests, pixels, time.perf_counter())
 

@@ -60,6 +60,12 @@ class Budget:
 _budget = Budget(MOST)
 
 
+def allow(n: int) -> None:
+    """Refuse every block of `reserved` that needs more than n bytes, in this process."""
+    global _budget
+    _budget = Budget(n)
+
+
 def is_there(n: int) -> bool:
     """Say whether this process could get n bytes more."""
     try:
@@ -102,8 +108,11 @@ def reserved(n: int, *, ask_first: bool = False) -> Iterator[None]:
     Raises
     ------
     OutOfMemory
-        If the block fails, or would fail, because so many bytes cannot be had.
+        If the block fails, or would fail, because so many bytes cannot be had, or if they are more
+        than all that there are.
     """
+    if n > _budget.total:
+        raise lacking(n)
     with _budget.taken(n):
         if ask_first and not is_there(n):
             raise lacking(n)

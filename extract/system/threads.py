@@ -21,7 +21,7 @@ def ahead(
     function: Callable[[Given], Made],
     items: Iterable[Given],
     *,
-    workers: int,
+    workers: int | Callable[[], int],
     limit: int | Callable[[], int],
     patience: float | None = PATIENCE,
 ) -> Generator[Made, None, None]:
@@ -35,10 +35,9 @@ def ahead(
     ----------
     function : callable
     items : iterable
-    workers : int
-        The number of threads, at most.
-    limit : int, or callable without arguments that returns one
-        A callable is asked before each result, so that the limit may change.
+    workers, limit : int, or callable without arguments that returns one
+        The number of threads, at most, and of items. A callable is asked before each result, so
+        that it may change.
     patience : float or None
         How many seconds the generator waits for its threads when it is closed. A thread that is
         still at work then ends with the process. None waits for all of them.
@@ -63,7 +62,7 @@ def ahead(
 class _Crew(Generic[Given, Made]):
     """Threads that take items from a queue, in their order; their number changes with demand."""
 
-    def __init__(self, function: Callable[[Given], Made], most: int) -> None:
+    def __init__(self, function: Callable[[Given], Made], most: int | Callable[[], int]) -> None:
         self.function = function
         self.most = most
         self.tasks: SimpleQueue[tuple[Future[Made], Given] | None] = SimpleQueue()
@@ -85,7 +84,7 @@ class _Crew(Generic[Given, Made]):
         return future.result()
 
     def grow(self) -> None:
-        if self.working < self.most:
+        if self.working < (self.most if isinstance(self.most, int) else self.most()):
             # concurrent.futures would join its threads at exit.
             thread = threading.Thread(target=_work, args=(self.function, self.tasks), daemon=True)
             thread.start()

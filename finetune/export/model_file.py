@@ -14,8 +14,8 @@ from classify import results
 from classify.results import Result
 from classify.serving import neighbours
 from classify.serving.model import Model, load_model
-from extract.compute import pipeline
-from extract.compute.pipeline import LoadedPhoto
+from extract.compute import reading
+from extract.compute.reading import LoadedPhoto
 from extract.engines import keras_engine
 from extract.photos import decode, files, scan
 from extract.store import features_file, shards
@@ -95,7 +95,7 @@ def compare(
         with files.content(root, path) as data:
             photo = decode.upright(data, size=largest)
         if len(model.known) == 1:
-            item = pipeline.read_squares(root, path, known=model.known)
+            item = reading.read_squares(root, path, known=model.known)
         else:
             item = {
                 size: LoadedPhoto(path, "", decode.square(photo, size=size), "")
@@ -155,7 +155,7 @@ def _photos_to_compare(
     else:
         root, paths = photos, [photo.path for photo in scan.all_photos(photos).photos]
     step = max(1, len(paths) // PHOTOS_COMPARED)
-    readable = [path for path in paths[::step] if not pipeline.read(root, path).reason]
+    readable = [path for path in paths[::step] if not reading.read(root, path).reason]
     if not readable:
         raise InputError(f"{root}: no photo to compare on; name another folder with --photos")
     return root, readable[:PHOTOS_COMPARED]

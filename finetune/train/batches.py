@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_sample_weight
 
-from extract.compute import pipeline
+from extract.compute import reading
 from extract.compute.activations import Activations
 from extract.store.features_file import Features
 from extract.system import locations
@@ -244,7 +244,7 @@ class PhotoBatches(_SplitBatches):
         """
         if row in self.decoded:
             return self.decoded[row]
-        item = pipeline.read(self.root, self.paths[row], size=self.size)
+        item = reading.read(self.root, self.paths[row], size=self.size)
         if item.photo is None or item.digest != self.digests[row]:
             problem = item.reason or "has changed since its features were extracted"
             raise InputError(f"{self.root / self.paths[row]}: {problem}; run make features")

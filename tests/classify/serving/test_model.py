@@ -28,7 +28,7 @@ from classify.serving import head_file
 from classify.serving import model as serving
 from classify.serving.head_file import load_head
 from classify.serving.model import Answer, Model, load_model
-from extract.compute import pipeline
+from extract.compute import reading
 from extract.engines import selection
 from extract.store import shards
 from extract.system import bounded
@@ -68,7 +68,7 @@ def load(house: Path, vgg16_weights: Path) -> Callable[..., Model]:
 
 
 def answers(model: Model, root: Path, paths: Sequence[str]) -> list[Answer]:
-    items = pipeline.read_squares_ahead(root, paths, known=model.known)
+    items = reading.read_squares_ahead(root, paths, known=model.known)
     found = [answer for answer in serving.answers(model, items) if isinstance(answer, Answer)]
     assert [answer.path for answer in found] == list(paths)
     return found
@@ -109,7 +109,7 @@ def test_a_photo_is_none_of_these_if_its_score_is_beyond_the_limit(
 ) -> None:
     model = load("svm")
     paths = results.load_predictions(house / "runs/pets/svm").paths
-    items = list(pipeline.read_squares_ahead(house / "pets", paths, known=model.known))
+    items = list(reading.read_squares_ahead(house / "pets", paths, known=model.known))
     assert model.novelty
     scores = model.outputs(items)[1]
     found: list[Any] = list(serving.answers(model, items, keep=0.5))
@@ -159,7 +159,7 @@ def test_a_network_is_given_the_photo_at_its_own_size(
     assert list(model.known) == [32]
     paths = results.load_predictions(house / "runs/pets/svm").paths
     trained = keras.models.load_model(network / "model.keras")
-    photos = np.stack([pipeline.read(house / "pets", path, size=32).photo for path in paths])
+    photos = np.stack([reading.read(house / "pets", path, size=32).photo for path in paths])
     wanted = trained.predict(photos, verbose=0)
     np.testing.assert_allclose(probabilities(model, house / "pets", paths), wanted, atol=1e-5)
 
@@ -230,7 +230,7 @@ def test_a_head_of_several_sizes_is_given_the_photo_at_each(
     model = load("sized")
     assert list(model.known) == [224, 96]
     path = predictions.paths[0]
-    squares = {size: pipeline.read(house / "pets", path, size=size).photo for size in (224, 96)}
+    squares = {size: reading.read(house / "pets", path, size=size).photo for size in (224, 96)}
     taps = [
         model.vgg16[size].compute(squares[size][None])[tap]  # type: ignore[index]
         for size, tap in ((224, "block5_avg"), (96, "block4_avg"))

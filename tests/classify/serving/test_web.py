@@ -24,8 +24,8 @@ from classify.results import Result
 from classify.serving import addresses, neighbours, site, web
 from classify.serving.model import Model
 from classify.serving.neighbours import TrainingPhotos
-from extract.compute import pipeline
-from extract.compute.pipeline import LoadedPhoto, Squares
+from extract.compute import reading
+from extract.compute.reading import LoadedPhoto, Squares
 from extract.photos import decode
 from extract.store import features_file
 from extract.system import memory
@@ -277,14 +277,14 @@ def test_photos_from_other_sites_are_refused(
 
 
 def test_a_slow_photo_does_not_stop_the_others(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, decoded = threading.Event(), pipeline.decoded
+    held, decoded = threading.Event(), reading.decoded
 
     def slow(path: str, data: bytes, **how: Any) -> LoadedPhoto:
         if data == png(9):
             assert held.wait(30)
         return decoded(path, data, **how)
 
-    monkeypatch.setattr(pipeline, "decoded", slow)
+    monkeypatch.setattr(reading, "decoded", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(send, app.test_client(), png(9))
         assert send(app.test_client(), png(204))[0] == 200

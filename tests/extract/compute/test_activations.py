@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from extract import build
-from extract.compute import activations, missing, pipeline
+from extract.compute import activations, missing, pipeline, reading
 from extract.compute.activations import make, variant_recipe, vary
 from extract.engines import keras_engine, selection
 from extract.engines.base import Engine
@@ -63,7 +63,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def photo(features: Features, row: int) -> np.ndarray:
-    read = pipeline.read(Path(str(features.attributes["root"])), features.paths[row])
+    read = reading.read(Path(str(features.attributes["root"])), features.paths[row])
     assert read.photo is not None
     return read.photo
 

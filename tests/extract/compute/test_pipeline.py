@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from extract.compute import pipeline
-from extract.compute.pipeline import compute, read, read_ahead
+from extract.compute import pipeline, reading
+from extract.compute.pipeline import compute
+from extract.compute.reading import read, read_ahead
 from extract.engines import base
 from extract.engines.base import Engine
 from extract.photos import decode
@@ -253,11 +254,11 @@ def test_order_is_kept_while_photos_take_different_times(
     random = np.random.default_rng(0)
     waits = random.random(250) / 500
 
-    def slow(root: Path, path: str, **how: object) -> pipeline.LoadedPhoto:
+    def slow(root: Path, path: str, **how: object) -> reading.LoadedPhoto:
         time.sleep(waits[int(path)])
-        return pipeline.LoadedPhoto(path, path, None, "")
+        return reading.LoadedPhoto(path, path, None, "")
 
-    monkeypatch.setattr(pipeline, "read", slow)
+    monkeypatch.setattr(reading, "read", slow)
     assert [item.path for item in read_ahead(tmp_path, paths)] == paths
 
 
@@ -277,17 +278,17 @@ def test_no_more_is_read_ahead_than_memory_allows(
 ) -> None:
     started: list[str] = []
 
-    def noting(root: Path, path: str, **how: object) -> pipeline.LoadedPhoto:
+    def noting(root: Path, path: str, **how: object) -> reading.LoadedPhoto:
         started.append(path)
-        return pipeline.LoadedPhoto(path, path, None, "")
+        return reading.LoadedPhoto(path, path, None, "")
 
-    monkeypatch.setattr(pipeline, "read", noting)
-    reading = read_ahead(tmp_path, [f"{i}" for i in range(1000)])
-    next(reading)
+    monkeypatch.setattr(reading, "read", noting)
+    photos = read_ahead(tmp_path, [f"{i}" for i in range(1000)])
+    next(photos)
     time.sleep(0.1)
-    most = pipeline.photos_ahead(pipeline.BATCH_SIZE, 224, cores())
+    most = reading.photos_ahead(reading.BATCH_SIZE, 224, cores())
     assert len(started) <= most + 1
-    reading.close()
+    photos.close()
 
 
 @pytest.mark.parametrize(
@@ -297,8 +298,8 @@ def test_no_more_is_read_ahead_than_memory_allows(
 def test_reading_ahead_follows_batches_and_readers_within_a_number_of_bytes(
     batch_size: int, size: int, readers: int, photos: int
 ) -> None:
-    assert pipeline.photos_ahead(batch_size, size, readers) == photos
-    assert photos * size * size * 3 <= pipeline.READ_AHEAD_BYTES
+    assert reading.photos_ahead(batch_size, size, readers) == photos
+    assert photos * size * size * 3 <= reading.READ_AHEAD_BYTES
 
 
 @pytest.mark.parametrize(("wanted", "batches"), [(20, [16, 20, 9]), (16, [16, 16, 13])])

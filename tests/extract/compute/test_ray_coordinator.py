@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from extract import build
-from extract.compute import pipeline, ray_coordinator
+from extract.compute import ray_coordinator, reading
 from extract.compute.digest_set import DigestSet
 from extract.compute.job import Job
 from extract.compute.ray_coordinator import (
@@ -270,9 +270,9 @@ def test_a_worker_reads_the_next_task_while_it_computes(
     root = photos({"cats": 20, "dogs": 20})
     read, computed = set[str](), list[int]()
     dogs_are_read, cats_are_given = threading.Event(), threading.Event()
-    read_one = pipeline.read
+    read_one = reading.read
 
-    def note(root: Path, path: str, **options: Any) -> pipeline.LoadedPhoto:
+    def note(root: Path, path: str, **options: Any) -> reading.LoadedPhoto:
         item = read_one(root, path, **options)
         read.add(path)
         if sum(path.startswith("dogs") for path in read) == 20:
@@ -285,7 +285,7 @@ def test_a_worker_reads_the_next_task_while_it_computes(
         computed.append(len(photos))
         return values(photos)
 
-    monkeypatch.setattr(pipeline, "read", note)
+    monkeypatch.setattr(reading, "read", note)
     worker.engine = Engine("stand-in", forward)
     answers = {}
 

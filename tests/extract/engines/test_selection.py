@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.compute.pipeline import BATCH_SIZE
+from extract.compute.reading import BATCH_SIZE
 from extract.engines import keras_engine, mnn_engine, selection, tuning
 from extract.engines.base import TOLERANCE, Engine, Taps, Unusable, relative_difference
 from extract.engines.selection import PACKAGES, Check, choose

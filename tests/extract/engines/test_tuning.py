@@ -59,23 +59,23 @@ def gpu() -> Gpu:
 
 def test_the_batch_grows_while_photos_per_second_rise(gpu: Gpu) -> None:
     rising = gpu.network(lambda size: min(size, 64))
-    assert grow(rising, PHOTOS, clock=gpu.clock) == (64, 64)
+    assert grow(rising, PHOTOS, start=16, clock=gpu.clock) == (64, 64)
     assert max(gpu.sizes) == 128
     hardly = gpu.network(lambda size: 100 * 1.04 ** np.log2(size))
-    assert grow(hardly, PHOTOS, clock=gpu.clock)[0] == 16
+    assert grow(hardly, PHOTOS, start=16, clock=gpu.clock)[0] == 16
 
 
 def test_the_last_batch_that_fits_is_taken(gpu: Gpu) -> None:
-    assert grow(gpu.network(float, fits=100), PHOTOS, clock=gpu.clock) == (64, 64)
-    assert grow(gpu.network(float, fits=5), PHOTOS, clock=gpu.clock) == (4, 4)
+    assert grow(gpu.network(float, fits=100), PHOTOS, start=16, clock=gpu.clock) == (64, 64)
+    assert grow(gpu.network(float, fits=5), PHOTOS, start=16, clock=gpu.clock) == (4, 4)
     with pytest.raises(Full):
-        grow(gpu.network(fits=0), PHOTOS, clock=gpu.clock)
+        grow(gpu.network(fits=0), PHOTOS, start=16, clock=gpu.clock)
 
 
 def test_the_batch_and_the_time_are_bounded(gpu: Gpu) -> None:
-    assert grow(gpu.network(float), PHOTOS, clock=gpu.clock)[0] == tuning.LARGEST
+    assert grow(gpu.network(float), PHOTOS, start=16, clock=gpu.clock)[0] == tuning.LARGEST
     assert max(gpu.sizes) == tuning.LARGEST
-    assert grow(gpu.network(float), PHOTOS, clock=gpu.clock, until=gpu.now)[0] == 16
+    assert grow(gpu.network(float), PHOTOS, start=16, clock=gpu.clock, until=gpu.now)[0] == 16
 
 
 def test_the_fastest_format_that_agrees_is_chosen_and_the_others_have_a_reason(gpu: Gpu) -> None:
@@ -110,8 +110,8 @@ def test_float32_stays_if_no_format_agrees_or_is_faster(gpu: Gpu) -> None:
         "bfloat16": lambda: gpu.network(lambda size: 900.0, error=2e-3),
     }
     setting, _ = choose(builders, PHOTOS, clock=gpu.clock)
-    assert setting == Setting("float32", 16, pytest.approx(100), 0.0)
-    assert setting.describe() == "float32, batches of 16"
+    assert setting == Setting("float32", tuning.START, pytest.approx(100), 0.0)
+    assert setting.describe() == "float32, batches of 64"
 
 
 def test_no_format_is_tried_after_the_time_is_over(gpu: Gpu) -> None:

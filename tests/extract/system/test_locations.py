@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from classify.serving import neighbours
-from extract.compute import pipeline
+from extract.compute import reading
 from extract.photos import hashes, scan
 from extract.store import features_file
 from extract.system import locations
@@ -163,7 +163,7 @@ def test_an_error_of_the_moment_is_not_blamed_on_the_file(
 
     monkeypatch.setattr(os, "open", fail)
     with pytest.raises(InputError, match=rf"1.png: it cannot be read now \(.*{advice}"):
-        pipeline.read(tmp_path, "1.png")
+        reading.read(tmp_path, "1.png")
     monkeypatch.undo()
     monkeypatch.setattr(os, "pread", fail)
     with pytest.raises(InputError, match="it cannot be read now"):
@@ -475,7 +475,7 @@ def test_photos_of_a_bucket_serve_as_neighbours(pets: Path, away: Away, tmp_path
     assert locations.read_bytes(found.root, found.paths[0]) == content
     with features_file.open(tmp_path / "out/features/pets.h5") as features:
         root = locations.location(str(features.attributes["root"]))
-        item = pipeline.read(root, features.paths[0])
+        item = reading.read(root, features.paths[0])
         assert item.digest == features.digests[0]
         assert item.photo is not None
 

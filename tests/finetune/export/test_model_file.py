@@ -23,7 +23,7 @@ from classify.search import Choice
 from classify.serving import neighbours
 from classify.serving.head_file import load_head
 from classify.serving.model import Model, load_model
-from extract.compute.pipeline import LoadedPhoto
+from extract.compute.reading import LoadedPhoto
 from extract.photos import decode
 from extract.store import features_file
 from extract.system import atomic
