@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ def fit(
     checkpoint : Checkpoint or None
         Holds the state after each epoch. Training goes on from a state that it holds already.
     logs : Path or None
-        Folder for TensorBoard, which is emptied first unless training goes on.
+        Folder for TensorBoard, which is emptied first unless training goes on. Nothing is
+        written there without TensorFlow.
     hardware : Hardware
         `network` was made in its scope.
 
@@ -284,5 +286,7 @@ def _callbacks(epochs: _Epochs, logs: Path | None) -> list[keras.callbacks.Callb
     if logs is not None and epochs.hardware.is_chief:
         if not epochs.done:
             shutil.rmtree(logs, ignore_errors=True)
-        callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False))
+        # Keras writes curves with TensorFlow, which another backend does without.
+        if find_spec("tensorflow"):
+            callbacks.append(keras.callbacks.TensorBoard(logs, write_graph=False))
     return callbacks

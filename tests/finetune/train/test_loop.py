@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from extract.system.console import InputError, Stopped
 from extract.vgg16.keras_backend import keras
-from finetune.train import batches, networks
+from finetune.train import batches, loop, networks
 from finetune.train.batches import TrainingData
 from finetune.train.checkpoint import Checkpoint
 from finetune.train.loop import fit
@@ -287,6 +287,16 @@ def test_a_state_of_another_training_or_a_damaged_one_is_not_used(tmp_path: Path
     assert epochs_run(other) == 4
     # The curves of the earlier trainings are gone.
     assert curve(logs) == list(range(4))
+
+
+def test_a_backend_without_tensorflow_trains_and_writes_no_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "find_spec", lambda name: None)
+    data = TrainingData(points(0), points(1))
+    phase = Phase("only", Schedule(0.1, 2, 0), epochs=2, patience=2)
+    assert len(fit(line(), data, phase, logs=tmp_path / "logs")["loss"]) == 2
+    assert not (tmp_path / "logs").exists()
 
 
 def test_a_state_of_another_network_is_told_and_not_used(
