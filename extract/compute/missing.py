@@ -103,7 +103,13 @@ def _kept_at(job: Job, wanted: Wanted | None, new: set[str]) -> Wanted | None:
 def _compute_here(
     job: Job, pending: Sequence[str], advance: Callable[[int], None], wanted: Wanted | None
 ) -> Computed:
-    choose = partial(selection.choose, job.engine, job.weights, folder=job.local_folder)
+    choose = partial(
+        selection.choose,
+        job.engine,
+        job.weights,
+        folder=job.local_folder,
+        expected=len(pending),
+    )
     writer = shards.Writer(job.shard_folder, job.recipe)
     if wanted:
         choose = partial(choose, outputs=(*TAPS, wanted.layer))

@@ -144,7 +144,12 @@ class Worker:
                 folder = Path(pooch.os_cache("onepass"), folder.name)
             # Two workers of one machine must not time engines at the same moment.
             with redirect_stdout(StringIO()) as said, lock.held(folder / "engines.lock"):
-                self.engine = selection.choose(job.engine, job.weights, photos, folder=folder)
+                # Whoever starts a cluster has many photos.
+                self.engine = selection.choose(
+                    *(job.engine, job.weights, photos),
+                    folder=folder,
+                    expected=selection.WORTH_TUNING,
+                )
             self.messages = said.getvalue()
         return self.engine
 

@@ -30,7 +30,7 @@ from extract.engines.base import (
     Unusable,
     relative_difference,
 )
-from extract.engines.tuning import Setting
+from extract.engines.tuning import UNTUNED, Setting
 from extract.system import atomic, machine, processes
 from extract.system.console import InputError, say
 from extract.vgg16.recipe import MAPS, SIZE, TAPS
@@ -45,6 +45,10 @@ ENGINES = ("auto", "keras", *PACKAGES)
 RECORD = "engines.json"
 """The file in a recipe's folder that keeps what was measured."""
 
+
+WORTH_TUNING = 20_000
+"""So many photos pay for measuring on a GPU: it took 24 s on an H200, and float32 gave 1,000 photos
+per second without."""
 
 PHOTOS_TIMED = 8
 """At least; on a machine with more cores each of them gets a photo."""
@@ -72,6 +76,7 @@ def choose(
     *,
     folder: Path,
     outputs: Sequence[str] = tuple(TAPS),
+    expected: int = 0,
 ) -> Engine:
     """Build the requested engine, or the fastest one, and say which it is and why.
 
@@ -90,16 +95,27 @@ def choose(
         Folder of the taps' recipe. It keeps converted networks and the results of the checks.
     outputs : sequence of str
         What the engine shall give, see `extract.engines.keras_engine.build`.
+    expected : int
+        How many photos will come. For fewer than `WORTH_TUNING`, a GPU that was not measured yet
+        computes in float32.
 
     Raises
     ------
     InputError
         If the engine asked for is not installed.
     """
+    by_keras = partial(
+        _choose_keras,
+        weights=weights,
+        photos=photos,
+        folder=folder,
+        outputs=outputs,
+        expected=expected,
+    )
     if wanted == "keras":
-        return _choose_keras("as asked", weights, photos, folder, outputs)
+        return by_keras("as asked")
     if wanted == "auto" and machine.has_gpu():
-        return _choose_keras("there is a GPU", weights, photos, folder, outputs)
+        return by_keras("there is a GPU")
     trial = Trial(weights, photos, folder, outputs)
     names = _installed(wanted)
     trial.check([name for name in names if not trial.speed(name)])
@@ -110,7 +126,7 @@ def choose(
             _announce(described, {name: trial.speed(name) for name in names}, trial.reasons)
             return engine._replace(name=described)
     reason = "; ".join(trial.reasons.values()) or "neither MNN nor ncnn is installed"
-    return _choose_keras(reason, weights, photos, folder, outputs)
+    return by_keras(reason)
 
 
 def build(
@@ -135,10 +151,12 @@ def build(
 
 def _choose_keras(
     reason: str,
+    *,
     weights: Weights,
     photos: NDArray[np.uint8],
     folder: Path,
     outputs: Sequence[str],
+    expected: int,
 ) -> Engine:
     # Importing Keras takes seconds, and the other engines do without it.
     from extract.engines import keras_engine
@@ -155,6 +173,10 @@ def _choose_keras(
     recorded = _recorded(path)
     maps = [output for output in outputs if output in MAPS]
     key = ", ".join([f"{keras_engine.name()} on {machine.gpu()}", *maps])
+    if key not in recorded and expected < WORTH_TUNING:
+        engine = keras_engine.build_for_gpu(weights, UNTUNED, outputs=outputs, size=size)
+        say(f"engine: {engine.name} ({reason}; too few photos to measure what is fastest)")
+        return engine
     if key not in recorded:
         setting, refused = keras_engine.tune(weights, photos, tuple(outputs))
         recorded[key] = setting._asdict()

@@ -58,6 +58,10 @@ class Setting(NamedTuple):
         return f"{self.precision}{within}, batches of {self.batch_size}"
 
 
+UNTUNED = Setting(REFERENCE, START, float("nan"), 0.0)
+"""What is used without measuring. If memory does not suffice, batches are halved."""
+
+
 def choose(
     builders: Mapping[str, Callable[[], Forward]],
     photos: NDArray[np.uint8],

@@ -16,7 +16,7 @@ import pytest
 from extract.compute.reading import BATCH_SIZE
 from extract.engines import keras_engine, mnn_engine, selection, tuning
 from extract.engines.base import TOLERANCE, Engine, Taps, Unusable, relative_difference
-from extract.engines.selection import PACKAGES, Check, choose
+from extract.engines.selection import PACKAGES, WORTH_TUNING, Check, choose
 from extract.engines.tuning import Setting
 from extract.system import machine
 from extract.system.console import InputError
@@ -349,8 +349,12 @@ def test_a_gpu_is_measured_once_and_the_engine_says_what_was_chosen(
     monkeypatch.setattr(keras_engine, "tune", lambda weights, photos, outputs: next(measured))
     monkeypatch.setattr(keras_backend, "gpus", lambda: ["gpu:0"])
     monkeypatch.setattr(machine, "gpu", lambda: "NVIDIA X")
-    for _ in range(2):
-        engine = choose("auto", vgg16, noise(2), folder=tmp_path)
+    # A few photos are computed before anything could be measured.
+    engine = choose("auto", vgg16, noise(2), folder=tmp_path, expected=500)
+    assert engine.name.endswith(", float32, batches of 64")
+    assert "too few photos to measure what is fastest" in capsys.readouterr().out
+    for many in (WORTH_TUNING, 0):
+        engine = choose("auto", vgg16, noise(2), folder=tmp_path, expected=many)
         assert engine.name.endswith(", tensorfloat32 within 4e-04 of float32, batches of 32")
         assert (engine.batch_size, engine.in_flight) == (32, 2)
     told = capsys.readouterr().out
@@ -359,7 +363,7 @@ def test_a_gpu_is_measured_once_and_the_engine_says_what_was_chosen(
     # Another GPU is measured anew.
     monkeypatch.setattr(machine, "gpu", lambda: "NVIDIA Y")
     with pytest.raises(StopIteration):
-        choose("auto", vgg16, noise(2), folder=tmp_path)
+        choose("auto", vgg16, noise(2), folder=tmp_path, expected=WORTH_TUNING)
     # On a processor the format is float32 all the same. Two threads get their own photos' taps.
     with ThreadPoolExecutor(engine.in_flight) as pool:
         for n, taps in zip((1, 2, 3), pool.map(engine.forward, map(noise, (1, 2, 3))), strict=True):

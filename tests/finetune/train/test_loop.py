@@ -294,7 +294,7 @@ def test_a_backend_without_tensorflow_trains_and_writes_no_curves(
 ) -> None:
     monkeypatch.setattr(loop, "find_spec", lambda name: None)
     data = TrainingData(points(0), points(1))
-    phase = Phase("only", Schedule(0.1, 2, 0), epochs=2, patience=2)
+    phase = Phase("p", Schedule(0.05, 2, 2))
     assert len(fit(line(), data, phase, logs=tmp_path / "logs")["loss"]) == 2
     assert not (tmp_path / "logs").exists()
 
