@@ -10,6 +10,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from extract.system.console import InputError, say, warn
 from extract.vgg16.recipe import SIZE
 
 
-def main() -> None:
-    """Read the command line and run the command."""
+def main(words: Sequence[str] | None = None, *, name: str = "") -> None:
+    """Read the command line, or other words, and run the command; see `extract.options.parse`."""
     parser = options.Parser(
         prog="python -m classify",
         description="Train classifiers (heads) on the features of a data set, and use them. "
@@ -41,7 +42,7 @@ def main() -> None:
     _add_sort(commands)
     _add_serve(commands)
     _add_label(commands)
-    chosen = options.parse(parser, commands.choices, default="train")
+    chosen = options.parse(parser, commands.choices, default="train", words=words, name=name)
     chosen.command(chosen)
 
 

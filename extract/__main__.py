@@ -12,6 +12,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from extract import build, options
@@ -26,8 +27,8 @@ DATA = (
 )
 
 
-def main() -> None:
-    """Read the command line and run the command."""
+def main(words: Sequence[str] | None = None, *, name: str = "") -> None:
+    """Read the command line, or other words, and run the command; see `extract.options.parse`."""
     parser = options.Parser(
         prog="python -m extract",
         description=__doc__,
@@ -41,7 +42,7 @@ def main() -> None:
     _add_info(commands.add_parser("info", help="show what is in a features file"))
     _add_verify(commands.add_parser("verify", help="check every shard and features file"))
     _add_gc(commands.add_parser("gc", help="remove from the cache what no features file needs"))
-    chosen = options.parse(parser, commands.choices, default="features")
+    chosen = options.parse(parser, commands.choices, default="features", words=words, name=name)
     chosen.command(chosen)
 
 

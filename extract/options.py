@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +27,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(
-    parser: Parser, commands: Mapping[str, Any], *, default: str | None = None
+    parser: Parser,
+    commands: Mapping[str, Any],
+    *,
+    default: str | None = None,
+    words: Sequence[str] | None = None,
+    name: str = "",
 ) -> argparse.Namespace:
     """Read the command line.
 
@@ -41,8 +46,14 @@ def parse(
         The command to run if the first word does not name one: ``python -m extract chess`` is
         short for ``python -m extract features chess``. A data set with the name of a command is
         written ``./verify``.
+    words : sequence of str or None
+        The words of the command line; None reads those that the program was started with.
+    name : str
+        How the user calls the command that comes first in `words`, if it has another name.
     """
-    words = sys.argv[1:]
+    words = sys.argv[1:] if words is None else [*words]
+    if name:
+        commands[words[0]].prog = name
     if default and words and words[0] not in {*commands, "-h", "--help"}:
         words = [default, *words]
     return parser.parse_args(words)

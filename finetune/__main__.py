@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
 import argparse
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -26,14 +27,14 @@ from finetune.report.terminal import comparison_table
 from finetune.train.request import OPTIONS, UNFREEZE, FinetunedOptions, Request, TrainingOptions
 
 
-def main() -> None:
-    """Read the command line and call the command that it names."""
+def main(words: Sequence[str] | None = None, *, name: str = "") -> None:
+    """Read the command line, or other words, and run the command; see `extract.options.parse`."""
     parser = options.Parser(prog="python -m finetune", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_train(commands.add_parser("train", help="train the networks"))
     _add_compare(commands.add_parser("compare", help="compare all results of a data set"))
     _add_export(commands.add_parser("export", help="write a model as one file"))
-    chosen = options.parse(parser, commands.choices)
+    chosen = options.parse(parser, commands.choices, words=words, name=name)
     chosen.command(chosen)
 
 

@@ -9,13 +9,14 @@ import pytest
 
 from tests.conftest import CHECKOUT
 
-PACKAGES = ["extract", "classify", "finetune"]
+PACKAGES = ["extract", "classify", "finetune", "onepass"]
 """A package may import from those before it and from itself."""
 
 SUB_PACKAGES = {
     "extract": ["system", "photos", "vgg16", "engines", "store", "compute", ""],
     "classify": ["novelty", "", "serving", "labeling", "sorting"],
     "finetune": ["train", "compare", "report", "export", ""],
+    "onepass": [""],
 }
 """A sub-package may import from those before it and from itself. The empty name stands for the
 modules beside the sub-packages, but for the command line, which may import from all of them."""

@@ -6,11 +6,14 @@ import time
 from collections.abc import (
     Callable,
     Container,
+    Generator,
     Iterable,
     Iterator,
     Sequence,
 )
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -165,19 +168,9 @@ def compute(
         Digests whose taps exist: their files are only read.
     """
     done, size = Computed.nothing(), writer.recipe["size"]
-    photos, fast = at_once(size, batch_size or BATCH_SIZE), False
-
-    def wanted() -> int:
-        return photos
-
-    if isinstance(root, Path) and not known and len(paths) >= MANY:
-        items = reader_processes.read_ahead(
-            root, paths, size=size, batch_size=wanted, many=lambda: fast
-        )
-    else:
-        items = reading.read_ahead(root, paths, size=size, known=known, batch_size=wanted)
-    with closing(items) as files:
-        batches = _batches(_readable(files, done, advance), wanted, done.seconds)
+    demand = _Demand(at_once(size, batch_size or BATCH_SIZE))
+    with closing(_items(root, paths, size, known, demand)) as items:
+        batches = _batches(_readable(items, done, advance), demand, done.seconds)
         if (first := next(batches, None)) is None:
             return done
         with _timed(done.seconds, "engine"):
@@ -185,28 +178,57 @@ def compute(
         # Nothing could have been done meanwhile, so nothing was kept waiting.
         done.seconds["for photos"] = 0.0
         if batch_size is None and engine.batch_size != BATCH_SIZE:
-            photos = engine.batch_size
-        fast = engine.batch_size > BATCH_SIZE
+            demand.photos = engine.batch_size
+        demand.is_fast = engine.batch_size > BATCH_SIZE
         network = _Network(engine, done.seconds)
-        given = chain([first], batches)
-        # An engine must not be at work when the process ends.
-        most = engine.in_flight
-
-        def write(computed: tuple[Batch, Taps]) -> Batch:
-            batch, taps = computed
-            with _timed(done.seconds, "write"):
-                writer.add(batch.digests, taps, engine=engine.name)
-            return batch
-
-        networks = threads.ahead(network.forward, given, workers=most, limit=most, patience=None)
-        with (
-            closing(networks) as computed,
-            closing(threads.ahead(write, computed, workers=1, limit=1, patience=None)) as written,
-        ):
+        with closing(_written(chain([first], batches), network, writer)) as written:
             for batch in written:
                 done.digests.update(zip(batch.paths, batch.digests, strict=True))
                 advance(len(batch.paths))
     return done
+
+
+@dataclass
+class _Demand:
+    """How many photos the network wants together, and whether it is fast."""
+
+    photos: int
+    is_fast: bool = False
+
+
+def _items(
+    root: Location, paths: Sequence[str], size: int, known: Container[str], demand: _Demand
+) -> Generator[LoadedPhoto, None, None]:
+    """Yield every file in order, read by processes if there are many and the network is fast."""
+    if isinstance(root, Path) and not known and len(paths) >= MANY:
+        return reader_processes.read_ahead(
+            *(root, paths),
+            size=size,
+            batch_size=lambda: demand.photos,
+            many=lambda: demand.is_fast,
+        )
+    return reading.read_ahead(root, paths, size=size, known=known, batch_size=lambda: demand.photos)
+
+
+def _written(
+    batches: Iterable[Batch], network: _Network, writer: Writer
+) -> Generator[Batch, None, None]:
+    """Send batches through the network, and yield each whose taps the writer has."""
+
+    def write(computed: tuple[Batch, Taps]) -> Batch:
+        batch, taps = computed
+        with _timed(network.seconds, "write"):
+            writer.add(batch.digests, taps, engine=network.engine.name)
+        return batch
+
+    most = network.engine.in_flight
+    # An engine must not be at work when the process ends, and a shard must be written whole.
+    in_turn = partial(threads.ahead, patience=None)
+    with (
+        closing(in_turn(network.forward, batches, workers=most, limit=most)) as computed,
+        closing(in_turn(write, computed, workers=1, limit=1)) as written,
+    ):
+        yield from written
 
 
 def _readable(
@@ -229,11 +251,11 @@ def _readable(
 
 
 def _batches(
-    items: Iterator[LoadedPhoto], photos: Callable[[], int], seconds: dict[str, float]
+    items: Iterator[LoadedPhoto], demand: _Demand, seconds: dict[str, float]
 ) -> Iterator[Batch]:
     while True:
         with _timed(seconds, "for photos"):
-            batch = list(islice(items, photos()))
+            batch = list(islice(items, demand.photos))
         if not batch:
             return
         paths, digests = [item.path for item in batch], [item.digest for item in batch]

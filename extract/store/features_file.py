@@ -83,6 +83,21 @@ class Damaged(InputError):
         self.reason = reason
 
 
+class NoFeatures(InputError):
+    """There is no features file.
+
+    Attributes
+    ----------
+    data : str or None
+        The data set that was asked for; None if a file was.
+    out : Path
+        The folder below which it was looked for.
+    """
+
+    data: str | None = None
+    out: Path = Path()
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One photo of a published file."""
@@ -401,12 +416,19 @@ def open_data_set(data: str, out: Path) -> Features:
 
     Raises
     ------
+    NoFeatures
+        If there is no such file.
     InputError
         If the file cannot be used, as in `open`, or the data set that is stored under this name
         below `out` is another one.
     """
     path = file_of(data, out)
-    features = open(path)
+    try:
+        features = open(path)
+    except NoFeatures as missing:
+        if not _is_file(data):
+            missing.data, missing.out = data, out
+        raise
     try:
         if _is_file(data):
             _check_results(features, path, out)
@@ -463,7 +485,7 @@ def _open(path: Path) -> Features:
     try:
         file = hdf5.open_whole(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; run make features first") from error
+        raise NoFeatures(f"{path}: no such file; run make features first") from error
     except IsADirectoryError as error:
         raise InputError(f"{path}: a folder, not a features file; {MOVE_AWAY}") from error
     except OSError as error:

@@ -104,14 +104,28 @@ def encodable(text: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+STARTED_AS = "ONEPASS_STARTED_AS"
+"""The environment variable with the program whose commands messages name: onepass, or make."""
+
+TARGETS = re.compile(
+    r"\bmake (?=(?:features|heads|finetune|compare|predict|sort|serve|label|export)\b)"
+)
+
+
+def as_started(text: str) -> str:
+    """Name commands as the user starts them: ``make features`` or ``onepass features``."""
+    program = os.environ.get(STARTED_AS, "make")
+    return TARGETS.sub(f"{program} ", text)
+
+
 def say(message: object) -> None:
     """Tell the user something on standard output, on one line."""
-    print(one_line(message), flush=True)
+    print(as_started(one_line(message)), flush=True)
 
 
 def warn(message: object) -> None:
     """Tell the user something on standard error, on one line."""
-    print(one_line(message), file=sys.stderr, flush=True)
+    print(as_started(one_line(message)), file=sys.stderr, flush=True)
 
 
 def count(n: int, noun: str, plural: str = "") -> str:
