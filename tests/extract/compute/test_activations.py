@@ -209,7 +209,7 @@ def outputs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let a stand-in give taps and maps; return how many photos each batch had."""
     batches: list[int] = []
 
-    def choose(*wanted: Any, folder: Path, outputs: Sequence[str] = tuple(TAPS)) -> Engine:
+    def choose(*wanted: Any, outputs: Sequence[str] = tuple(TAPS), **how: Any) -> Engine:
         def forward(photos: np.ndarray) -> dict[str, np.ndarray]:
             batches.append(len(photos))
             maps = {layer: map_of(photos, layer) for layer in MAPS if layer in outputs}
