@@ -24,8 +24,8 @@ from tests.damage import flip, tap_offset
 SHARD = 8
 BATCH = 4
 SETTINGS = {"shard_images": SHARD, "batch_size": BATCH}
-IN_FLIGHT = 2 * BATCH
-"""The batch that is computed, and the one before it if nobody has taken it yet."""
+IN_FLIGHT = 3 * BATCH
+"""The batch that is computed, and two that wait to be written."""
 pytestmark = pytest.mark.long
 
 NOT_THE_SAME_TWICE = {"created", "seconds", "images_computed", "images_reused"}

@@ -19,6 +19,10 @@ NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """Errors of file systems that have no links, such as those of memory cards."""
 
 
+NO_PRIVILEGE = 1314
+"""Windows's own number of an error."""
+
+
 def digest_of(path: Path, *, follow: bool = False) -> str:
     """Return the SHA-256 of a file, and an empty text if there is none, or a link not to follow."""
     if not path.is_file() or (path.is_symlink() and not follow):
@@ -127,6 +131,10 @@ def _link(row: Row, root: Path) -> None:
     try:
         os.symlink(_target(row), root / row.path)
     except OSError as error:
+        if getattr(error, "winerror", None) == NO_PRIVILEGE:
+            raise InputError(
+                f"{root}: Windows makes links in developer mode only; switch it on, or copy instead"
+            ) from error
         if error.errno not in NO_LINKS:
             raise
         raise InputError(

@@ -290,7 +290,9 @@ def _unpack(archive: Path, target: Path, *, only: str = "") -> None:
             raise InputError(
                 f"{archive}: damaged or unsafe archive ({error}); it was removed, try again"
             ) from error
-        os.sync()
+        # Windows has no such function.
+        if hasattr(os, "sync"):
+            os.sync()
         os.replace(folder, target)
 
 

@@ -1,6 +1,5 @@
 """Read rows of many shards in any order, and keep only a bounded number of them open."""
 
-import resource
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -11,6 +10,19 @@ from numpy.typing import NDArray
 from extract.store import hdf5
 from extract.system import availability
 from extract.system.locations import Location
+
+try:
+    import resource
+except ImportError:
+
+    def _open_files() -> int:
+        # On Windows C's library opens no more for a process.
+        return 512
+else:
+
+    def _open_files() -> int:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
 
 SHARE = 4
 """One in this many of the files that this process may have open is a shard."""
@@ -60,7 +72,7 @@ class OpenShards:
 
 def limit() -> int:
     """Return how many shards may be open at once in this process."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _open_files()
     return MOST if files < 0 else max(1, min(MOST, files // SHARE))
 
 

@@ -5,7 +5,6 @@ that is killed leaves files with temporary names, which `sweep` removes.
 """
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -15,6 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from extract.system.console import InputError
+
+try:
+    import fcntl
+except ImportError:
+    # Windows has no locks of folders.
+    CAN_LOCK = False
+else:
+    CAN_LOCK = True
 
 COMMITTED = ".new"
 """Folder with files that were all written and wait to be moved into the folder that it lies in."""
@@ -98,13 +105,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power cut.
+
+    Windows cannot open a folder; its file system keeps a journal of renames.
+    """
+    if not CAN_LOCK:
+        return
     with _opened(folder) as descriptor:
         os.fsync(descriptor)
 
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes left in a folder, unless another process is writing to it."""
+    if not CAN_LOCK:
+        return
     with suppress(OSError), _opened(folder) as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for path in folder.iterdir():
@@ -157,10 +171,13 @@ def _named_for(path: Path, new: Path) -> Iterator[Path]:
 def writing(folder: Path) -> Iterator[None]:
     """Keep `sweep` away from a folder while the block writes to it.
 
-    The operating system releases the lock when the process dies. On a network disk without such
-    locks nothing is ever swept.
+    The operating system releases the lock when the process dies. On Windows, and on a network disk
+    without such locks, nothing is ever swept.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if not CAN_LOCK:
+        yield
+        return
     with _opened(folder) as descriptor:
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_SH)

@@ -104,6 +104,11 @@ def encodable(text: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+SIGPIPE = 13
+"""The number of a signal that Windows does not have."""
+
+C_LIBRARY = ctypes.CDLL("ucrtbase" if os.name == "nt" else None)
+
 STARTED_AS = "ONEPASS_STARTED_AS"
 """The environment variable with the program whose commands messages name: onepass, or make."""
 
@@ -222,7 +227,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:
         # The reader of the output, for example `head`, has ended. Python would fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(128 + SIGPIPE)
     except MemoryError as error:
         warn(f"error: not enough memory{f' ({error})' if str(error) else ''}; {MEMORY_ADVICE}")
         sys.exit(UNUSABLE)
@@ -271,7 +276,7 @@ def silence() -> Iterator[None]:
         yield
     finally:
         # Otherwise a library's unwritten output would appear when the process ends.
-        ctypes.CDLL(None).fflush(None)
+        C_LIBRARY.fflush(None)
         for descriptor, saved in zip((1, 2), saved_descriptors, strict=True):
             os.dup2(saved, descriptor)
             os.close(saved)

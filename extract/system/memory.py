@@ -15,6 +15,9 @@ from extract.system.console import MEMORY_ADVICE, InputError
 MOST = 2_000_000_000
 """Bytes that all photos that are being decoded may take together; no photo may take more."""
 
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+"""Memory on Windows has no flags."""
+
 SPARE = 64_000_000
 """If so many bytes more than needed can be had, a failure had another cause than memory."""
 
@@ -69,7 +72,7 @@ def allow(n: int) -> None:
 def is_there(n: int) -> bool:
     """Say whether this process could get n bytes more."""
     try:
-        mmap.mmap(-1, max(n, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        mmap.mmap(-1, max(n, 1), **PRIVATE).close()
     except (OSError, OverflowError, MemoryError):
         return False
     return True
