@@ -7,7 +7,7 @@ network is given the photo itself.
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ class Model(NamedTuple):
         None for a network.
     novelty : NoveltyDetector or None
         None for a network, and for a head that an earlier version saved.
+    split : callable or None
+        Returns a network in two parts, see `extract.engines.split_network`; None for a head.
     """
 
     result: Result
@@ -57,6 +59,7 @@ class Model(NamedTuple):
     vgg16: Mapping[int, CachedVGG16] = {}
     head: Pipeline | None = None
     novelty: NoveltyDetector | None = None
+    split: Callable[[], Any] | None = None
 
     def limit(self, keep: float | None) -> float | None:
         """Return the score above which a photo is none of the classes; None if none is ever.
@@ -144,12 +147,12 @@ def _load_network(run: Path, result: Result) -> Model:
     classes = len(result.class_names)
     members = results.read_model(run, result, largest=keras_engine.largest(classes))
     path = results.model_path(run, result)
-    size, forward = keras_engine.load_network(path, members, classes=classes)
+    network = keras_engine.load_network(path, members, classes=classes)
 
     def probabilities(photos: Sequence[Squares]) -> Matrix:
-        return checked(forward(np.stack([_pixels(photo[size]) for photo in photos])))
+        return checked(network.run(np.stack([_pixels(photo[network.size]) for photo in photos])))
 
-    return Model(result, {size: ()}, probabilities)
+    return Model(result, {network.size: ()}, probabilities, split=network.split)
 
 
 def _check_recipe(run: Path, result: Result, *, weights_digest: str) -> None:
@@ -197,11 +200,16 @@ def compute_taps(
 
 def from_taps(head: Pipeline, taps: Taps) -> Matrix:
     """Return the probabilities of photos, shape (n, classes), from their taps."""
+    return checked(head.predict_proba(joined(head, taps)).astype(np.float32))
+
+
+def joined(head: Pipeline, taps: Taps) -> Matrix:
+    """Return the rows that a head takes, (n, columns), from the taps that it uses."""
     rows = len(next(iter(taps.values())))
     X = np.zeros((rows, head.n_features_in_), np.float32)
     for tap, columns in tap_columns(head).items():
         X[:, columns] = taps[tap]
-    return checked(head.predict_proba(X).astype(np.float32))
+    return X
 
 
 def checked(probabilities: Matrix) -> Matrix:
