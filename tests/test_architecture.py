@@ -14,7 +14,7 @@ PACKAGES = ["extract", "classify", "finetune"]
 
 SUB_PACKAGES = {
     "extract": ["system", "photos", "vgg16", "engines", "store", "compute", ""],
-    "classify": ["novelty", "", "serving", "labeling", "sorting"],
+    "classify": ["novelty", "", "heatmaps", "serving", "labeling", "sorting"],
     "finetune": ["train", "compare", "report", "export", ""],
 }
 """A sub-package may import from those before it and from itself. The empty name stands for the

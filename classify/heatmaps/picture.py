@@ -1,5 +1,6 @@
 """A photo with its heatmap laid over it."""
 
+import base64
 import io
 
 import numpy as np
@@ -15,7 +16,7 @@ MOST = 0.75
 """How far the hottest colour covers the photo."""
 
 QUALITY = 75
-"""The WebP quality."""
+"""Of JPEG and WebP files, 0 to 100."""
 
 
 def overlaid(photo: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
@@ -42,11 +43,16 @@ def overlaid(photo: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
     return mixed
 
 
-def as_webp(picture: Image.Image) -> bytes:
-    """Return a picture as the bytes of a WebP file."""
+def as_bytes(picture: Image.Image, kind: str) -> bytes:
+    """Return a picture as the bytes of a file of a kind, ``JPEG`` or ``WEBP``."""
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=QUALITY)
+    picture.save(file, kind, quality=QUALITY)
     return file.getvalue()
+
+
+def as_uri(picture: Image.Image) -> str:
+    """Return a picture as a data URI, for a page that loads nothing."""
+    return f"data:image/webp;base64,{base64.b64encode(as_bytes(picture, 'WEBP')).decode()}"
 
 
 def _outline(mask: hiding.Mask) -> Image.Image:

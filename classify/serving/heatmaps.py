@@ -1,5 +1,6 @@
 """Heatmaps of a model's answers, and what hiding their hottest part does to the probability."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,11 @@ def squares(model: Model, data: bytes) -> dict[int, Pixels]:
         As `extract.photos.decode.upright` does it.
     """
     return {size: decode.decode_photo(data, size=size) for size in model.known}
+
+
+def seed_of(data: bytes) -> int:
+    """Return what determines the random fifth of a photo: its own bytes."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8])
 
 
 def heatmaps(
