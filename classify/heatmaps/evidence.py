@@ -93,7 +93,9 @@ def taps_without(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Mat
         places = values.reshape(side, each, side, each, -1).swapaxes(1, 2)
         places = places.reshape(side * side, each * each, -1)
         if pooled[name] == "avg":
-            found[name] = values.mean((0, 1)) - places.sum(1) / (len(values) ** 2)
+            # Rounding must not leave less than nothing, of which heads take the square root.
+            left = values.mean((0, 1)) - places.sum(1) / len(values) ** 2
+            found[name] = left.clip(0)
         else:
             found[name] = _largest_without(places.max(1))
     return found

@@ -12,6 +12,9 @@ from classify.heatmaps import hiding
 COLOURS = ((0.0, (40, 11, 84)), (0.4, (159, 42, 99)), (0.7, (229, 92, 48)), (1.0, (252, 206, 60)))
 """From cold to hot. They grow brighter evenly, for people who see few colours too."""
 
+LINE = (0, 190, 175)
+"""The line around the hottest fifth. It shows on black and on white."""
+
 MOST = 0.75
 """How far the hottest colour covers the photo."""
 
@@ -20,12 +23,12 @@ QUALITY = 75
 
 
 def overlaid(photo: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
-    """Return an RGB photo in shades of grey under its heatmap, with a line around the hottest fifth.
+    """Return a photo in grey under its heatmap, with a line around the hottest fifth.
 
     Parameters
     ----------
     photo : Image
-        Of any shape. The heatmap was made of the photo squashed to a square.
+        RGB, of any shape. The heatmap was made of the photo squashed to a square.
     heat : ndarray of shape (side, side)
         What is not above 0 stays without colour.
     """
@@ -39,7 +42,7 @@ def overlaid(photo: Image.Image, heat: NDArray[np.floating]) -> Image.Image:
     cover = MOST * np.sqrt(values)[..., None]
     mixed = Image.fromarray((grey * (1 - cover) + colours * cover).astype(np.uint8))
     line = _outline(hiding.hottest(heat, photo.size))
-    mixed.paste((255, 255, 255), mask=line)
+    mixed.paste(LINE, mask=line)
     return mixed
 
 

@@ -89,10 +89,10 @@ def heatmaps(
 def _at_once(
     model: Model, photos: Sequence[Mapping[int, Pixels]], seeds: Sequence[int]
 ) -> list[Heatmap]:
-    looks = list(_looks(model, photos))
+    seen = list(looks(model, photos))
     hidden: list[dict[int, Pixels]] = []
     found = []
-    for photo, seed, (whole, without) in zip(photos, seeds, looks, strict=True):
+    for photo, seed, (whole, without) in zip(photos, seeds, seen, strict=True):
         label = int(whole.argmax())
         heat = _together([evidence.evidence(whole, rows, label) for rows in without])
         hottest = {size: hiding.hottest(heat, (size, size)) for size in photo}
@@ -130,7 +130,7 @@ def _together(by_size: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.sum(parts, axis=0)
 
 
-def _looks(
+def looks(
     model: Model, photos: Sequence[Mapping[int, Pixels]]
 ) -> Iterator[tuple[Matrix, list[Matrix]]]:
     """Yield the scores of each photo, and those without each place at each size."""

@@ -135,9 +135,7 @@ def largest(classes: int) -> int:
     return SLACK + 3 * 4 * (convolutions + MOST_INPUTS * classes)
 
 
-def load_network(
-    path: Path, members: Mapping[str, bytes], *, classes: int
-) -> Loaded:
+def load_network(path: Path, members: Mapping[str, bytes], *, classes: int) -> Loaded:
     """Restore a trained and saved network that turns photos into probabilities.
 
     Parameters

@@ -32,6 +32,13 @@ def test_taps_without_a_place_are_those_of_maps_with_zeros_there(side: int) -> N
             np.testing.assert_allclose(place, values[0], rtol=1e-4, atol=1e-6)
 
 
+def test_no_tap_falls_below_zero_if_a_channel_is_active_at_one_place_only() -> None:
+    whole = maps(6)
+    for values in whole.values():
+        values[1:] = values[:, 1:] = 0
+    assert all((values >= 0).all() for values in evidence.taps_without(whole, TAPS).values())
+
+
 def test_maps_without_zero_each_place_once() -> None:
     values = np.ones((2, 3, 4), np.float32)
     without = np.concatenate([*evidence.maps_without(values)])
