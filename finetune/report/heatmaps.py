@@ -92,18 +92,20 @@ def draw(
         for one in comparison.models
     }
     wanted[best.name] = list(dict.fromkeys([*wanted[best.name], *examples]))
+    if not _any_is_there(features, [row for rows in wanted.values() for row in rows]):
+        return NO_HEATMAPS
     shown: dict[tuple[str, int], Shown] = {}
     with console.progress("heatmaps", sum(map(len, wanted.values())), unit="photos") as advance:
         for one in comparison.models:
             rows = wanted[one.name]
-            # Loading a model takes a while, and the photos may be gone.
-            if any(_content(features, row) for row in rows):
-                try:
-                    loaded = _loaded(one, runs, cache=cache, weights_file=weights_file)
-                    found = _of_model(loaded, features, rows)
-                    shown |= {(one.name, row): heatmap for row, heatmap in found.items()}
-                except InputError as error:
-                    warn(f"no heatmaps of {one.name} in the report: {error}")
+            if not rows:
+                continue
+            try:
+                loaded = _loaded(one, runs, cache=cache, weights_file=weights_file)
+                found = _of_model(loaded, features, rows)
+                shown |= {(one.name, row): heatmap for row, heatmap in found.items()}
+            except InputError as error:
+                warn(f"no heatmaps of {one.name} in the report: {error}")
             advance(len(rows))
     rows = [row for row in examples if (best.name, row) in shown]
     return Heatmaps(shown, best.name if rows else "", rows)
@@ -156,6 +158,15 @@ def _examples(record: ModelRecord, features: Features) -> list[int]:
     return found
 
 
+def _any_is_there(features: Features, rows: Sequence[int]) -> bool:
+    """Say whether a photo can be read: loading models takes a while, and the photos may be gone."""
+    try:
+        return any(_content(features, row) for row in rows)
+    except InputError:
+        # The whole store is out of reach, which the thumbnails tell.
+        return False
+
+
 def _content(features: Features, row: int) -> bytes | None:
     """Return the bytes of a photo; None if it is gone, or is not the one of the features."""
     try:
@@ -163,5 +174,5 @@ def _content(features: Features, row: int) -> bytes | None:
         with files.content(root, features.paths[row]) as data:
             is_it = hashlib.sha256(data).hexdigest() == features.digests[row]
             return data if is_it else None
-    except (InputError, OSError, KeyError, ValueError, decode.Unreadable):
+    except (OSError, KeyError, ValueError, decode.Unreadable):
         return None
