@@ -102,7 +102,12 @@ class Answer(NamedTuple):
 
 @results.consistent
 def load_model(
-    run: Path, *, cache: Path, weights_file: Path | None = None, engine: str = "auto"
+    run: Path,
+    *,
+    cache: Path,
+    weights_file: Path | None = None,
+    engine: str = "auto",
+    vgg16: CachedVGG16 | None = None,
 ) -> Model:
     """Load the model of a result.
 
@@ -116,6 +121,8 @@ def load_model(
         VGG16's weights, if not the published ones.
     engine : str
         What runs VGG16 for a head, see `extract.engines.selection.choose`.
+    vgg16 : CachedVGG16 or None
+        VGG16 as another head of the same cache, weights and engine has it, to be shared with it.
 
     Raises
     ------
@@ -129,15 +136,15 @@ def load_model(
     head, novelty = load(run, result)
     taps = list(tap_columns(head))
     sizes = sorted({size_of(tap) for tap in taps}, key=SIZES.index)
-    first = CachedVGG16(cache, weights_file=weights_file, engine=engine, size=sizes[0])
+    first = vgg16 or CachedVGG16(cache, weights_file=weights_file, engine=engine, size=sizes[0])
     _check_recipe(run, result, weights_digest=first.weights.digest)
-    vgg16 = {sizes[0]: first, **{size: first.of_size(size) for size in sizes[1:]}}
+    by_size = {size: first if size == first.size else first.of_size(size) for size in sizes}
 
     def probabilities(photos: Sequence[Squares]) -> Matrix:
-        return from_taps(head, compute_taps(vgg16, photos, taps))
+        return from_taps(head, compute_taps(by_size, photos, taps))
 
-    known = {size: one.known for size, one in vgg16.items()}
-    return Model(result, known, probabilities, vgg16, head, novelty if SIZE in vgg16 else None)
+    known = {size: one.known for size, one in by_size.items()}
+    return Model(result, known, probabilities, by_size, head, novelty if SIZE in by_size else None)
 
 
 def _load_network(run: Path, result: Result) -> Model:

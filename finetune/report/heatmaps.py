@@ -10,6 +10,7 @@ import numpy as np
 from classify.heatmaps import picture
 from classify.serving import heatmaps, model
 from classify.serving.model import Model
+from extract.compute.cached_vgg16 import CachedVGG16
 from extract.photos import decode, files
 from extract.store.features_file import Features
 from extract.system import console, locations
@@ -95,14 +96,14 @@ def draw(
     if not _any_is_there(features, [row for rows in wanted.values() for row in rows]):
         return NO_HEATMAPS
     shown: dict[tuple[str, int], Shown] = {}
+    load = _Loading(runs, cache, weights_file)
     with console.progress("heatmaps", sum(map(len, wanted.values())), unit="photos") as advance:
         for one in comparison.models:
             rows = wanted[one.name]
             if not rows:
                 continue
             try:
-                loaded = _loaded(one, runs, cache=cache, weights_file=weights_file)
-                found = _of_model(loaded, features, rows)
+                found = _of_model(load.model(one), features, rows)
                 shown |= {(one.name, row): heatmap for row, heatmap in found.items()}
             except InputError as error:
                 warn(f"no heatmaps of {one.name} in the report: {error}")
@@ -111,11 +112,29 @@ def draw(
     return Heatmaps(shown, best.name if rows else "", rows)
 
 
-def _loaded(one: ModelRecord, runs: Path, *, cache: Path, weights_file: Path | None) -> Model:
-    needs_vgg16 = one.result.stage == "head"
-    if needs_vgg16 and not weights_file and not weights.are_at_hand(cache):
-        raise InputError("VGG16's weights are not on this machine; run make features")
-    return model.load_model(runs / one.name, cache=cache, weights_file=weights_file)
+@dataclass
+class _Loading:
+    """Loads models. All heads share the VGG16 of the first."""
+
+    runs: Path
+    cache: Path
+    weights_file: Path | None
+    vgg16: CachedVGG16 | None = None
+
+    def model(self, one: ModelRecord) -> Model:
+        """Load a model without fetching anything."""
+        if one.result.stage == "head" and not (
+            self.weights_file or weights.are_at_hand(self.cache)
+        ):
+            raise InputError("VGG16's weights are not on this machine; run make features")
+        loaded = model.load_model(
+            self.runs / one.name,
+            cache=self.cache,
+            weights_file=self.weights_file,
+            vgg16=self.vgg16,
+        )
+        self.vgg16 = self.vgg16 or next(iter(loaded.vgg16.values()), None)
+        return loaded
 
 
 def _of_model(loaded: Model, features: Features, rows: Sequence[int]) -> dict[int, Shown]:

@@ -61,6 +61,7 @@ def pictures(tmp_path: Path) -> Any:
 
 class Loaded:
     known = {224: ()}  # noqa: RUF012
+    vgg16: dict[int, Any] = {}  # noqa: RUF012
 
 
 def draw(
