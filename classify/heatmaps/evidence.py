@@ -125,13 +125,15 @@ def _halved(values: Map) -> Map:
     """Return the maximum of every 2 x 2 positions."""
     side = len(values) // 2
     halves = values[: 2 * side, : 2 * side].reshape(side, 2, side, 2, -1)
-    return halves.max((1, 3))
+    found: Map = halves.max((1, 3))
+    return found
 
 
 def _windows(pooled: Map) -> Map:
     """Return the nine averages of ``block5_avg3x3``, shape (3, 3, channels)."""
     weights = _shares(len(pooled))
-    return np.einsum("ap,bq,pqc->abc", weights, weights, pooled, optimize=True)
+    found: Map = np.einsum("ap,bq,pqc->abc", weights, weights, pooled, optimize=True)
+    return found
 
 
 def _windows_without(values: Map) -> Matrix:
@@ -141,8 +143,7 @@ def _windows_without(values: Map) -> Matrix:
     quads = values[: 2 * half, : 2 * half].reshape(half, 2, half, 2, -1).transpose(1, 3, 0, 2, 4)
     quads = quads.reshape(4, half, half, -1)
     weights = _shares(half)
-    whole = np.einsum("ap,bq,pqc->abc", weights, weights, pooled, optimize=True).reshape(-1)
-    found = np.repeat(whole[None], side * side, axis=0)
+    found = np.repeat(_windows(pooled).reshape(1, -1), side * side, axis=0)
     for quarter in range(4):
         others = np.delete(quads, quarter, axis=0).max(0)
         change = np.einsum(
