@@ -83,18 +83,23 @@ def predict_photos(
     if not predicted.answers:
         raise InputError(f"{names[0]}: no photo there that can be read")
     sys.stdout.write(write(predicted))
-    novel = sum(answer.none_of_these is True for answer in predicted.answers)
-    not_sure = sum(not (answer.sure or answer.none_of_these) for answer in predicted.answers)
-    none = f"{novel:,} none of these, " if model.limit(keep) is not None else ""
-    warn(
-        f"{model.result.model}, trained on {model.result.data}: "
-        f"{console.count(len(predicted.answers), 'photo')}, "
-        f"{none}{not_sure:,} unsure (below {unsure:.0%}), {len(skipped):,} skipped"
-    )
+    _summarise(predicted, unsure=unsure, tells_novel=model.limit(keep) is not None)
     if heatmaps:
         sys.stdout.flush()
         with redirect_stdout(sys.stderr):
             heatmap_files.write(model, answered, heatmaps, piped=piped)
+
+
+def _summarise(predicted: Predicted, *, unsure: float, tells_novel: bool) -> None:
+    """Say how many photos there were, and of how many the model was not sure."""
+    novel = sum(answer.none_of_these is True for answer in predicted.answers)
+    not_sure = sum(not (answer.sure or answer.none_of_these) for answer in predicted.answers)
+    none = f"{novel:,} none of these, " if tells_novel else ""
+    warn(
+        f"{predicted.result.model}, trained on {predicted.result.data}: "
+        f"{console.count(len(predicted.answers), 'photo')}, "
+        f"{none}{not_sure:,} unsure (below {unsure:.0%}), {len(predicted.skipped):,} skipped"
+    )
 
 
 def listed(names: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
