@@ -127,7 +127,8 @@ def _together(by_size: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         heat if len(heat) == side else hiding.enlarged(heat, (side, side)) * (len(heat) / side) ** 2
         for heat in by_size
     ]
-    return np.sum(parts, axis=0)
+    total: NDArray[np.float64] = np.sum(parts, axis=0)
+    return total
 
 
 def looks(
