@@ -131,6 +131,13 @@ def _add_predict(commands: Any) -> None:
         default=5,
         help="how many classes to print per photo (default %(default)s)",
     )
+    parser.add_argument(
+        "--heatmaps",
+        metavar="FOLDER",
+        type=options.path,
+        help="also show where in each photo the model found its class: write a picture for each "
+        "photo, and heatmaps.csv, into a folder that is new or empty",
+    )
     write = parser.add_mutually_exclusive_group()
     for flag, function, what in (
         ("--json", answer_formats.as_json, "print one JSON object"),
@@ -147,6 +154,7 @@ def _predict(given: argparse.Namespace) -> None:
         write=partial(given.write, top=given.top),
         unsure=given.unsure,
         keep=_keep(given),
+        heatmaps=given.heatmaps,
         **_vgg16(given),
     )
 

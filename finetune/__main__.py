@@ -16,12 +16,13 @@ from rich.console import Console
 from classify import results
 from extract import options
 from extract.options import at_least
-from extract.store import features_file
+from extract.store import features_file, shards
 from extract.system import atomic, console
 from extract.system.console import say, warn
 from finetune.compare.comparison import Comparison, compare_data_set
 from finetune.export.file_formats import FORMATS
 from finetune.report.files import write_report
+from finetune.report.heatmaps import NO_HEATMAPS, draw
 from finetune.report.overview import overview_table, write_overview
 from finetune.report.terminal import comparison_table
 from finetune.train.request import OPTIONS, UNFREEZE, FinetunedOptions, Request, TrainingOptions
@@ -115,6 +116,14 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="say only where the report is, because networks are still to be trained",
     )
+    parser.add_argument(
+        "--heatmaps",
+        choices=["on", "off"],
+        default="on",
+        help="whether the report shows where the models looked, which takes most of the time; "
+        "--so-far leaves it out (default %(default)s)",
+    )
+    options.add_weights(parser)
     parser.add_argument("--open", action="store_true", help="show the report in the browser")
     parser.set_defaults(command=_compare)
 
@@ -161,7 +170,7 @@ def _compare(chosen: argparse.Namespace) -> None:
         data_sets.setdefault(features_file.file_of(data, chosen.out), data)
         features_file.open_data_set(data, chosen.out).file.close()
     compare_one = _compare_so_far if chosen.so_far else _compare_one
-    found = [compare_one(data, chosen.out) for data in data_sets.values()]
+    found = [compare_one(data, chosen) for data in data_sets.values()]
     written = [page for page, _ in found]
     if len(found) > 1:
         several = [comparison for _, comparison in found]
@@ -172,9 +181,9 @@ def _compare(chosen: argparse.Namespace) -> None:
         webbrowser.open(written[0].resolve().as_uri())
 
 
-def _compare_one(data: str, out: Path) -> tuple[Path, Comparison]:
+def _compare_one(data: str, chosen: argparse.Namespace) -> tuple[Path, Comparison]:
     """Compare the results of one data set, write the report and print the table."""
-    page, found = _report_one(data, out)
+    page, found = _report_one(data, chosen, heat=chosen.heatmaps == "on")
     for sentence in found.refused:
         warn(sentence)
     Console().print(comparison_table(found))
@@ -183,17 +192,22 @@ def _compare_one(data: str, out: Path) -> tuple[Path, Comparison]:
     return page, found
 
 
-def _compare_so_far(data: str, out: Path) -> tuple[Path, Comparison]:
+def _compare_so_far(data: str, chosen: argparse.Namespace) -> tuple[Path, Comparison]:
     """Compare the results of one data set and write the report, before its networks are trained."""
-    page, found = _report_one(data, out)
+    page, found = _report_one(data, chosen, heat=False)
     say(f"the report so far: {page}; it is written again after the networks")
     return page, found
 
 
-def _report_one(data: str, out: Path) -> tuple[Path, Comparison]:
+def _report_one(data: str, chosen: argparse.Namespace, *, heat: bool) -> tuple[Path, Comparison]:
+    out: Path = chosen.out
     with features_file.open_data_set(data, out) as features:
-        found = compare_data_set(features, results.runs_of(features.data, out))
-    page, *_ = write_report(found, out / "reports" / found.features.data)
+        runs = results.runs_of(features.data, out)
+        found = compare_data_set(features, runs)
+    drawn = NO_HEATMAPS
+    if heat:
+        drawn = draw(found, runs, cache=shards.cache_of(out), weights_file=chosen.weights)
+    page, *_ = write_report(found, out / "reports" / found.features.data, drawn)
     return page, found
 
 

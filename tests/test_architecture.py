@@ -14,7 +14,7 @@ PACKAGES = ["extract", "classify", "finetune", "onepass"]
 
 SUB_PACKAGES = {
     "extract": ["system", "photos", "vgg16", "engines", "store", "compute", ""],
-    "classify": ["novelty", "", "serving", "labeling", "sorting"],
+    "classify": ["novelty", "", "heatmaps", "serving", "labeling", "sorting"],
     "finetune": ["train", "compare", "report", "export", ""],
     "onepass": [""],
 }

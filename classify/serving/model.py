@@ -7,7 +7,7 @@ network is given the photo itself.
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,8 @@ class Model(NamedTuple):
         None for a network.
     novelty : NoveltyDetector or None
         None for a network, and for a head that an earlier version saved.
+    split : callable or None
+        Returns a network in two parts, see `extract.engines.split_network`; None for a head.
     """
 
     result: Result
@@ -57,6 +59,7 @@ class Model(NamedTuple):
     vgg16: Mapping[int, CachedVGG16] = {}
     head: Pipeline | None = None
     novelty: NoveltyDetector | None = None
+    split: Callable[[], Any] | None = None
 
     def limit(self, keep: float | None) -> float | None:
         """Return the score above which a photo is none of the classes; None if none is ever.
@@ -99,7 +102,12 @@ class Answer(NamedTuple):
 
 @results.consistent
 def load_model(
-    run: Path, *, cache: Path, weights_file: Path | None = None, engine: str = "auto"
+    run: Path,
+    *,
+    cache: Path,
+    weights_file: Path | None = None,
+    engine: str = "auto",
+    vgg16: CachedVGG16 | None = None,
 ) -> Model:
     """Load the model of a result.
 
@@ -113,6 +121,8 @@ def load_model(
         VGG16's weights, if not the published ones.
     engine : str
         What runs VGG16 for a head, see `extract.engines.selection.choose`.
+    vgg16 : CachedVGG16 or None
+        VGG16 as another head of the same cache, weights and engine has it, to be shared with it.
 
     Raises
     ------
@@ -126,15 +136,15 @@ def load_model(
     head, novelty = load(run, result)
     taps = list(tap_columns(head))
     sizes = sorted({size_of(tap) for tap in taps}, key=SIZES.index)
-    first = CachedVGG16(cache, weights_file=weights_file, engine=engine, size=sizes[0])
+    first = vgg16 or CachedVGG16(cache, weights_file=weights_file, engine=engine, size=sizes[0])
     _check_recipe(run, result, weights_digest=first.weights.digest)
-    vgg16 = {sizes[0]: first, **{size: first.of_size(size) for size in sizes[1:]}}
+    by_size = {size: first if size == first.size else first.of_size(size) for size in sizes}
 
     def probabilities(photos: Sequence[Squares]) -> Matrix:
-        return from_taps(head, compute_taps(vgg16, photos, taps))
+        return from_taps(head, compute_taps(by_size, photos, taps))
 
-    known = {size: one.known for size, one in vgg16.items()}
-    return Model(result, known, probabilities, vgg16, head, novelty if SIZE in vgg16 else None)
+    known = {size: one.known for size, one in by_size.items()}
+    return Model(result, known, probabilities, by_size, head, novelty if SIZE in by_size else None)
 
 
 def _load_network(run: Path, result: Result) -> Model:
@@ -144,12 +154,12 @@ def _load_network(run: Path, result: Result) -> Model:
     classes = len(result.class_names)
     members = results.read_model(run, result, largest=keras_engine.largest(classes))
     path = results.model_path(run, result)
-    size, forward = keras_engine.load_network(path, members, classes=classes)
+    network = keras_engine.load_network(path, members, classes=classes)
 
     def probabilities(photos: Sequence[Squares]) -> Matrix:
-        return checked(forward(np.stack([_pixels(photo[size]) for photo in photos])))
+        return checked(network.run(np.stack([_pixels(photo[network.size]) for photo in photos])))
 
-    return Model(result, {size: ()}, probabilities)
+    return Model(result, {network.size: ()}, probabilities, split=network.split)
 
 
 def _check_recipe(run: Path, result: Result, *, weights_digest: str) -> None:
@@ -197,11 +207,16 @@ def compute_taps(
 
 def from_taps(head: Pipeline, taps: Taps) -> Matrix:
     """Return the probabilities of photos, shape (n, classes), from their taps."""
+    return checked(head.predict_proba(joined(head, taps)).astype(np.float32))
+
+
+def joined(head: Pipeline, taps: Taps) -> Matrix:
+    """Return the rows that a head takes, (n, columns), from the taps that it uses."""
     rows = len(next(iter(taps.values())))
     X = np.zeros((rows, head.n_features_in_), np.float32)
     for tap, columns in tap_columns(head).items():
         X[:, columns] = taps[tap]
-    return checked(head.predict_proba(X).astype(np.float32))
+    return X
 
 
 def checked(probabilities: Matrix) -> Matrix:

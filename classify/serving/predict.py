@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from classify.novelty.detector import KEEP
+from classify.serving import heatmap_files
 from classify.serving.answer_formats import Predicted
 from classify.serving.model import (
     UNSURE,
@@ -34,6 +35,7 @@ def predict_photos(
     write: Callable[[Predicted], str],
     unsure: float = UNSURE,
     keep: float | None = KEEP,
+    heatmaps: Path | None = None,
     **vgg16: Any,
 ) -> None:
     """Print what a model predicts for photos.
@@ -50,6 +52,8 @@ def predict_photos(
         Probability below which the most probable class is not sure.
     keep : float or None
         As for `classify.serving.model.answers`.
+    heatmaps : Path or None
+        The new or empty folder that gets a heatmap of each photo, after all answers are printed.
     **vgg16
         As for `classify.serving.model.load_model`.
 
@@ -59,6 +63,9 @@ def predict_photos(
         If the model or a photo is missing, or no photo can be read.
     """
     paths, skipped = listed(names)
+    if heatmaps:
+        heatmap_files.check_folder(heatmaps)
+    piped = _standard_input() if "-" in paths else b""
     # Libraries print on standard output, which is for answers only.
     with redirect_stdout(sys.stderr):
         model = load_model(run, **vgg16)
@@ -67,7 +74,7 @@ def predict_photos(
     predicted = Predicted(model.result, [], skipped)
     try:
         with redirect_stdout(sys.stderr):
-            _predict(model, paths, predicted, unsure=unsure, keep=keep)
+            answered = _predict(model, paths, piped, predicted, unsure=unsure, keep=keep)
     except (console.Stopped, InputError):
         sys.stdout.write(write(predicted))
         raise
@@ -76,13 +83,22 @@ def predict_photos(
     if not predicted.answers:
         raise InputError(f"{names[0]}: no photo there that can be read")
     sys.stdout.write(write(predicted))
+    _summarise(predicted, unsure=unsure, tells_novel=model.limit(keep) is not None)
+    if heatmaps:
+        sys.stdout.flush()
+        with redirect_stdout(sys.stderr):
+            heatmap_files.write(model, answered, heatmaps, piped=piped)
+
+
+def _summarise(predicted: Predicted, *, unsure: float, tells_novel: bool) -> None:
+    """Say how many photos there were, and of how many the model was not sure."""
     novel = sum(answer.none_of_these is True for answer in predicted.answers)
     not_sure = sum(not (answer.sure or answer.none_of_these) for answer in predicted.answers)
-    none = f"{novel:,} none of these, " if model.limit(keep) is not None else ""
+    none = f"{novel:,} none of these, " if tells_novel else ""
     warn(
-        f"{model.result.model}, trained on {model.result.data}: "
+        f"{predicted.result.model}, trained on {predicted.result.data}: "
         f"{console.count(len(predicted.answers), 'photo')}, "
-        f"{none}{not_sure:,} unsure (below {unsure:.0%}), {len(skipped):,} skipped"
+        f"{none}{not_sure:,} unsure (below {unsure:.0%}), {len(predicted.skipped):,} skipped"
     )
 
 
@@ -122,27 +138,31 @@ def listed(names: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
 def _predict(
     model: Model,
     paths: Sequence[str],
+    piped: bytes,
     predicted: Predicted,
     *,
     unsure: float,
     keep: float | None,
-) -> None:
-    """Add an answer for each photo, or the reason why there is none."""
+) -> list[str]:
+    """Add an answer for each photo, or the reason why there is none; return those with answers."""
     named = [path for path in paths if path != "-"]
-    piped = []
+    first = []
     if "-" in paths:
-        piped.append(reading.squares("-", _standard_input(), known=model.known))
+        first.append(reading.squares("-", piped, known=model.known))
+    answered = []
     with (
-        console.progress("predict", len(named) + len(piped), unit="photos") as advance,
+        console.progress("predict", len(named) + len(first), unit="photos") as advance,
         closing(reading.read_squares_ahead(Path(), named, known=model.known)) as read,
     ):
-        for answer in answers(model, chain(piped, read), unsure=unsure, keep=keep):
+        for answer in answers(model, chain(first, read), unsure=unsure, keep=keep):
             path = locations.readable_name(answer.path)
             if isinstance(answer, Answer):
                 predicted.answers.append(answer._replace(path=path))
+                answered.append(answer.path)
             else:
                 predicted.skipped.append((path, answer.reason))
             advance(1)
+    return answered
 
 
 def _standard_input() -> bytes:

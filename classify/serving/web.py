@@ -1,7 +1,8 @@
 """A web page to try a model on: ``python -m classify serve runs/chess/svm``.
 
 The user drops photos on the page; they never leave this machine. The page shows the probabilities
-of the classes and the training photos whose features are most similar.
+of the classes, the training photos whose features are most similar and, at a click, where in the
+photo the model found its class.
 """
 
 import threading
@@ -14,8 +15,9 @@ import flask
 from flask import Flask, Response
 
 from classify.heads import tap_columns
+from classify.heatmaps import picture
 from classify.novelty.detector import KEEP, TAP
-from classify.serving import HOST, site
+from classify.serving import HOST, heatmaps, site
 from classify.serving.model import (
     Model,
     answer,
@@ -91,6 +93,11 @@ def application(
             # Only the network is held by one photo at a time; a slow one does not stop the others.
             with one_at_a_time:
                 return _answer(photo, known_to_vgg16, model, vgg16, training, **doubts)
+
+    @app.post("/heatmap")
+    def heatmap() -> Any:
+        with _sent(queue) as data:
+            return _heatmap(data, model, one_at_a_time)
 
     @app.post("/preview")
     def preview() -> Response:
@@ -174,6 +181,25 @@ def _answer(
         ]
         if training
         else [],
+    }
+
+
+def _heatmap(data: bytes, model: Model, one_at_a_time: threading.Lock) -> dict[str, Any]:
+    """Return a photo under its heatmap, and the probabilities when parts of it are hidden."""
+    try:
+        squares = heatmaps.squares(model, data)
+        upright = decode.upright(data, size=PREVIEW)
+    except decode.Unreadable as error:
+        flask.abort(422, str(error))
+    with one_at_a_time:
+        (found,) = heatmaps.heatmaps(model, [squares], [heatmaps.seed_of(data)])
+    upright.thumbnail((PREVIEW, PREVIEW))
+    return {
+        "name": one_line(model.result.class_names[found.label]),
+        "picture": picture.as_uri(picture.overlaid(upright, found.heat)),
+        "probability": found.probability,
+        "without_hottest": found.without_hottest,
+        "without_random": found.without_random,
     }
 
 

@@ -26,6 +26,9 @@ from extract.system.console import InputError, warn
 from extract.vgg16 import weights
 from extract.vgg16.recipe import SIZE, TAPS, recipe, recipe_digest
 
+MAPPED = ("block3_conv3", "block4_conv3", "block5_conv3")
+"""The layers whose maps the taps pool, some of them after another pooling."""
+
 
 class CachedVGG16:
     """VGG16 for photos of one size, with the taps that it computed before.
@@ -72,6 +75,7 @@ class CachedVGG16:
         self.recipe = recipe(self.weights.digest, size=size)
         self.folder = cache / recipe_digest(self.recipe)
         self.engine: Engine | None = None
+        self.mapping: Engine | None = None
         self.writer: Writer | None = None
         self.known: dict[str, ShardRow] = shard_index.read(
             self.folder, self.recipe, on_damage=_ignore
@@ -80,13 +84,30 @@ class CachedVGG16:
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
         """Compute every tap of photos, (n, size, size, 3) uint8 RGB, without the cache."""
         together = pipeline.at_once(self.size)
+        engine = self._chosen(photos)
+        batches = [photos[start : start + together] for start in range(0, len(photos), together)]
+        parts = [engine.forward(batch) for batch in batches]
+        return {tap: np.concatenate([part[tap] for part in parts]) for tap in parts[0]}
+
+    def maps(self, photos: NDArray[np.uint8]) -> Taps:
+        """Compute the maps that the taps pool, of `MAPPED`, each (n, side, side, channels).
+
+        They take 5 MB for a photo of 224 pixels, so there should be few photos.
+        """
+        if self.mapping is None:
+            self.mapping = selection.alike(
+                self._chosen(photos), self.weights, self.folder, outputs=MAPPED, size=self.size
+            )
+        return self.mapping.forward(photos)
+
+    def _chosen(self, photos: NDArray[np.uint8]) -> Engine:
+        """Return the engine, which is chosen when the first photos come."""
         if self.engine is None:
             # Engines are timed on a full batch, once on each machine; one photo would be too few.
+            together = pipeline.at_once(self.size)
             batch = np.resize(photos[:together], (together, *photos.shape[1:]))
             self.engine = selection.choose(self.wanted, self.weights, batch, folder=self.folder)
-        batches = [photos[start : start + together] for start in range(0, len(photos), together)]
-        parts = [self.engine.forward(batch) for batch in batches]
-        return {tap: np.concatenate([part[tap] for part in parts]) for tap in parts[0]}
+        return self.engine
 
     def taps(self, photos: Sequence[LoadedPhoto], taps: Iterable[str] = tuple(TAPS)) -> Taps:
         """Return the taps of photos that were loaded with ``known=self.known``.

@@ -2,24 +2,45 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from extract.engines import tuning
 from extract.engines.base import Engine, Forward, Taps
+from extract.engines.split_network import SplitNetwork, split
 from extract.engines.tuning import REFERENCE, Fitted, Setting
 from extract.system.console import InputError
 from extract.system.memory import OutOfMemory
 from extract.vgg16 import keras_backend, keras_model
-from extract.vgg16.architecture import weight_shapes
+from extract.vgg16.architecture import LAYERS, weight_shapes
 from extract.vgg16.keras_backend import inference_function, keras, load
-from extract.vgg16.recipe import MAPS, SIZE, SIZES, TAPS
+from extract.vgg16.recipe import SIZE, SIZES, TAPS
 from extract.vgg16.weights import Weights
 
 Probabilities = NDArray[np.float32]
+
+
+class Loaded(NamedTuple):
+    """A trained network that was loaded.
+
+    Attributes
+    ----------
+    size : int
+        Side of its photos in pixels.
+    run : callable
+        A function from photos, (n, size, size, 3) uint8 RGB, to (n, classes) float32.
+    split : callable
+        Returns the network in two parts, see `extract.engines.split_network.split`.
+    """
+
+    size: int
+    run: Callable[[NDArray[np.uint8]], Probabilities]
+    split: Callable[[], SplitNetwork]
+
 
 MOST_INPUTS = 10_000
 """More than the last layer of any network here has inputs: the baseline's has 8,192."""
@@ -41,8 +62,8 @@ def build(weights: Weights, *, outputs: Collection[str] = tuple(TAPS), size: int
     ----------
     weights : Weights
     outputs : collection of str
-        Keys of `extract.vgg16.recipe.TAPS` and, for photos of the usual size, of `MAPS`. The
-        network ends at the deepest of them.
+        Keys of `extract.vgg16.recipe.TAPS`, and layers whose whole maps are wanted. The network
+        ends at the deepest of them.
     size : int
     """
     return Engine(name(), builders(weights, outputs, size)[REFERENCE]())
@@ -114,9 +135,7 @@ def largest(classes: int) -> int:
     return SLACK + 3 * 4 * (convolutions + MOST_INPUTS * classes)
 
 
-def load_network(
-    path: Path, members: Mapping[str, bytes], *, classes: int
-) -> tuple[int, Callable[[NDArray[np.uint8]], Probabilities]]:
+def load_network(path: Path, members: Mapping[str, bytes], *, classes: int) -> Loaded:
     """Restore a trained and saved network that turns photos into probabilities.
 
     Parameters
@@ -126,13 +145,6 @@ def load_network(
     members : mapping of str to bytes
         The members of its file, see `extract.system.bounded.members`.
     classes : int
-
-    Returns
-    -------
-    size : int
-        Side of its photos in pixels.
-    run : callable
-        A function from photos, (n, size, size, 3) uint8 RGB, to (n, classes) float32.
 
     Raises
     ------
@@ -146,7 +158,11 @@ def load_network(
     if not is_ours or network.output_shape != (None, classes):
         raise InputError(f"{path}: not the network of its result.json; run make finetune")
     run = inference_function(network)
-    return size, lambda photos: np.asarray(run(photos), dtype=np.float32)
+    return Loaded(
+        size,
+        lambda photos: np.asarray(run(photos), dtype=np.float32),
+        cache(partial(split, network)),
+    )
 
 
 def builders(
@@ -184,7 +200,7 @@ def _keras_network(
     weights: Weights, outputs: Collection[str], size: int, *, precision: str = "float32"
 ) -> keras.Model:
     network = keras_model.convolutions(weights.arrays, size=size, precision=precision)
-    available = {layer: network.get_layer(layer).output for layer in MAPS}
+    available = {layer.name: network.get_layer(layer.name).output for layer in LAYERS}
     available |= keras_model.taps(network)
     return keras.Model(network.input, {name: available[name] for name in outputs})
 

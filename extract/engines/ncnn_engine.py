@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from extract.engines.base import Engine, Taps, Unusable
 from extract.system.machine import cores
 from extract.vgg16 import ncnn_graph
-from extract.vgg16.recipe import MAPS, SIZE, TAPS
+from extract.vgg16.architecture import LAYERS
+from extract.vgg16.recipe import SIZE, TAPS
 from extract.vgg16.weights import Weights
 
 
@@ -37,7 +38,7 @@ def build(weights: Weights, *, outputs: Collection[str] = tuple(TAPS), size: int
     except Exception as error:
         raise Unusable(f"ncnn cannot be used: {error}") from error
     # ncnn drops what the next layer has read, so what the network ends with is extracted last.
-    names = [name for name in (*reversed(MAPS), *TAPS) if name in outputs]
+    names = [name for name in (*(layer.name for layer in LAYERS), *TAPS) if name in outputs]
     network = _load(ncnn, weights, ncnn_graph.text(size, outputs))
     # Each core computes a photo of its own. If several threads shared a photo, they would wait for
     # each other at every layer, and wait long if another program occupied one of the cores.

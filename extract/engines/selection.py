@@ -149,6 +149,26 @@ def build(
     return ncnn_engine.build(weights, outputs=outputs, size=size)
 
 
+def alike(
+    engine: Engine,
+    weights: Weights,
+    folder: Path,
+    *,
+    outputs: Sequence[str],
+    size: int = SIZE,
+) -> Engine:
+    """Build an engine for other outputs with the program that a chosen engine uses.
+
+    On a GPU it computes as the reference does, whatever was fastest for the taps.
+    """
+    for name, package in PACKAGES.items():
+        if engine.name.startswith(f"{package} "):
+            return build(name, weights, folder, outputs=outputs, size=size)
+    from extract.engines import keras_engine
+
+    return keras_engine.build(weights, outputs=outputs, size=size)
+
+
 def _choose_keras(
     reason: str,
     *,

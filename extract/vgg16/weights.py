@@ -89,8 +89,7 @@ def load(source: Path | None, *, cache: Path) -> Weights:
     """
     if source is not None:
         return _weights(read(source), str(source))
-    keras_home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-    downloaded, copy = keras_home / "models" / KERAS_FILE, cache / "vgg16.h5"
+    downloaded, copy = _of_keras(), _copy(cache)
     if downloaded.exists():
         if pooch.file_hash(str(downloaded), alg="md5") == KERAS_MD5:
             return _weights(read(downloaded), str(downloaded))
@@ -110,12 +109,27 @@ def load(source: Path | None, *, cache: Path) -> Weights:
         return weights
 
 
+def are_at_hand(cache: Path) -> bool:
+    """Say whether the published weights are on this machine, so that `load` fetches nothing."""
+    return _of_keras().exists() or _copy(cache).exists()
+
+
 def digest(arrays: Arrays) -> str:
     """Return the SHA-256 over the 26 arrays in layer order, 64 hexadecimal digits."""
     sha256 = hashlib.sha256()
     for array in arrays:
         sha256.update(array.astype("<f4").tobytes())
     return sha256.hexdigest()
+
+
+def _of_keras() -> Path:
+    """Return where Keras itself keeps the weights that it downloaded."""
+    keras_home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
+    return keras_home / "models" / KERAS_FILE
+
+
+def _copy(cache: Path) -> Path:
+    return cache / "vgg16.h5"
 
 
 def read(path: Path) -> Arrays:

@@ -6,13 +6,16 @@ from pathlib import Path
 from extract.system import atomic
 from finetune.compare.comparison import Comparison
 from finetune.report.cost_chart import cost_chart
+from finetune.report.heatmaps import NO_HEATMAPS, Heatmaps
 from finetune.report.json_record import json_record
 from finetune.report.markdown import markdown
 from finetune.report.page import page
 from finetune.report.svg import standalone
 
 
-def write_report(comparison: Comparison, folder: Path) -> list[Path]:
+def write_report(
+    comparison: Comparison, folder: Path, heatmaps: Heatmaps = NO_HEATMAPS
+) -> list[Path]:
     """Write ``index.html``, ``compare.md``, ``compare.json`` and ``compare.svg`` into `folder`.
 
     Returns
@@ -21,7 +24,7 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
         The files, the page first. The same comparison of the same photos gives the same bytes.
     """
     texts = {
-        "index.html": page(comparison),
+        "index.html": page(comparison, heatmaps),
         "compare.md": markdown(comparison),
         "compare.json": json.dumps(json_record(comparison), indent=1) + "\n",
         "compare.svg": standalone(cost_chart(comparison)) + "\n",

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from finetune.compare.suspects import Suspect
 from finetune.report import charts, tables
 from finetune.report.commands import commands
 from finetune.report.cost_chart import cost_chart
+from finetune.report.heatmaps import NO_HEATMAPS, Heatmaps, Shown
 from finetune.report.svg import Chart
 from finetune.report.tables import MAX_LISTED, Cell, Table
 from finetune.report.thumbnails import thumbnails
@@ -71,10 +72,11 @@ class Card:
     label: str
     predicted: str
     probability: str
+    heat: Shown | None = None
 
 
-def page(comparison: Comparison) -> str:
-    """Return the page of one data set."""
+def page(comparison: Comparison, heatmaps: Heatmaps = NO_HEATMAPS) -> str:
+    """Return the page of one data set, with heatmaps of some photos."""
     features = comparison.features
     k = len(features.class_names)
     test = features.labels[features.splits == "test"]
@@ -91,7 +93,7 @@ def page(comparison: Comparison) -> str:
         hardest=_hardest(by_class),
         **_tables(comparison),
         **_charts(comparison),
-        **_galleries(comparison),
+        **_galleries(comparison, heatmaps),
     )
 
 
@@ -159,14 +161,32 @@ def _charts(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _galleries(comparison: Comparison) -> dict[str, Any]:
+def _galleries(comparison: Comparison, heatmaps: Heatmaps) -> dict[str, Any]:
     features, check = comparison.features, comparison.label_check
     picture = thumbnails(features)
     shared = shared_mistakes(comparison.models, features)
     suspects = check.suspects[:MAX_PICTURES] if check else []
+
+    def with_heat(cards: list[Card], photos: Sequence[Mistake], model: str) -> list[Card]:
+        return [
+            replace(card, heat=heatmaps.shown.get((model, photo.row)))
+            for card, photo in zip(cards, photos, strict=True)
+        ]
+
+    seen = [
+        Mistake(row, int(features.labels[row]), one.predicted, one.probability)
+        for row in heatmaps.rows
+        for one in [heatmaps.shown[heatmaps.of_classes, row]]
+    ]
     return {
+        "heatmaps_of": heatmaps.of_classes,
+        "seen_cards": with_heat(_cards(features, seen, picture), seen, heatmaps.of_classes),
         "mistakes": [
-            (model.name, int((~model.correct).sum()), _cards(features, mistakes, picture))
+            (
+                model.name,
+                int((~model.correct).sum()),
+                with_heat(_cards(features, mistakes, picture), mistakes, model.name),
+            )
             for model in comparison.models
             if (mistakes := surest_mistakes(model, features))
         ],

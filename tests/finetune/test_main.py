@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,9 @@ def test_compare_writes_the_report_and_prints_the_table(made: Path) -> None:
         "compare.json",
         "compare.svg",
     }
+    page = (made / "reports/pets/index.html").read_text()
+    assert page.count("without the hottest fifth") >= 2
+    assert re.search("as (finetuned|baseline) saw them", page)
 
 
 def test_compare_so_far_says_only_where_the_report_is(made: Path, tmp_path: Path) -> None:
@@ -177,6 +181,7 @@ def test_compare_puts_several_data_sets_side_by_side_and_opens_the_page(
     # Without a home, Matplotlib tells where it keeps its fonts instead.
     environment = os.environ | {"BROWSER": str(opener), "HOME": "/dev/null"}
     words = ["compare", "pets", "zoo", "pets", "--open", "--out", str(tmp_path)]
+    words += ["--heatmaps", "off"]
     command = [sys.executable, "-m", "finetune", *words]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
@@ -192,7 +197,7 @@ def test_compare_refuses_a_result_of_other_data_by_name(made: Path) -> None:
     kept = record.read_text()
     changed = json.loads(kept) | {"data_digest": "f" * 64}
     record.write_text(json.dumps(changed))
-    done = finetune("compare", made / "pets", "--out", made)
+    done = finetune("compare", made / "pets", "--heatmaps", "off", "--out", made)
     record.write_text(kept)
     assert done.returncode == 0
     assert "baseline: made from other photos or another split" in done.stderr

@@ -1,5 +1,7 @@
 """The command that predicts: answers on standard output, everything else on standard error."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -7,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from classify import __main__ as command
-from classify.serving import answer_formats, predict
-from classify.serving.model import Answer
+from classify.serving import answer_formats, heatmap_files, predict
+from classify.serving.model import Answer, load_model
 from extract.store import shards
 from extract.system import console
 from extract.system.console import InputError
@@ -73,6 +76,64 @@ def test_unusable_input_is_an_error_of_one_line(
     with pytest.raises((InputError, SystemExit)) as told:
         command.main()
     assert said in str(told.value) + capsys.readouterr().err
+
+
+def predict_with_heatmaps(
+    house: Path, weights: Path, names: list[str], folder: Path, given: bytes = b""
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "_standard_input", lambda: given)
+        predict.predict_photos(
+            house / "runs/pets/svm",
+            names,
+            write=lambda found: answer_formats.as_csv(found, top=1),
+            heatmaps=folder,
+            cache=shards.cache_of(house),
+            weights_file=weights,
+            engine="keras",
+        )
+
+
+def test_a_heatmap_of_each_photo_is_written_in_its_own_shape(
+    house: Path, vgg16_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cats, dogs = sorted((house / "pets/cats").iterdir()), sorted((house / "pets/dogs").iterdir())
+    tall = house / "pets/cats/tall.png"
+    names = [str(tall), str(cats[0]), str(dogs[0]), "-"]
+    predict_with_heatmaps(house, vgg16_weights, names, tmp_path / "heat", tall.read_bytes())
+    answers = list(csv.DictReader(io.StringIO((captured := capsys.readouterr()).out)))
+    table = list(csv.DictReader((tmp_path / "heat/heatmaps.csv").open()))
+    assert [row["path"] for row in table] == [row["path"] for row in answers]
+    for row, answer in zip(table, answers, strict=True):
+        assert row["class"] == answer["class_1"]
+        assert float(row["probability"]) == pytest.approx(float(answer["probability_1"]), abs=1e-3)
+        assert 0 <= float(row["without_hottest"]) <= 1
+    files = [row["file"] for row in table]
+    assert files == ["standard input.jpg", "tall.jpg", f"{cats[0].stem}.jpg", "000 (2).jpg"]
+    assert {path.name for path in (tmp_path / "heat").iterdir()} == {*files, "heatmaps.csv"}
+    with Image.open(tmp_path / "heat/tall.jpg") as shown, Image.open(tall) as photo:
+        assert shown.size == photo.size
+    assert "4 heatmaps; the probability of the class falls by" in captured.err
+    with pytest.raises(InputError, match="heat: not empty; name a new or empty folder"):
+        predict_with_heatmaps(house, vgg16_weights, names, tmp_path / "heat")
+
+
+def test_a_photo_that_vanishes_before_its_heatmap_leaves_the_others(
+    house: Path, vgg16_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_photos(tmp_path / "new", {"of": 2}, seed=3) / "of"
+    first, second = sorted(folder.iterdir())
+    model = load_model(
+        house / "runs/pets/svm",
+        cache=shards.cache_of(house),
+        weights_file=vgg16_weights,
+        engine="keras",
+    )
+    first.unlink()
+    heatmap_files.check_folder(tmp_path / "heat")
+    heatmap_files.write(model, [str(first), str(second)], tmp_path / "heat")
+    assert {path.name for path in (tmp_path / "heat").iterdir()} == {"001.jpg", "heatmaps.csv"}
+    assert "no heatmap: " in capsys.readouterr().err
 
 
 def test_what_was_predicted_before_a_signal_is_printed(

@@ -21,7 +21,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from classify.results import Result
-from classify.serving import addresses, neighbours, site, web
+from classify.serving import addresses, heatmaps, neighbours, site, web
 from classify.serving.model import Model
 from classify.serving.neighbours import TrainingPhotos
 from extract.compute import reading
@@ -107,6 +107,28 @@ def test_a_training_photo_is_most_similar_to_itself(client: FlaskClient, tmp_pat
     shown = np.asarray(Image.open(io.BytesIO(thumbnail.data)), np.float32)
     wanted = np.asarray(picture(10_001), np.float32)
     assert abs(shown.mean(axis=(0, 1)) - wanted.mean(axis=(0, 1))).max() < 5
+
+
+def test_a_click_gives_the_photo_under_its_heatmap(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(model: Model, photos: list[Any], seeds: list[int]) -> list[heatmaps.Heatmap]:
+        assert photos[0][224].shape == (224, 224, 3)
+        return [heatmaps.Heatmap(0, np.eye(14), 0.8, 0.25, 0.75)]
+
+    monkeypatch.setattr(heatmaps, "heatmaps", drawn)
+    form = {"photo": (io.BytesIO(png(204)), "a.png")}
+    found = client.post("/heatmap", data=form).get_json()
+    uri = found.pop("picture")
+    assert found == {
+        **{"name": "cats", "probability": 0.8},
+        **{"without_hottest": 0.25, "without_random": 0.75},
+    }
+    shown = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+    assert shown.size == (30, 20)
+    refused = client.post("/heatmap", data={"photo": (io.BytesIO(b"hello"), "a.png")})
+    assert refused.status_code == 422
+    assert "not an image file" in refused.get_json()["error"]
 
 
 @pytest.mark.parametrize(
