@@ -106,7 +106,7 @@ def by_rule(phase: str, photos: int) -> Schedule:
     if phase == "all":
         # Weight decay would not fall with the layers, and at such rates it changes nothing.
         return Schedule(
-            learning_rate=1e-5, epochs=epochs, patience=2, warmup=1, layer_decay=LAYER_DECAY
+            learning_rate=3e-6, epochs=epochs, patience=2, warmup=1, layer_decay=LAYER_DECAY
         )
     return Schedule(learning_rate=1e-5, epochs=epochs, patience=2, warmup=1, weight_decay=1e-2)
 
