@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from classify.results import PHASES
@@ -19,6 +19,7 @@ from finetune.compare.number_formats import (
     p_value,
     percent,
 )
+from finetune.compare.records import ModelRecord
 from finetune.compare.repeated_splits import MetricSummaries
 
 NONE = "—"
@@ -93,16 +94,6 @@ def metrics(comparison: Comparison) -> Table:
     """
     models = comparison.models
     table = {"Model": [Cell(model.name) for model in models]}
-    learned_from = {tuple(model.result.learned_from) for model in models}
-    if len(learned_from) > 1:
-        table["Learned from"] = [Cell(" + ".join(model.result.learned_from)) for model in models]
-    if any(model.is_refitted for model in models):
-        table["Accuracy, from train alone"] = [
-            Cell(percent(model.compared_accuracy), model.compared_accuracy)
-            if model.compared_from == ("train",)
-            else EMPTY
-            for model in models
-        ]
     for name, heading, number in METRICS:
         if all(name in model.result.metrics for model in models):
             table[heading] = [
@@ -113,7 +104,24 @@ def metrics(comparison: Comparison) -> Table:
                 )
                 for model in models
             ]
+        if name == "accuracy":
+            table |= _learned_from(models)
     return table
+
+
+def _learned_from(models: Sequence[ModelRecord]) -> Table:
+    """Return what models learned from, and the accuracies that rank them, if these differ."""
+    if len({tuple(model.result.learned_from) for model in models}) == 1:
+        return {}
+    return {
+        "Learned from": [Cell(" + ".join(model.result.learned_from)) for model in models],
+        "From train alone": [
+            Cell(percent(model.compared_accuracy), model.compared_accuracy)
+            if model.compared_from == ("train",)
+            else EMPTY
+            for model in models
+        ],
+    }
 
 
 def novelty(comparison: Comparison) -> list[str]:

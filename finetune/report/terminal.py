@@ -28,12 +28,13 @@ def terminal_table(columns: dict[str, list[str]]) -> Table:
     """Return columns as a table for the terminal, the first left-aligned."""
     table = Table(box=None, pad_edge=False)
     for place, heading in enumerate(columns):
-        table.add_column(_text(heading), justify="right" if place else "left")
+        # A heading may take two lines where the table would be too wide.
+        table.add_column(_text(heading, no_wrap=False), justify="right" if place else "left")
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*map(_text, cells))
     return table
 
 
-def _text(cell: str) -> Text:
+def _text(cell: str, *, no_wrap: bool = True) -> Text:
     """Return a cell as it is: rich would take ``[red]`` in a string for markup."""
-    return Text(encodable(one_line(cell)), no_wrap=True)
+    return Text(encodable(one_line(cell)), no_wrap=no_wrap)

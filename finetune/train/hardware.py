@@ -211,6 +211,7 @@ def _layerwise(optimizer: type[Any], factors: Sequence[float]) -> type[Any]:
 
     class Layerwise(optimizer):  # type: ignore[misc]
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            # Optimizers of Keras find the state that belongs to a variable in the same way.
             factor = factors[self._get_variable_index(variable)]
             super().update_step(gradient, variable, learning_rate * factor)
 

@@ -91,7 +91,8 @@ def test_the_command_measures_and_leaves_a_record(tmp_path: Path) -> None:
     assert record["summary"]["svm"]["accuracy"]["mean"] == pytest.approx(mean)
     accuracy = record["summary"]["svm"]["accuracy"]
     assert accuracy["mean"] > 0.8
-    assert accuracy["high"] - accuracy["mean"] > accuracy["half_width"]
+    # Splits without a mistake are not certain either.
+    assert accuracy["low"] < accuracy["mean"] <= accuracy["high"] <= 1
     assert interval.endswith(f"svm {100 * accuracy['low']:.1f} to {accuracy['high']:.1%}")
     assert not left.exists()
 
