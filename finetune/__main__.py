@@ -174,10 +174,13 @@ def _train(chosen: argparse.Namespace) -> None:
                 continue
             atomic.make_writable(results.runs_of(features.data, chosen.out), "--out")
             # Importing Keras takes seconds, and there may be nothing to do.
+            from extract.vgg16 import keras_backend
             from finetune.train import run
 
-            trained[model] = run.train(features, request)
-        if not chosen.models and not machine.has_gpu():
+            # The backend may not be able to use the GPU of the machine.
+            if chosen.models or model != SLOWEST or keras_backend.gpus():
+                trained[model] = run.train(features, request)
+        if not chosen.models:
             _tell_of_slowest(features, requests[SLOWEST], trained)
 
 
@@ -192,10 +195,12 @@ def _models(chosen: argparse.Namespace, slowest: Request, features: Features) ->
 
 
 def _tell_of_slowest(features: Features, request: Request, trained: dict[str, Any]) -> None:
-    """Say that a network was not trained, and how long it would take if that can be measured."""
-    if results.runs_of(features.data, request.out) / SLOWEST in results.folders(
-        results.runs_of(features.data, request.out)
-    ):
+    """Say, if a network was never trained, how to do that and how long it would take.
+
+    The time can be measured only where the network that it starts from was trained just now.
+    """
+    folder = request.folder(features)
+    if SLOWEST in trained or folder in results.folders(folder.parent):
         return
     how = f"train it with --models {SLOWEST} (make finetune MODELS={SLOWEST})"
     start = trained.get(FinetunedOptions.model)

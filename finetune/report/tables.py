@@ -23,6 +23,8 @@ from finetune.compare.records import ModelRecord
 from finetune.compare.repeated_splits import MetricSummaries
 
 NONE = "—"
+FROM_TRAIN = "From train alone"
+"""The heading of the accuracies of models as fitted to train, which rank them."""
 MAX_LISTED = 200
 """Entries shown of a list that may be as long as there are photos."""
 METRICS = (
@@ -105,17 +107,17 @@ def metrics(comparison: Comparison) -> Table:
                 for model in models
             ]
         if name == "accuracy":
-            table |= _learned_from(models)
+            table |= learned_from(models)
     return table
 
 
-def _learned_from(models: Sequence[ModelRecord]) -> Table:
+def learned_from(models: Sequence[ModelRecord]) -> Table:
     """Return what models learned from, and the accuracies that rank them, if these differ."""
     if len({tuple(model.result.learned_from) for model in models}) == 1:
         return {}
     return {
         "Learned from": [Cell(" + ".join(model.result.learned_from)) for model in models],
-        "From train alone": [
+        FROM_TRAIN: [
             Cell(percent(model.compared_accuracy), model.compared_accuracy)
             if model.compared_from == ("train",)
             else EMPTY

@@ -6,17 +6,20 @@ from rich.text import Text
 from extract.system.console import encodable, one_line
 from finetune.compare.comparison import Comparison
 from finetune.compare.number_formats import decimal, duration, interval, percent
+from finetune.report import tables
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return the table of all models, with the columns that fit into 80 characters."""
     models = comparison.models
     metrics = [model.result.metrics for model in models]
+    on_train = tables.learned_from(models).get(tables.FROM_TRAIN)
     return terminal_table(
         {
             "Model": [model.name for model in models],
             "Accuracy": [percent(model.accuracy) for model in models],
             "95% interval": [interval(model.accuracy_interval) for model in models],
+            **({tables.FROM_TRAIN: [cell.text for cell in on_train]} if on_train else {}),
             "Mean class recall": [percent(one["mean_class_recall"]) for one in metrics],
             "Log loss": [decimal(one["log_loss"]) for one in metrics],
             "Total time": [duration(model.total_seconds) for model in models],
