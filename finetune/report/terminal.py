@@ -30,11 +30,16 @@ def comparison_table(comparison: Comparison) -> Table:
 def terminal_table(columns: dict[str, list[str]]) -> Table:
     """Return columns as a table for the terminal, the first left-aligned."""
     table = Table(box=None, pad_edge=False)
-    for place, heading in enumerate(columns):
-        # A heading may take two lines where the table would be too wide.
-        table.add_column(_text(heading, no_wrap=False), justify="right" if place else "left")
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*map(_text, cells))
+    for place, (heading, cells) in enumerate(columns.items()):
+        # A heading may take several lines where the table would be too wide, and a cell may not.
+        is_longest = len(heading) > max(map(len, cells), default=0)
+        table.add_column(
+            _text(heading, no_wrap=not is_longest),
+            justify="right" if place else "left",
+            no_wrap=not is_longest,
+        )
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(_text, row))
     return table
 
 
