@@ -6,7 +6,8 @@ SIZES ?= 224#        sides of the squares that VGG16 sees: 224, or several such 
 GROUP_BY ?= #        what stays in one split: folder, or a pattern on the path such as '^(.*)-'
 ON ?= #              the cluster for features and heads: empty for this machine, ray, ray://HOST:PORT
 OUT ?= .#            the folder for features/, runs/, reports/ and labels/
-MODEL ?= svm#        the model for predict, sort and serve: svm, logistic, mlp, baseline or finetuned
+MODELS ?= #          the networks for finetune: baseline, finetuned, finetuned-all; empty for the usual ones
+MODEL ?= svm#        the model for predict, sort and serve, a folder of OUT/runs/DATA such as svm or finetuned
 IMAGES ?= .#         the photo or folder for predict and sort
 TO ?= sorted#        the folder that sort puts photos into
 HOW ?= #             how sort does it: link, copy or move; empty to say only what would happen
@@ -18,7 +19,7 @@ INSTALLED := .venv/installed-$(TF)
 RUN := .venv/bin/python -m
 WHERE = --out="$$OUT" --seed="$$SEED"
 CLUSTER = $(if $(ON),--on="$$ON")
-FINETUNE = $(RUN) finetune train $(WHERE) -- "$$DATA"
+FINETUNE = $(RUN) finetune train $(WHERE) $(if $(MODELS),--models $$MODELS) -- "$$DATA"
 COMPARE = $(RUN) finetune compare --out="$$OUT"
 # Where a network will be fine-tuned, what it starts from is kept from VGG16's only pass.
 KEEP = $(if $(ON),,$(if $(filter all finetune,$(or $(MAKECMDGOALS),all)),--activations block4_pool))
@@ -26,7 +27,7 @@ ADDED = $(if $(POOL),--pool="$$POOL")
 GROUPS = $(if $(GROUP_BY),--group-by="$$GROUP_BY")
 
 # A name may contain any character. The shell gets each as it was typed, through the environment.
-TYPED := DATA SEED SIZES GROUP_BY ON OUT MODEL IMAGES TO HOW POOL
+TYPED := DATA SEED SIZES GROUP_BY ON OUT MODELS MODEL IMAGES TO HOW POOL
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
 export $(TYPED)
 
@@ -52,7 +53,7 @@ features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 sees every dist
 heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
 	@$(RUN) classify train $(WHERE) $(CLUSTER) -- "$$DATA"
 
-finetune: features  ## photos -> OUT/runs/DATA/{baseline,finetuned}
+finetune: features  ## photos -> OUT/runs/DATA/{baseline,finetuned,finetuned-all}, the last one with a GPU or in MODELS
 	@$(FINETUNE)
 
 compare: $(INSTALLED)  ## all results -> OUT/reports/DATA/{index.html,compare.md,compare.json}

@@ -3,6 +3,10 @@
 The hyper-parameters are chosen on the training photos of each split alone. If a photo occurs more
 than once (equal digests), only one copy is used, so that no copy of a training photo is tested. Nor
 is a photo of a group that trains.
+
+Student's interval of the mean over the repeats covers which photos were drawn, and nothing else. A
+record therefore has a second interval, ``low`` to ``high``, which also covers which photos are
+tested; see `curve_interval` and `split_interval`.
 """
 
 import json
@@ -236,12 +240,80 @@ def summary(values: Sequence[float]) -> Summary:
     return {"mean": mean, "sd": sd, "half_width": half_width}
 
 
+def _at_least(summary: Summary, tests: int) -> Summary:
+    """Widen the interval of an accuracy to Wilson's of all tests, if it is narrower.
+
+    Splits without a mistake have no spread, and prove no perfect head.
+    """
+    if "low" not in summary:
+        return {}
+    low, high = results.wilson_interval(round(summary["mean"] * tests), tests)
+    return {"low": max(0.0, min(summary["low"], low)), "high": min(1.0, max(summary["high"], high))}
+
+
 def summaries(measured: Mapping[str, Sequence[Metrics]]) -> dict[str, dict[str, Summary]]:
     """Summarise every metric of every head."""
     return {
         name: {metric: summary([metrics[metric] for metrics in repeats]) for metric in repeats[0]}
         for name, repeats in measured.items()
     }
+
+
+def curve_interval(summary: Summary, *, tested: int) -> Summary:
+    """Return the 95% interval of an accuracy for draws of training photos and of test photos.
+
+    All draws are tested on the same photos. Their spread around the mean is Student's interval, and
+    that of the test photos is Wilson's. The two are independent, so their distances from the mean
+    are added as squares: Zou and Donner, "Construction of confidence limits about effect measures:
+    a general approach", Statistics in Medicine 27 (2008), 1693-1702, for a sum whose second part is
+    0. Wilson's interval is that of a single draw, so the result is rather too wide than too narrow.
+
+    Parameters
+    ----------
+    summary : dict
+        Of the accuracy, see `summary`.
+    tested : int
+        The number of test photos.
+
+    Returns
+    -------
+    dict
+        ``low`` and ``high``, within 0..1. With a single draw, only the test photos are covered.
+    """
+    mean, draws = summary["mean"], summary["half_width"]
+    low, high = results.wilson_interval(round(mean * tested), tested)
+    return {
+        "low": max(0.0, mean - float(np.hypot(max(0.0, mean - low), draws))),
+        "high": min(1.0, mean + float(np.hypot(max(0.0, high - mean), draws))),
+    }
+
+
+def split_interval(summary: Summary, *, trained: int, tested: int, repeats: int) -> Summary:
+    """Return the 95% interval of a metric for new photos, to train and to test.
+
+    The random splits draw from the same photos, so their metrics are not independent, and Student's
+    interval is too narrow. The variance of the mean is taken as (1 / repeats + tested / trained)
+    times that of the splits: Nadeau and Bengio, "Inference for the generalization error", Machine
+    Learning 52 (2003), 239-281, the corrected resampled t-test.
+
+    Parameters
+    ----------
+    summary : dict
+        Of the metric, see `summary`.
+    trained, tested : int
+        The number of photos that a split has to train and to test.
+    repeats : int
+        The number of splits.
+
+    Returns
+    -------
+    dict
+        ``low`` and ``high``; empty for a single split, which has no spread.
+    """
+    if repeats < 2:
+        return {}
+    half = summary["half_width"] * (1 + repeats * tested / trained) ** 0.5
+    return {"low": summary["mean"] - half, "high": summary["mean"] + half}
 
 
 def report_per_class(
@@ -251,6 +323,16 @@ def report_per_class(
     with console.progress("repeats", measurement.repeats, unit="repeats") as advance:
         repeats = per_class(features, measurement, train=train, test=test, advance=advance)
     summary_of = summaries(repeats)
+    seed = measurement.seed
+    fitted, tested = draw(
+        features.labels, features.digests, features.units, train=train, test=test, seed=seed
+    )
+    for by_metric in summary_of.values():
+        for one in by_metric.values():
+            one |= split_interval(
+                one, trained=len(fitted), tested=len(tested), repeats=measurement.repeats
+            )
+        by_metric["accuracy"] |= _at_least(by_metric["accuracy"], len(tested) * measurement.repeats)
     say(
         f"{features.data}: {count(train, 'photo')} per class to train, at most {test} to test, "
         f"{count(measurement.repeats, 'random split')}; mean and standard deviation"
@@ -266,6 +348,12 @@ def report_per_class(
         ]
         rows.append([name, *spreads, *means])
     _print_table(rows)
+    if measurement.repeats > 1:
+        intervals = (f"{name} {_interval(summary_of[name]['accuracy'])}" for name in summary_of)
+        say(
+            "95% interval of the accuracy, which covers the draw of the training photos and of the "
+            f"test photos: {', '.join(intervals)}"
+        )
     counts = {"train": train, "test": test}
     record = _record(features, measurement, counts) | {"summary": summary_of, "repeats": repeats}
     _write(record, results.runs_of(features.data, out) / f"protocol-per-class-{train}-{test}.json")
@@ -284,13 +372,21 @@ def report_learning_curve(features: Features, measurement: Measurement, *, out: 
     with console.progress("learning curve", draws, unit="draws") as advance:
         repeats = learning_curve(features, measurement, advance=advance)
     summary_of = {size: summaries(measured) for size, measured in repeats.items()}
+    tested = len(features.rows("test"))
+    for by_head in summary_of.values():
+        for by_metric in by_head.values():
+            by_metric["accuracy"] |= curve_interval(by_metric["accuracy"], tested=tested)
     say(
-        f"{features.data}: accuracy on its {count(len(features.rows('test')), 'test photo')}, "
-        f"mean of {count(measurement.repeats, 'draw')} with the 95% interval"
+        f"{features.data}: accuracy on its {count(tested, 'test photo')}, "
+        f"mean of {count(measurement.repeats, 'draw')}. In brackets is the 95% interval, which "
+        "covers the draw of the training photos and of the test photos."
     )
-    rows = [["Photos per class", *measurement.heads]]
+    rows = [["Per class", *measurement.heads]]
     for size, by_head in summary_of.items():
-        cells = [_spread(by_head[name]["accuracy"], "half_width") for name in measurement.heads]
+        cells = [
+            f"{by_head[name]['accuracy']['mean']:.1%} ({_interval(by_head[name]['accuracy'])})"
+            for name in measurement.heads
+        ]
         rows.append([f"{size:,}", *cells])
     _print_table(rows)
     record = _record(features, measurement, {}) | {"summary": summary_of, "repeats": repeats}
@@ -299,6 +395,10 @@ def report_learning_curve(features: Features, measurement: Measurement, *, out: 
 
 def _spread(summary: Summary, spread: str) -> str:
     return f"{summary['mean']:.1%} ± {100 * summary[spread]:.1f}"
+
+
+def _interval(summary: Summary) -> str:
+    return f"{100 * summary['low']:.1f} to {summary['high']:.1%}"
 
 
 def table(rows: Sequence[Sequence[Any]]) -> list[str]:

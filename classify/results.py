@@ -50,6 +50,9 @@ T = TypeVar("T")
 COMMANDS = {"head": "make heads", "network": "make finetune"}
 """The command that makes a result of each stage."""
 
+ON_TRAIN = "probability_on_train"
+"""The data set of ``predictions.h5`` with `Predictions.on_train`."""
+
 CARD = "onepass.json"
 """The member of a model's archive that says what its outputs mean."""
 
@@ -72,11 +75,14 @@ class Predictions:
         True classes, indices into the class names.
     probabilities : ndarray of shape (n, k), float32
         One row per photo; each sums to 1.
+    on_train : ndarray of shape (n, k), float32, or None
+        Of a model that learned from train and val: what it predicts if it is fitted to train alone.
     """
 
     paths: list[str]
     labels: Labels
     probabilities: Matrix
+    on_train: Matrix | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Result:
     Attributes
     ----------
     model : str
-        ``logistic``, ``svm``, ``mlp``, ``baseline`` or ``finetuned``.
+        ``logistic``, ``svm``, ``mlp``, ``baseline``, ``finetuned`` or ``finetuned-all``.
     stage : str
         ``head`` (trained on cached features) or ``network`` (trained by Keras).
     data : str
@@ -125,6 +131,9 @@ class Result:
         How well a head tells strangers: ``keep``, the share of known photos that are kept, and,
         unless there are only two classes, the fields of `classify.novelty.left_out.LeftOut`. Empty
         for networks and in older records.
+    learned_from : list of str
+        The splits whose photos the model was fitted to. Older records do not have it, so it is
+        inferred from their stage.
     """
 
     model: str
@@ -146,6 +155,7 @@ class Result:
     sizes: list[int] = field(default_factory=lambda: [SIZE])
     model_digest: str = ""
     novelty: dict[str, float] = field(default_factory=dict)
+    learned_from: list[str] = field(default_factory=lambda: ["train", "val"])
     schema: int = SCHEMA
 
     @property
@@ -275,6 +285,8 @@ def save(
         file["path"] = np.array(predictions.paths, dtype=h5py.string_dtype())
         file["label"] = predictions.labels.astype(np.int64)
         file["probability"] = predictions.probabilities.astype(np.float32)
+        if predictions.on_train is not None:
+            file[ON_TRAIN] = predictions.on_train.astype(np.float32)
     with atomic.replacing_files(folder) as new:
         write_model(new)
         record = json.dumps(asdict(_tie(new, result)), indent=1, ensure_ascii=False) + "\n"
@@ -349,6 +361,8 @@ def load(folder: Path) -> Result:
         names = {field.name for field in fields(Result)}
         record = {name: value for name, value in record.items() if name in names}
         record.setdefault("sizes", _inferred_sizes(record))
+        splits = ["train", "val"] if record["stage"] == "head" else ["train"]
+        record.setdefault("learned_from", splits)
         features_file.check_name(record["data"])
         result = Result(**record)
         _check_fields(result)
@@ -397,6 +411,8 @@ def _check_fields(result: Result) -> None:
     sizes = result.sizes
     if not isinstance(sizes, list) or not sizes or not set(sizes) <= set(SIZES):
         raise ValueError(f"sizes {sizes}")
+    if result.learned_from not in (["train"], ["val"], ["train", "val"]):
+        wrong.append("learned_from")
     if wrong:
         raise ValueError(f"{wrong[0]} is not what it should be")
 
@@ -508,6 +524,7 @@ def load_predictions(folder: Path) -> Predictions:
                 paths=file["path"].asstr()[:].tolist(),
                 labels=file["label"][:],
                 probabilities=file["probability"][:],
+                on_train=file[ON_TRAIN][:] if ON_TRAIN in file else None,
             )
             _check_predictions(predictions)
             return predictions
@@ -545,9 +562,13 @@ def _check_predictions(predictions: Predictions) -> None:
         raise ValueError("it does not have a row for each photo")
     if labels.dtype.kind != "i" or not np.all((labels >= 0) & (labels < probabilities.shape[1])):
         raise ValueError("its labels are not numbers of classes")
-    are_shares = (probabilities >= 0) & (probabilities <= 1 + 1e-3)
-    if probabilities.dtype.kind != "f" or not are_shares.all():
-        raise ValueError("its probabilities are not between 0 and 1")
+    for found in (probabilities, predictions.on_train):
+        if found is None:
+            continue
+        if found.dtype.kind != "f" or found.shape != probabilities.shape:
+            raise ValueError("its probabilities are not a row of numbers for each photo")
+        if not ((found >= 0) & (found <= 1 + 1e-3)).all():
+            raise ValueError("its probabilities are not between 0 and 1")
 
 
 def model_bytes(folder: Path) -> int | None:

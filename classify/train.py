@@ -4,6 +4,7 @@ import io
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,12 +56,16 @@ class FittedHead(NamedTuple):
         With ``taps`` and ``root``.
     seconds : float
         How long fitting took.
+    on_train : Pipeline or None
+        The same head, fitted to the train split alone, as networks are; None if that was not asked
+        for or is not possible.
     """
 
     name: str
     pipeline: Pipeline
     hyperparameters: dict[str, Any]
     seconds: float
+    on_train: Pipeline | None = None
 
 
 def train_heads(
@@ -89,7 +94,7 @@ def train_heads(
     with console.progress("heads", plan.steps, unit="steps", at_most=True) as advance:
         outcome = search.search(data, plan, advance=advance)
         choices = search.choose(outcome)
-        fitted = fit_heads(data, choices, plan, advance=advance)
+        fitted = fit_heads(data, choices, plan, train=train_rows(features), advance=advance)
     novelty = fit_novelty(features, plan)
     for head in fitted:
         _test_and_save(head, outcome, novelty, features, out=out, seed=seed)
@@ -132,11 +137,23 @@ def prepare(
     return data, SearchPlan(spaces, folds, seed)
 
 
+def train_rows(features: Features) -> Rows | None:
+    """Return which photos of train and val are in train; None if there is nothing to tell apart.
+
+    That is so if one of the two splits has no photo, or train has photos of one class only.
+    """
+    rows = features.rows("train", "val")
+    found = np.flatnonzero(features.splits[rows] == "train")
+    is_part = 0 < len(found) < len(rows)
+    return found if is_part and len(np.unique(features.labels[rows[found]])) > 1 else None
+
+
 def fit_heads(
     data: TrainingData,
     choices: Mapping[str, Choice],
     plan: SearchPlan,
     *,
+    train: Rows | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[FittedHead]:
     """Fit each head, as it was chosen, to all photos of train and val.
@@ -149,6 +166,9 @@ def fit_heads(
     plan : SearchPlan
         If the search used a sample of the photos, each head is first fitted to the fitted rows of
         the plan, which are about as many, to find its temperature on the held-out rows.
+    train : ndarray of row numbers or None
+        If given, each head is fitted a second time, to these rows alone. The time of that does not
+        count.
     advance : callable
         Called with 1 for each head that is fitted.
     """
@@ -156,12 +176,14 @@ def fit_heads(
     is_small = data.X.size <= out_of_core.IN_MEMORY // 4
     fold = _recalibrated_on(data, plan)
     jobs = [
-        delayed(_timed_fit)(name, choice, data, fold, plan.seed) for name, choice in choices.items()
+        delayed(_timed_fit)(name, choice, data, fold, train, plan.seed)
+        for name, choice in choices.items()
     ]
     answers = parallel(cross_validation.PROCESSES if is_small else 1)(jobs)
     fitted = []
-    for (name, choice), (pipeline, seconds) in zip(choices.items(), answers, strict=True):
-        fitted.append(FittedHead(name, pipeline, choice.hyperparameters, seconds))
+    for (name, choice), answer in zip(choices.items(), answers, strict=True):
+        pipeline, seconds, on_train = answer
+        fitted.append(FittedHead(name, pipeline, choice.hyperparameters, seconds, on_train))
         advance(1)
     return fitted
 
@@ -176,38 +198,58 @@ def _recalibrated_on(data: TrainingData, plan: SearchPlan) -> Fold | None:
 
 
 def _timed_fit(
-    name: str, choice: Choice, data: TrainingData, fold: Fold | None, seed: int
-) -> tuple[Pipeline, float]:
+    name: str,
+    choice: Choice,
+    data: TrainingData,
+    fold: Fold | None,
+    train: Rows | None,
+    seed: int,
+) -> tuple[Pipeline, float, Pipeline | None]:
     started = time.perf_counter()
+    on_train = None
     if fold is not None:
-        choice = choice._replace(temperature=_temperature(name, choice, data, fold, seed=seed))
+        part, temperature = _calibrated(name, choice, data, fold, seed=seed)
+        choice = choice._replace(temperature=temperature)
+        if train is not None and np.array_equal(fold[0], train):
+            on_train = part
     pipeline = fit_head(name, choice, data, seed=seed)
-    return pipeline, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    if train is not None and on_train is None:
+        on_train = fit_head(name, choice, _part(choice, data, train), seed=seed)
+    return pipeline, seconds, on_train
 
 
-def _temperature(name: str, choice: Choice, data: TrainingData, fold: Fold, *, seed: int) -> float:
-    """Return the temperature of a head that is fitted to one part of a fold, on the other part.
+def _part(choice: Choice, data: TrainingData, rows: Rows) -> TrainingData:
+    """Return some rows of the data, with the chosen taps alone."""
+    taps = {tap: data.taps[tap] for tap in choice.hyperparameters["taps"]}
+    X = out_of_core.rows(heads.select(data.X, taps, among=data.taps), rows)
+    return TrainingData(X, taps, data.labels[rows], data.sample_weight[rows])
+
+
+def _calibrated(
+    name: str, choice: Choice, data: TrainingData, fold: Fold, *, seed: int
+) -> tuple[Pipeline, float]:
+    """Fit a head to one part of a fold, and return it with its temperature on the other part.
 
     The temperature depends on how many rows are fitted.
     """
     fitted, held_out = fold
-    taps = {tap: data.taps[tap] for tap in choice.hyperparameters["taps"]}
-    X = heads.select(data.X, taps, among=data.taps)
-    part = TrainingData(
-        out_of_core.rows(X, fitted), taps, data.labels[fitted], data.sample_weight[fitted]
-    )
+    part = _part(choice, data, fitted)
     head = fit_head(name, choice._replace(temperature=1.0), part, seed=seed)
     blocks = [
         held_out[start : start + out_of_core.BLOCK]
         for start in range(0, len(held_out), out_of_core.BLOCK)
     ]
+    X = heads.select(data.X, part.taps, among=data.taps)
     scores = [heads.scores(head[-1], head[:-1].transform(X[block])) for block in blocks]
     known, classes = np.unique(part.labels), int(data.labels.max()) + 1
-    return fit_temperature(
+    temperature = fit_temperature(
         cross_validation.for_all_classes(np.concatenate(scores), known, classes),
         data.labels[held_out],
         data.sample_weight[held_out],
     ).temperature
+    heads.apply_temperature(head[-1], temperature)
+    return head, temperature
 
 
 def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pipeline:
@@ -259,8 +301,13 @@ def _told(novelty: Novelty | None) -> str:
 
 def test(head: FittedHead, features: Features) -> Predictions:
     """Return what a head predicts for the photos of the test split."""
+    return _test(head.pipeline, head, features)
+
+
+def _test(pipeline: Pipeline, head: FittedHead, features: Features) -> Predictions:
+    """Return what a pipeline of a head predicts for the photos of the test split."""
     batches = features.batches(head.hyperparameters["taps"], "test")
-    parts = [predict(head.pipeline, features, X, rows) for rows, X in batches]
+    parts = [predict(pipeline, features, X, rows) for rows, X in batches]
     return Predictions(
         paths=[path for part in parts for path in part.paths],
         labels=np.concatenate([part.labels for part in parts]),
@@ -269,11 +316,16 @@ def test(head: FittedHead, features: Features) -> Predictions:
 
 
 def predict(pipeline: Pipeline, features: Features, X: Matrix, rows: Rows) -> Predictions:
-    """Return what a head predicts for rows of a features file, given its taps of these rows."""
+    """Return what a head predicts for rows of a features file, given its taps of these rows.
+
+    A class that it was not fitted on has probability 0.
+    """
+    probabilities = np.zeros((len(rows), len(features.class_names)), np.float32)
+    probabilities[:, pipeline.classes_] = pipeline.predict_proba(X)
     return Predictions(
         paths=[features.paths[row] for row in rows],
         labels=features.labels[rows],
-        probabilities=pipeline.predict_proba(X).astype(np.float32),
+        probabilities=probabilities,
     )
 
 
@@ -289,6 +341,9 @@ def _test_and_save(
     started = time.perf_counter()
     predictions = test(head, features)
     seconds_of_test = time.perf_counter() - started
+    if head.on_train is not None:
+        on_train = _test(head.on_train, head, features).probabilities
+        predictions = replace(predictions, on_train=on_train)
     result = Result(
         model=head.name,
         stage="head",
@@ -313,6 +368,7 @@ def _test_and_save(
         created=now(),
         machine=machine(),
         novelty=novelty.record if novelty else {},
+        learned_from=[split for split in ("train", "val") if len(features.rows(split))],
     )
     folder = results.runs_of(features.data, out) / head.name
     results.save(

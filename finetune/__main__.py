@@ -10,6 +10,7 @@ import argparse
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,7 +18,8 @@ from classify import results
 from extract import options
 from extract.options import at_least
 from extract.store import features_file, shards
-from extract.system import atomic, console
+from extract.store.features_file import Features
+from extract.system import atomic, console, machine
 from extract.system.console import say, warn
 from finetune.compare.comparison import Comparison, compare_data_set
 from finetune.export.file_formats import FORMATS
@@ -25,7 +27,17 @@ from finetune.report.files import write_report
 from finetune.report.heatmaps import NO_HEATMAPS, draw
 from finetune.report.overview import overview_table, write_overview
 from finetune.report.terminal import comparison_table
-from finetune.train.request import OPTIONS, UNFREEZE, FinetunedOptions, Request, TrainingOptions
+from finetune.train.request import (
+    OPTIONS,
+    UNFREEZE,
+    FinetunedAllOptions,
+    FinetunedOptions,
+    Request,
+    TrainingOptions,
+)
+
+SLOWEST = FinetunedAllOptions.model
+"""The network that is not trained without a GPU unless it is named."""
 
 
 def main(words: Sequence[str] | None = None, *, name: str = "") -> None:
@@ -41,8 +53,9 @@ def main(words: Sequence[str] | None = None, *, name: str = "") -> None:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Train the baseline from scratch and fine-tune VGG16. Each leaves a result in "
-        "runs/DATA/, and is not trained again while nothing has changed."
+        "Train the baseline from scratch, and fine-tune the last block of VGG16, then all of it. "
+        "Each network leaves a result in runs/DATA/, and is not trained again while nothing has "
+        "changed."
     )
     options.add_data(parser, "a data set that has features, or a features file (.h5)")
     options.add_out(parser, "features/ and runs/")
@@ -51,8 +64,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "--models",
         nargs="+",
         choices=OPTIONS,
-        default=list(OPTIONS),
-        help="the networks to train (default: both)",
+        help=f"the networks to train (default: all; without a GPU all but {SLOWEST}, which starts "
+        "from finetuned and trains every layer)",
     )
     options.add_weights(parser)
     _add_schedule_options(parser)
@@ -64,7 +77,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--unfreeze",
-        choices=UNFREEZE,
+        type=_unfreeze,
+        choices=[block for block in UNFREEZE if block != "all"],
         default=FinetunedOptions.unfreeze,
         help="finetuned: the first block of VGG16 that is trained (default %(default)s)",
     )
@@ -146,21 +160,67 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_export)
 
 
+def _unfreeze(block: str) -> str:
+    if block == "all":
+        raise argparse.ArgumentTypeError(
+            f"all: a network of its own trains every layer; choose it with --models {SLOWEST}"
+        )
+    return block
+
+
 def _train(chosen: argparse.Namespace) -> None:
     with features_file.open_data_set(chosen.data, chosen.out) as features:
-        for model in chosen.models:
-            training_options = OPTIONS[model].pick(vars(chosen))
-            request = Request(
-                training_options, chosen.seed, chosen.out, weights_file=chosen.weights
+        requests = {
+            model: Request(
+                options.pick(vars(chosen)), chosen.seed, chosen.out, weights_file=chosen.weights
             )
+            for model, options in OPTIONS.items()
+        }
+        trained: dict[str, Any] = {}
+        for model in _models(chosen, requests[SLOWEST], features):
+            request = requests[model]
             if not chosen.again and request.is_done(features):
                 say(f"{request.folder(features)}: nothing to do (--again trains it again)")
                 continue
             atomic.make_writable(results.runs_of(features.data, chosen.out), "--out")
             # Importing Keras takes seconds, and there may be nothing to do.
+            from extract.vgg16 import keras_backend
             from finetune.train import run
 
-            run.train(features, request)
+            # The backend may not be able to use the GPU of the machine.
+            if chosen.models or model != SLOWEST or keras_backend.gpus():
+                trained[model] = run.train(features, request)
+        if not chosen.models:
+            _tell_of_slowest(features, requests[SLOWEST], trained)
+
+
+def _models(chosen: argparse.Namespace, slowest: Request, features: Features) -> list[str]:
+    """Return the networks to train, each after the one that it starts from."""
+    if not chosen.models:
+        return [model for model in OPTIONS if model != SLOWEST or machine.has_gpu()]
+    wanted = set(chosen.models)
+    if SLOWEST in wanted and slowest.start(features) is None:
+        wanted.add(FinetunedOptions.model)
+    return [model for model in OPTIONS if model in wanted]
+
+
+def _tell_of_slowest(features: Features, request: Request, trained: dict[str, Any]) -> None:
+    """Say, if a network was never trained, how to do that and how long it would take.
+
+    The time can be measured only where the network that it starts from was trained just now.
+    """
+    folder = request.folder(features)
+    if SLOWEST in trained or folder in results.folders(folder.parent):
+        return
+    how = f"train it with --models {SLOWEST} (make finetune MODELS={SLOWEST})"
+    start = trained.get(FinetunedOptions.model)
+    if start is None:
+        say(f"{SLOWEST}: not trained, because there is no GPU; {how}")
+        return
+    from finetune.train import estimate
+
+    said = estimate.describe(features, start, request.options)
+    say(f"{SLOWEST}: not trained, because there is no GPU{said}; {how}")
 
 
 def _compare(chosen: argparse.Namespace) -> None:

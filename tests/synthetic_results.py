@@ -72,17 +72,30 @@ def save(
     wrong: Sequence[int],
     *,
     sure: float = 0.9,
+    wrong_on_train: Sequence[int] | None = None,
     **changes: Any,
 ) -> Path:
-    """Save a result that predicts the next class for each test photo in `wrong`."""
+    """Save a result that predicts the next class for each test photo in `wrong`.
+
+    Fitted to train alone, it does so for each in `wrong_on_train`, if that is given.
+    """
     test = np.flatnonzero(features.splits == "test")
     labels = features.labels[test]
     k = len(features.class_names)
-    predicted = labels.copy()
-    predicted[list(wrong)] = (predicted[list(wrong)] + 1) % k
-    probabilities = np.full((len(test), k), (1 - sure) / max(k - 1, 1), np.float32)
-    probabilities[np.arange(len(test)), predicted] = sure
-    predictions = results.Predictions([features.paths[i] for i in test], labels, probabilities)
+
+    def predicted(wrong: Sequence[int]) -> NDArray[np.float32]:
+        classes = labels.copy()
+        classes[list(wrong)] = (classes[list(wrong)] + 1) % k
+        probabilities = np.full((len(test), k), (1 - sure) / max(k - 1, 1), np.float32)
+        probabilities[np.arange(len(test)), classes] = sure
+        return probabilities
+
+    predictions = results.Predictions(
+        [features.paths[i] for i in test],
+        labels,
+        predicted(wrong),
+        None if wrong_on_train is None else predicted(wrong_on_train),
+    )
     record = results.Result(
         model=model,
         stage="head",
@@ -99,6 +112,7 @@ def save(
         metrics=results.metrics(predictions),
         versions={"python": "3.11", "numpy": "2.1"},
         created="2025-01-01T00:00:00+00:00",
+        learned_from=["train"] if changes.get("stage") == "network" else ["train", "val"],
     )
     record = replace(record, **changes)
     results.save(runs / model, record, predictions, write_model=lambda folder: None)

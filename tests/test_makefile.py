@@ -69,6 +69,11 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
         ["-m", "finetune", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", *data],
     ]
+    done = make(checkout, "finetune", f"DATA={odd}", "MODELS=finetuned finetuned-all")
+    assert done.returncode == 0, done.stderr
+    models = ["--models", "finetuned", "finetuned-all"]
+    trained = ["-m", "finetune", "train", "--out=.", "--seed=0", *models, *data]
+    assert json.loads(done.stdout.splitlines()[-1]) == trained
     done = make(checkout, "label", f"DATA={odd}", f"POOL={odd}")
     assert done.returncode == 0, done.stderr
     pool = [f"--pool={odd}"] if odd else []

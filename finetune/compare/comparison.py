@@ -7,7 +7,7 @@ from pathlib import Path
 from classify import results
 from extract.store.features_file import Features
 from extract.system.console import InputError
-from finetune.compare import leakage
+from finetune.compare import fairness, leakage
 from finetune.compare.leakage import Leakage
 from finetune.compare.records import ModelRecord, read_records
 from finetune.compare.repeated_splits import RepeatedSplits, read_repeated_splits
@@ -25,13 +25,13 @@ class Comparison:
     features : Features
         The published features, which hold the photos and labels that were to be predicted.
     models : list of ModelRecord
-        Highest accuracy first, ties by lower log loss, then by name.
+        Highest accuracy of what is compared first, ties by lower log loss, then by name.
     paired_tests : list of PairedTest
         Every two models: the first with each of the others, then the second, and so on.
     refused : list of str
         One sentence for each result left out.
     verdict : str
-        Which model to use, and why.
+        Which model to use, why, and which photos the models learned from.
     repeated_splits : RepeatedSplits
     label_check : LabelCheck or None
         Labels of train and val that may be wrong; None if they were not checked.
@@ -57,12 +57,18 @@ def compare(features: Features, folders: Sequence[Path]) -> Comparison:
     InputError
         If no result is left to compare.
     """
-    models, refused = read_records(features, folders)
+    records, refused = read_records(features, folders)
+    models = fairness.alike(records)
     if not models:
         reasons = "".join(f"; {reason}" for reason in refused)
         raise InputError(f"{features.data}: no result to compare, run `make heads`{reasons}")
-    tests = paired_tests({model.name: model.correct for model in models})
-    return Comparison(features, models, tests, refused, verdict(models, tests))
+    learned_from = {model.name: model.compared_from for model in models}
+    tests = [
+        replace(test, same_photos=learned_from[test.first] == learned_from[test.second])
+        for test in paired_tests({model.name: model.compared_correct for model in models})
+    ]
+    said = f"{verdict(models, tests)} {fairness.describe(models, features)}"
+    return Comparison(features, models, tests, refused, said)
 
 
 def compare_data_set(features: Features, runs: Path) -> Comparison:

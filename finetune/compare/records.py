@@ -46,6 +46,11 @@ class ModelRecord:
         Size of the model's file; a head's file does not contain VGG16. None if there is no file.
     history : dict of str to list
         Learning curves, one value per epoch; empty for a model without epochs.
+    compared : Predictions
+        What ranks and tests use: `predictions`, or those of the same model fitted to fewer photos,
+        see `finetune.compare.fairness`.
+    compared_from : tuple of str
+        The splits that the model of `compared` learned from.
     """
 
     name: str
@@ -56,6 +61,31 @@ class ModelRecord:
     photos_per_second: float | None
     model_bytes: int | None
     history: dict[str, list[Any]]
+    compared: Predictions
+    compared_from: tuple[str, ...]
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether ranks and tests use another fit than the model that was saved."""
+        return self.compared is not self.predictions
+
+    @cached_property
+    def compared_metrics(self) -> dict[str, float]:
+        """Metrics of `compared`."""
+        return results.metrics(self.compared) if self.is_refitted else self.result.metrics
+
+    @property
+    def compared_accuracy(self) -> float:
+        """Share of the test photos that `compared` has right, 0..1."""
+        return self.compared_metrics["accuracy"]
+
+    @cached_property
+    def compared_correct(self) -> NDArray[np.bool_]:
+        """Whether `compared` has each test photo right, of shape (n,)."""
+        correct: NDArray[np.bool_] = (
+            self.compared.probabilities.argmax(axis=1) == self.compared.labels
+        )
+        return correct
 
     @property
     def accuracy(self) -> float:
@@ -101,7 +131,7 @@ def read_records(
     Returns
     -------
     records : list of ModelRecord
-        Highest accuracy first, ties by lower log loss, then by name.
+        In the order of the folders.
     refused : list of str
         One sentence for each result left out.
     """
@@ -111,9 +141,6 @@ def read_records(
             records.append(_read_record(folder, features))
         except InputError as error:
             refused.append(f"{folder.name}: {error}")
-    records.sort(
-        key=lambda record: (-record.accuracy, record.result.metrics["log_loss"], record.name)
-    )
     return records, refused
 
 
@@ -145,6 +172,8 @@ def _read_record(folder: Path, features: Features) -> ModelRecord:
         photos_per_second=_photos_per_second(result, features, photos),
         model_bytes=results.model_bytes(folder),
         history=_read_history(folder),
+        compared=predictions,
+        compared_from=tuple(result.learned_from),
     )
 
 

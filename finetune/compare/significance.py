@@ -30,6 +30,8 @@ class PairedTest:
     p_holm : float
         `p` after Holm's correction for the number of pairs, see `holm`. All pairs count, not only
         those of the best model, because the same photos decide which model is the best.
+    same_photos : bool
+        Whether both learned from the same photos.
     """
 
     first: str
@@ -38,6 +40,7 @@ class PairedTest:
     only_second_correct: int
     p: float
     p_holm: float
+    same_photos: bool = True
 
 
 def paired_tests(correct: Mapping[str, NDArray[np.bool_]]) -> list[PairedTest]:

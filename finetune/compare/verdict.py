@@ -12,20 +12,18 @@ from finetune.compare.significance import PairedTest
 
 TEST = "McNemar's exact test with Holm's correction"
 
-MAX_COST_RATIO = 2
-"""A model may take this many times as long as the cheapest if their difference may be chance."""
-
 
 def verdict(models: Sequence[ModelRecord], tests: Sequence[PairedTest]) -> str:
     """Say in a few sentences which model to use and why.
 
     If several models do not differ significantly from the most accurate one, the choice is the most
-    accurate of those that cost at most twice the time of the cheapest.
+    accurate of those that need the least work, see `_work`. It does not depend on seconds, which
+    differ from run to run.
 
     Parameters
     ----------
     models : sequence of ModelRecord
-        Best first, see `records.read_records`.
+        Best first, see `fairness.alike`.
     tests : sequence of PairedTest
         One test for every two models.
     """
@@ -49,21 +47,37 @@ def verdict(models: Sequence[ModelRecord], tests: Sequence[PairedTest]) -> str:
             f"It has {outcome}."
         )
     contenders = [best, *(model for model in models if model.name in rivals)]
-    limit = MAX_COST_RATIO * min(model.total_seconds for model in contenders)
-    chosen = next(model for model in contenders if model.total_seconds <= limit)
+    chosen = min(contenders, key=_work)
     if chosen is best:
         return (
             f"No model is clearly the best. Use {best.name}, which ranks first: it has {outcome}. "
             f"On {_test_photos(best)}, it does not differ significantly from "
-            f"{alternatives(list(rivals))} ({TEST}, smallest p = {min(rivals.values()):.2g}), but "
-            "no such model takes less than half as long."
+            f"{alternatives(list(rivals))} ({TEST}, smallest p = {min(rivals.values()):.2g})."
         )
     return (
         f"No model is clearly the best. Use {chosen.name}: it has an accuracy of "
         f"{percent(chosen.accuracy)} and took {duration(chosen.total_seconds)}. The top-ranked "
         f"model, {best.name}, has {outcome}. On {_test_photos(best)}, the two do not differ "
-        f"significantly ({TEST}, p = {rivals[chosen.name]:.2g})."
+        f"significantly ({TEST}, p = {rivals[chosen.name]:.2g}), and {_reason(chosen, best)}."
     )
+
+
+def _work(model: ModelRecord) -> int:
+    """Return the rank of a model by the work that training takes, whatever the machine.
+
+    A head needs one pass over the photos, and a network many. A network that starts from another
+    one needs the training of both.
+    """
+    if model.result.stage == "head":
+        return 0
+    return 2 if "started_from" in model.result.hyperparameters else 1
+
+
+def _reason(chosen: ModelRecord, best: ModelRecord) -> str:
+    """Say why one model takes less work than another."""
+    if chosen.result.stage == "head":
+        return "a head needs one pass over the photos, where a network needs many"
+    return f"{best.name} needs the training of another network first"
 
 
 def _accuracy(model: ModelRecord) -> str:

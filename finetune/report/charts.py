@@ -210,7 +210,7 @@ def _draw_photos_needed(curve: Mapping[int, Mapping[str, MetricSummaries]], widt
         axes.errorbar(
             [size for size, _ in points],
             [accuracy["mean"] for _, accuracy in points],
-            [accuracy["half_width"] for _, accuracy in points],
+            list(zip(*(_error_bar(accuracy) for _, accuracy in points), strict=True)),
             color=HEAD,
             marker=marker,
             markersize=5,
@@ -231,6 +231,13 @@ def _draw_photos_needed(curve: Mapping[int, Mapping[str, MetricSummaries]], widt
     axes.set_title("Accuracy on the test photos")
     axes.set_xlabel("training photos per class (log scale)")
     return picture
+
+
+def _error_bar(accuracy: Mapping[str, float]) -> tuple[float, float]:
+    """Return how far an interval reaches below and above the mean."""
+    if "low" not in accuracy:
+        return accuracy["half_width"], accuracy["half_width"]
+    return accuracy["mean"] - accuracy["low"], accuracy["high"] - accuracy["mean"]
 
 
 def _name_curves(axes: Axes, last: Mapping[str, float], *, size: int, indent: float) -> None:

@@ -11,11 +11,11 @@ from finetune.compare.records import ModelRecord
 from finetune.report import tables
 from finetune.report.commands import commands
 
-SCHEMA = 2
+SCHEMA = 3
 
 RESULT_FIELDS = (
     *("stage", "metrics", "seconds", "epochs", "parameters", "seed", "hyperparameters", "novelty"),
-    *("created", "versions", "machine"),
+    *("created", "versions", "machine", "learned_from"),
 )
 """The fields that are copied from each `Result`."""
 
@@ -68,6 +68,8 @@ def _model(model: ModelRecord, comparison: Comparison) -> dict[str, Any]:
         | {name: getattr(model.result, name) for name in RESULT_FIELDS}
         | {
             "intervals": {name: list(bounds) for name, bounds in model.intervals.items()},
+            "compared_from": list(model.compared_from),
+            "compared_accuracy": model.compared_accuracy,
             "total_seconds": model.total_seconds,
             "photos_per_second": model.photos_per_second,
             "model_bytes": model.model_bytes,
@@ -94,6 +96,7 @@ def _pairs(comparison: Comparison) -> list[dict[str, Any]]:
             "other_only": test.only_second_correct,
             "p": test.p,
             "p_holm": test.p_holm,
+            "same_photos": test.same_photos,
         }
         for test in comparison.paired_tests
     ]

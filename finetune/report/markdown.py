@@ -27,9 +27,11 @@ def markdown(comparison: Comparison) -> str:
     repeated = comparison.repeated_splits
     if repeated.learning_curve:
         curve = format_table(tables.learning_curve(repeated.learning_curve))
-        parts += ["### Accuracy by number of training photos", curve]
+        covers = tables.curve_covers(repeated.learning_curve)
+        parts += ["### Accuracy by number of training photos", curve, escape(covers)]
     for title, by_head in repeated.protocols.items():
-        parts += [f"### {escape(title)}", format_table(tables.protocol(by_head))]
+        covers = tables.protocol_covers(by_head)
+        parts += [f"### {escape(title)}", format_table(tables.protocol(by_head)), escape(covers)]
     if groups := tables.groups(comparison):
         parts += ["### Groups", escape(groups)]
     for title, lines in _lists(comparison).items():

@@ -52,7 +52,8 @@ def mean_ranks(comparisons: Sequence[Comparison]) -> dict[str, float]:
     Journal of Machine Learning Research 7, 2006).
     """
     scores = [
-        {model.name: model.accuracy for model in comparison.models} for comparison in comparisons
+        {model.name: model.compared_accuracy for model in comparison.models}
+        for comparison in comparisons
     ]
     shared = sorted(set.intersection(*(set(by_model) for by_model in scores)))
     if not shared:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from classify.results import PHASES
@@ -19,9 +19,12 @@ from finetune.compare.number_formats import (
     p_value,
     percent,
 )
+from finetune.compare.records import ModelRecord
 from finetune.compare.repeated_splits import MetricSummaries
 
 NONE = "—"
+FROM_TRAIN = "From train alone"
+"""The heading of the accuracies of models as fitted to train, which rank them."""
 MAX_LISTED = 200
 """Entries shown of a list that may be as long as there are photos."""
 METRICS = (
@@ -86,7 +89,11 @@ def whole(n: int) -> Cell:
 
 
 def metrics(comparison: Comparison) -> Table:
-    """Return the metrics that all models have, with 95% intervals for most of them."""
+    """Return the metrics that all models have, with 95% intervals for most of them.
+
+    If models learned from different photos, there is a column with the accuracy by which they are
+    ranked.
+    """
     models = comparison.models
     table = {"Model": [Cell(model.name) for model in models]}
     for name, heading, number in METRICS:
@@ -99,7 +106,24 @@ def metrics(comparison: Comparison) -> Table:
                 )
                 for model in models
             ]
+        if name == "accuracy":
+            table |= learned_from(models)
     return table
+
+
+def learned_from(models: Sequence[ModelRecord]) -> Table:
+    """Return what models learned from, and the accuracies that rank them, if these differ."""
+    if len({tuple(model.result.learned_from) for model in models}) == 1:
+        return {}
+    return {
+        "Learned from": [Cell(" + ".join(model.result.learned_from)) for model in models],
+        FROM_TRAIN: [
+            Cell(percent(model.compared_accuracy), model.compared_accuracy)
+            if model.compared_from == ("train",)
+            else EMPTY
+            for model in models
+        ],
+    }
 
 
 def novelty(comparison: Comparison) -> list[str]:
@@ -154,9 +178,9 @@ def costs(comparison: Comparison) -> Table:
 
 
 def paired_tests(comparison: Comparison) -> Table:
-    """Return McNemar's test of every two models."""
+    """Return McNemar's test of every two models, marked where they learned from other photos."""
     tests = comparison.paired_tests
-    return {
+    table = {
         "Model A": [Cell(test.first) for test in tests],
         "Model B": [Cell(test.second) for test in tests],
         "Only A right": [whole(test.only_first_correct) for test in tests],
@@ -164,30 +188,75 @@ def paired_tests(comparison: Comparison) -> Table:
         "p": [Cell(p_value(test.p), test.p) for test in tests],
         "p (Holm)": [Cell(p_value(test.p_holm), test.p_holm) for test in tests],
     }
+    if not all(test.same_photos for test in tests):
+        table["Same training photos"] = [
+            Cell("yes" if test.same_photos else "no") for test in tests
+        ]
+    return table
 
 
 def learning_curve(curve: Mapping[int, Mapping[str, MetricSummaries]]) -> Table:
-    """Return the accuracy of heads by training photos per class."""
+    """Return the accuracy of heads by training photos per class.
+
+    Records of earlier versions have an interval for the draws of training photos alone.
+    """
     heads = list(dict.fromkeys(head for by_head in curve.values() for head in by_head))
     sizes = sorted(curve)
     return {"Photos per class": [whole(n) for n in sizes]} | {
         head: [
-            _mean(curve[n][head]["accuracy"], "half_width") if head in curve[n] else EMPTY
-            for n in sizes
+            _with_interval(curve[n][head]["accuracy"]) if head in curve[n] else EMPTY for n in sizes
         ]
         for head in heads
     }
 
 
 def protocol(by_head: Mapping[str, MetricSummaries]) -> Table:
-    """Return the means of heads over random splits, with standard deviations."""
+    """Return the means of heads over random splits, with standard deviations.
+
+    The interval of the accuracy also covers which photos are tested.
+    """
     table = {"Head": [Cell(head) for head in by_head]}
     for metric, heading in (("mean_class_recall", "Mean class recall"), ("accuracy", "Accuracy")):
         table[heading] = [_mean(summaries[metric], "sd") for summaries in by_head.values()]
+    accuracies = [summaries["accuracy"] for summaries in by_head.values()]
+    if all("low" in accuracy for accuracy in accuracies):
+        table["95% interval"] = [
+            Cell(interval((accuracy["low"], accuracy["high"]))) for accuracy in accuracies
+        ]
     for metric, heading in (("log_loss", "Log loss"), ("calibration_error", "Calibration error")):
         means = [summaries[metric]["mean"] for summaries in by_head.values()]
         table[heading] = [Cell(decimal(mean), mean) for mean in means]
     return table
+
+
+def curve_covers(curve: Mapping[int, Mapping[str, MetricSummaries]]) -> str:
+    """Say what the intervals of a learning curve cover."""
+    if all("low" in summaries["accuracy"] for one in curve.values() for summaries in one.values()):
+        return (
+            "The 95% intervals cover which photos of train and val are drawn to train, and which "
+            "photos are tested (Zou and Donner, 2008)."
+        )
+    return (
+        "The 95% intervals cover which photos are drawn to train, but not which photos are tested. "
+        "Measured again with --learning-curve, they cover both."
+    )
+
+
+def protocol_covers(by_head: Mapping[str, MetricSummaries]) -> str:
+    """Say what the spreads of random splits cover."""
+    if all("low" in summaries["accuracy"] for summaries in by_head.values()):
+        return (
+            "The 95% interval covers which photos train and which are tested (Nadeau and Bengio, "
+            "2003). It is wider than the splits suggest, because they share photos."
+        )
+    return "The splits share photos, so these deviations are no interval for new photos."
+
+
+def _with_interval(accuracy: Mapping[str, float]) -> Cell:
+    if "low" not in accuracy:
+        return _mean(accuracy, "half_width")
+    mean = accuracy["mean"]
+    return Cell(percent(mean), mean, interval((accuracy["low"], accuracy["high"])))
 
 
 def _mean(summary: Mapping[str, float], spread: str) -> Cell:

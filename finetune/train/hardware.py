@@ -66,16 +66,30 @@ class Hardware:
         """Return the context in which networks and optimizers must be made."""
         return nullcontext() if self.device_strategy is None else self.device_strategy.scope()
 
-    def optimizer(self, **options: Any) -> keras.optimizers.Optimizer:
-        """Return AdamW with these options, scaling losses and averaging gradients as needed."""
+    def optimizer(
+        self, *, factors: Sequence[float] = (), **options: Any
+    ) -> keras.optimizers.Optimizer:
+        """Return AdamW with these options, scaling losses and averaging gradients as needed.
+
+        Parameters
+        ----------
+        factors : sequence of float
+            The share of the learning rate that each trainable variable has; empty if all have it
+            whole.
+        **options
+            Those of AdamW.
+        """
         adamw = keras.optimizers.AdamW
+        if factors:
+            adamw = _layerwise(adamw, factors)
+        whole = adamw
         scaled = keras.optimizers.LossScaleOptimizer
         if self.worker_strategy is not None:
             adamw = _averaging(adamw, self.worker_strategy)
             scaled = _averaging(scaled, self.worker_strategy)
         if self.precision == "mixed_float16":
             # The outer optimizer averages, so that all workers agree whether a gradient overflowed.
-            return scaled(keras.optimizers.AdamW(**options))
+            return scaled(whole(**options))
         return adamw(**options)
 
     def mean(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -86,8 +100,12 @@ class Hardware:
         means = self.worker_strategy.reduce("MEAN", values, axis=None)
         return {name: float(mean) for name, mean in zip(metrics, means, strict=True)}
 
+    def wait(self) -> None:
+        """Wait until all workers call this."""
+        self.mean({"workers": 1.0})
+
     def portable(self, network: keras.Model, build: Callable[[], keras.Model]) -> keras.Model:
-        """Return the network in float32 and outside of any strategy, for every machine.
+        """Return the network in float32, outside of any strategy and without its optimizer.
 
         Parameters
         ----------
@@ -95,7 +113,8 @@ class Hardware:
         build : callable
             Builds a portable network of the same layers. It is called only if `network` is not.
         """
-        if self.device_strategy is None and self.precision == "float32":
+        is_portable = self.device_strategy is None and self.precision == "float32"
+        if is_portable and not network.compiled:
             return network
         copy = build()
         copy.set_weights(network.get_weights())
@@ -185,6 +204,18 @@ def _worker_strategy() -> Any:
     import tensorflow as tf
 
     return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _layerwise(optimizer: type[Any], factors: Sequence[float]) -> type[Any]:
+    """Return a subclass of an optimizer with a learning rate for each variable."""
+
+    class Layerwise(optimizer):  # type: ignore[misc]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            # Optimizers of Keras find the state that belongs to a variable in the same way.
+            factor = factors[self._get_variable_index(variable)]
+            super().update_step(gradient, variable, learning_rate * factor)
+
+    return Layerwise
 
 
 def _averaging(optimizer: type[Any], strategy: Any) -> type[Any]:

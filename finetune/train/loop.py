@@ -13,6 +13,7 @@ from extract.system import console
 from extract.system.console import InputError, count, say, warn
 from extract.vgg16 import keras_backend
 from extract.vgg16.keras_backend import keras
+from finetune.train import networks
 from finetune.train.batches import TrainingData
 from finetune.train.checkpoint import Arrays, Checkpoint, State
 from finetune.train.hardware import ONE_PROCESSOR, Hardware
@@ -204,6 +205,8 @@ def compile_network(
         Number of batches of an epoch.
     hardware : Hardware
     """
+    decay = schedule.layer_decay
+    factors = () if decay == 1.0 else networks.rate_factors(network, layer_decay=decay)
     warmup = schedule.warmup * steps
     rate = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else schedule.learning_rate,
@@ -212,7 +215,9 @@ def compile_network(
         warmup_steps=warmup,
     )
     network.compile(
-        optimizer=hardware.optimizer(learning_rate=rate, weight_decay=schedule.weight_decay),
+        optimizer=hardware.optimizer(
+            factors=factors, learning_rate=rate, weight_decay=schedule.weight_decay
+        ),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=schedule.label_smoothing),
         weighted_metrics=["accuracy"],
         jit_compile=hardware.jit_compile,

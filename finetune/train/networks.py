@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from extract.vgg16 import keras_model
 from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
-from finetune.train.request import UNFREEZE
+from finetune.train.request import UNFREEZE, FinetunedOptions
 
 BASELINE_SIZE = 128
 BASELINE_FILTERS = (32, 64, 128, 128)
@@ -98,7 +98,11 @@ def top(taps: NDArray[np.float32], classes: int, *, logarithm: bool) -> keras.Mo
 
 
 def vgg16_with(
-    top: keras.Model, arrays: Sequence[NDArray[np.float32]], *, precision: str = "float32"
+    top: keras.Model,
+    arrays: Sequence[NDArray[np.float32]],
+    *,
+    precision: str = "float32",
+    name: str = FinetunedOptions.model,
 ) -> keras.Model:
     """Put a top on VGG16 and freeze all convolutions.
 
@@ -110,6 +114,8 @@ def vgg16_with(
         As in `extract.vgg16.weights.Weights`.
     precision : str
         Keras dtype policy of the convolutions, such as ``mixed_float16``; `top` keeps its own.
+    name : str
+        The name of the network.
 
     Returns
     -------
@@ -119,7 +125,7 @@ def vgg16_with(
     base = keras_model.convolutions(arrays, precision=precision)
     for layer in base.layers:
         layer.trainable = False
-    return keras.Model(base.input, top(keras_model.taps(base)[TOP_TAP]), name="finetuned")
+    return keras.Model(base.input, top(keras_model.taps(base)[TOP_TAP]), name=name)
 
 
 def unfreeze(network: keras.Model, start: str) -> None:
@@ -127,6 +133,22 @@ def unfreeze(network: keras.Model, start: str) -> None:
     names = list(CONVOLUTIONS)
     for name in names[names.index(UNFREEZE[start]) :]:
         network.get_layer(name).trainable = True
+
+
+def rate_factors(network: keras.Model, *, layer_decay: float) -> list[float]:
+    """Return the share of the learning rate that each trainable variable has, in their order.
+
+    The top has all of it, VGG16's last convolution has `layer_decay` of it, and so on.
+    """
+    after = {name: number for number, name in enumerate(reversed(CONVOLUTIONS), start=1)}
+    layers = [variable.path.split("/")[0] for variable in network.trainable_variables]
+    return [layer_decay ** after.get(layer, 0) for layer in layers]
+
+
+def parts_of(network: keras.Model) -> tuple[keras.Model, list[NDArray[np.float32]]]:
+    """Return the top of a network that `vgg16_with` made, and the arrays of its convolutions."""
+    arrays = [array for name in CONVOLUTIONS for array in network.get_layer(name).get_weights()]
+    return network.get_layer("top"), arrays
 
 
 def tail(network: keras.Model, start: str) -> keras.Model:

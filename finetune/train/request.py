@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from classify import results
+from classify.results import Result
 from extract.photos import hashes
 from extract.store import shards
 from extract.store.features_file import SPLITS, Features
@@ -17,12 +18,15 @@ from extract.system.console import InputError, count, warn
 from extract.vgg16.recipe import SIZE, recipe_digest
 
 UNFREEZE = {"block5": "block5_conv1", "block4": "block4_conv1", "all": "block1_conv1"}
-"""Values of ``--unfreeze``, each with the first convolution of VGG16 that it trains."""
+"""The parts of VGG16 that are trained, each with its first convolution.
+
+``--unfreeze`` takes the first two. `FinetunedAllOptions` stands for the last one.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Options of both networks. The rule in `schedule` decides where one is None.
+    """Options of all networks. The rule in `schedule` decides where one is None.
 
     ``result.json`` records them under ``asked``, and a result answers only a request that is equal.
 
@@ -88,10 +92,17 @@ class FinetunedOptions(TrainingOptions):
     variants: int = 2
 
 
-OPTIONS: dict[str, type[BaselineOptions] | type[FinetunedOptions]] = {
-    options.model: options for options in (BaselineOptions, FinetunedOptions)
+@dataclass(frozen=True, kw_only=True)
+class FinetunedAllOptions(TrainingOptions):
+    """Options of the network that starts from ``finetuned`` and trains every layer."""
+
+    model: ClassVar[str] = "finetuned-all"
+
+
+OPTIONS: dict[str, type[TrainingOptions]] = {
+    options.model: options for options in (BaselineOptions, FinetunedOptions, FinetunedAllOptions)
 }
-"""The options of each network, by its name."""
+"""The options of each network, by its name. A network comes after the one that it starts from."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ class Request:
 
     Attributes
     ----------
-    options : BaselineOptions or FinetunedOptions
+    options : TrainingOptions
     seed : int
         Decides the initial weights, the order of the photos and the augmentation.
     out : Path
@@ -109,7 +120,7 @@ class Request:
         A file with VGG16's weights. None takes the usual ones.
     """
 
-    options: BaselineOptions | FinetunedOptions
+    options: TrainingOptions
     seed: int
     out: Path
     weights_file: Path | None = None
@@ -121,20 +132,44 @@ class Request:
     def is_done(self, features: Features) -> bool:
         """Say whether a whole result of an equal request on equal features exists.
 
-        If there is one that is damaged, a warning says so.
+        If there is one that is damaged, a warning says so. A network that starts from another one
+        must have started from the one that is there now.
         """
-        folder = self.folder(features)
-        if folder not in results.folders(folder.parent):
+        result = self._found(features, self.options.model)
+        if result is None or result.hyperparameters.get("asked") != asdict(self.options):
             return False
+        start = self.start(features)
+        if not self.needs_start:
+            return True
+        return start is not None and result.hyperparameters.get("started_from") == identity(start)
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether the network starts from ``finetuned``."""
+        return isinstance(self.options, FinetunedAllOptions)
+
+    def start(self, features: Features) -> Result | None:
+        """Return the result of the network that this one starts from; None if there is none.
+
+        It must have been made from these photos, with these splits and this seed. Its options do
+        not matter.
+        """
+        return self._found(features, FinetunedOptions.model) if self.needs_start else None
+
+    def _found(self, features: Features, model: str) -> Result | None:
+        """Return a whole result of a network, made from these features with this seed."""
+        folder = results.runs_of(features.data, self.out) / model
+        if folder not in results.folders(folder.parent):
+            return None
         try:
             result = results.load(folder)
             results.check_files(folder)
         except InputError as error:
             warn(error)
-            return False
+            return None
         made_from = (result.data_digest, result.recipe_digest, result.seed)
         expected = (features.data_digest, recipe_digest(features.recipes[SIZE]), self.seed)
-        return made_from == expected and result.hyperparameters.get("asked") == asdict(self.options)
+        return result if made_from == expected else None
 
     def check(self, features: Features) -> None:
         """Make sure that the network can be trained, validated and tested, before hours of work.
@@ -165,3 +200,8 @@ class Request:
                 f"{root / wrong[0]}: {problem} ({count(len(wrong), 'such photo')}); run make "
                 "features before a network is trained"
             )
+
+
+def identity(result: Result) -> str:
+    """Return what tells a trained network from every other; older records have no digest."""
+    return result.model_digest or result.created

@@ -21,12 +21,17 @@ from extract.vgg16 import weights
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import SIZE, recipe_digest
 from extract.vgg16.weights import Weights
-from finetune.train import setup
+from finetune.train import setup, start
 from finetune.train.batches import PhotoBatches
 from finetune.train.checkpoint import Checkpoint
 from finetune.train.hardware import Hardware, detect
 from finetune.train.loop import History, fit
-from finetune.train.request import BaselineOptions, Request
+from finetune.train.request import (
+    BaselineOptions,
+    FinetunedAllOptions,
+    FinetunedOptions,
+    Request,
+)
 from finetune.train.setup import Setup
 
 CHECKPOINT = "training.h5"
@@ -50,7 +55,7 @@ class Trained:
     history : dict of str to list
         Learning curves of all phases, one entry per epoch.
     hyperparameters : dict
-        ``precision``, ``parts`` and the hyperparameters of each phase.
+        ``precision``, ``parts``, `Setup.hyperparameters` and those of the last phase.
     seconds : dict of str to float
         `Setup.seconds` and ``fit``, the sum over all epochs.
     parameters : int
@@ -64,8 +69,13 @@ class Trained:
     parameters: int
 
 
-def train(features: Features, request: Request) -> None:
+def train(features: Features, request: Request) -> keras.Model:
     """Train a network and write its result, or go on with a training that was stopped.
+
+    Returns
+    -------
+    keras.Model
+        The network, in single precision.
 
     Raises
     ------
@@ -79,7 +89,8 @@ def train(features: Features, request: Request) -> None:
     trained = _fit(_set_up(features, request, hardware), features, request, hardware)
     if not hardware.is_chief:
         say(f"{model}: trained; worker 0 writes the result")
-        return
+        hardware.wait()
+        return trained.network
     started = time.perf_counter()
     predictions = predict(trained.network, features)
     seconds = time.perf_counter() - started
@@ -91,6 +102,9 @@ def train(features: Features, request: Request) -> None:
     accuracy = f"accuracy {result.metrics['accuracy']:.4f}"
     epochs = f"{result.epochs} epochs, {trained.seconds['fit']:.0f} s"
     say(f"{model}: {accuracy} on {photos}, {epochs}: {folder}")
+    # Another network may start from the files of this one.
+    hardware.wait()
+    return trained.network
 
 
 def predict(network: keras.Model, features: Features) -> Predictions:
@@ -118,6 +132,10 @@ def _set_up(features: Features, request: Request, hardware: Hardware) -> Setup:
     options, seed = request.options, request.seed
     if isinstance(options, BaselineOptions):
         return setup.baseline(features, options, seed=seed, hardware=hardware)
+    if isinstance(options, FinetunedAllOptions):
+        begun = start.load(features, request)
+        return setup.finetuned_all(features, begun, options, seed=seed, hardware=hardware)
+    assert isinstance(options, FinetunedOptions)
     vgg16 = _weights(features, request)
     return setup.finetuned(features, vgg16, options, out=request.out, seed=seed, hardware=hardware)
 
@@ -162,7 +180,7 @@ def _fit(prepared: Setup, features: Features, request: Request, hardware: Hardwa
             "precision": hardware.precision,
             "parts": hardware.train_part.replicas,
             **prepared.hyperparameters,
-            phase.name: asdict(phase.schedule),
+            phase.name: phase.schedule.describe(),
         },
         seconds={**prepared.seconds, "fit": float(sum(history["seconds"]))},
         parameters=sum(int(np.prod(variable.shape)) for variable in trainable),
@@ -173,7 +191,7 @@ def _checkpoint(
     prepared: Setup, features: Features, request: Request, hardware: Hardware
 ) -> Checkpoint:
     # The keys are those of earlier versions, whose unfinished trainings can go on.
-    depends_on = {
+    depends_on: dict[str, Any] = {
         "of": {
             "data_digest": features.data_digest,
             "weights_digest": str(features.attributes["weights_digest"]),
@@ -183,8 +201,10 @@ def _checkpoint(
             "parts": hardware.train_part.replicas,
         },
         "phase": prepared.phase.name,
-        "how": asdict(prepared.phase.schedule),
+        "how": prepared.phase.schedule.describe(),
     }
+    if begun := prepared.hyperparameters.get("started_from"):
+        depends_on["started_from"] = begun
     return Checkpoint(request.folder(features) / CHECKPOINT, depends_on)
 
 
@@ -214,6 +234,7 @@ def _result(
         versions=versions(),
         created=now(),
         machine=machine(),
+        learned_from=["train"],
     )
 
 

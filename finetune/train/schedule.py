@@ -1,6 +1,6 @@
 """The schedule of a training: a rule decides it, unless the user sets options."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +8,9 @@ import numpy as np
 from finetune.train.request import TrainingOptions
 
 BATCH_SIZE = 32
+
+LAYER_DECAY = 0.8
+"""See `Schedule.layer_decay`. VGG16's first layer then has 0.05 of the learning rate of the top."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class Schedule:
     label_smoothing : float in 0..1
         Share of each label that is spread evenly over all classes (Szegedy et al., "Rethinking
         the Inception architecture for computer vision", arXiv 1512.00567).
+    layer_decay : float in 0..1
+        Each layer has this share of the learning rate of the layer after it (discriminative
+        fine-tuning: Howard and Ruder, "Universal language model fine-tuning for text
+        classification", arXiv 1801.06146).
     """
 
     learning_rate: float
@@ -44,6 +51,14 @@ class Schedule:
     weight_decay: float = 0.0
     batch_size: int = BATCH_SIZE
     label_smoothing: float = 0.0
+    layer_decay: float = 1.0
+
+    def describe(self) -> dict[str, Any]:
+        """Return the values that are recorded, with the keys of earlier versions."""
+        described = asdict(self)
+        if self.layer_decay == 1.0:
+            del described["layer_decay"]
+        return described
 
 
 class Phase(NamedTuple):
@@ -52,7 +67,7 @@ class Phase(NamedTuple):
     Attributes
     ----------
     name : str
-        ``scratch``, or the unfrozen part: ``block5``, ``block4`` or ``all``.
+        ``scratch``, or the part of VGG16 that is trained: ``block5``, ``block4`` or ``all``.
     schedule : Schedule
     """
 
@@ -88,6 +103,11 @@ def by_rule(phase: str, photos: int) -> Schedule:
             weight_decay=1e-3,
         )
     epochs = int(np.clip(400 // steps, 4, 12))
+    if phase == "all":
+        # Weight decay would not fall with the layers, and at such rates it changes nothing.
+        return Schedule(
+            learning_rate=3e-6, epochs=epochs, patience=2, warmup=1, layer_decay=LAYER_DECAY
+        )
     return Schedule(learning_rate=1e-5, epochs=epochs, patience=2, warmup=1, weight_decay=1e-2)
 
 

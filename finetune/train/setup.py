@@ -21,8 +21,14 @@ from finetune.train.batches import (
 )
 from finetune.train.hardware import Hardware
 from finetune.train.loop import History
-from finetune.train.request import BaselineOptions, FinetunedOptions
+from finetune.train.request import (
+    BaselineOptions,
+    FinetunedAllOptions,
+    FinetunedOptions,
+    identity,
+)
 from finetune.train.schedule import BATCH_SIZE, Phase
+from finetune.train.start import Start
 
 Batches = Callable[..., Any]
 """Makes the batches of a split: `ActivationBatches` or `PhotoBatches`."""
@@ -45,8 +51,9 @@ class Setup:
         Builds a network of the same layers for `Hardware.portable`.
     history : dict of str to list
         Learning curves of the earlier phases, one entry per epoch; empty if there are none.
-    hyperparameters : dict of str to dict
-        Hyperparameters of the earlier phases, by phase.
+    hyperparameters : dict
+        Hyperparameters of the earlier phases, by phase, and ``started_from`` if they were those of
+        another network.
     seconds : dict of str to float
         ``features`` and ``activations``, if the training uses them. Both are cached; this is the
         time it took to compute them, in this run or an earlier one.
@@ -58,7 +65,7 @@ class Setup:
     phase: Phase
     build: Callable[[], keras.Model]
     history: History = field(default_factory=dict)
-    hyperparameters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -148,6 +155,52 @@ def finetuned(
         history=history,
         hyperparameters={"top": chosen},
         seconds=seconds,
+    )
+
+
+def finetuned_all(
+    features: Features, start: Start, options: FinetunedAllOptions, *, seed: int, hardware: Hardware
+) -> Setup:
+    """Set up the training of every layer, from a network whose last block was trained.
+
+    Parameters
+    ----------
+    features : Features
+        Its photos and labels are used, not its taps.
+    start : Start
+    options : FinetunedAllOptions
+    seed : int
+    hardware : Hardware
+    """
+    keras.utils.set_random_seed(seed)
+    phase = schedule.choose_phase("all", len(features.rows("train")), options)
+    top, arrays = networks.parts_of(start.network)
+
+    def build(precision: str = "float32") -> keras.Model:
+        own_top = keras.models.clone_model(top)
+        own_top.set_weights(top.get_weights())
+        return networks.vgg16_with(own_top, arrays, precision=precision, name=options.model)
+
+    with hardware.scope():
+        network = build(hardware.precision)
+    networks.unfreeze(network, "all")
+    batching = Batching(phase.schedule.batch_size, balanced=options.balanced)
+    photos = partial(PhotoBatches, features, size=SIZE)
+    train, val = _splits(photos, batching, seed=seed, hardware=hardware)
+    before, seconds = start.result.hyperparameters, start.result.seconds
+    phases = dict.fromkeys(start.history.get("phase", ()))
+    return Setup(
+        network,
+        trained_part=network,
+        data=TrainingData(train, val),
+        phase=phase,
+        build=build,
+        history=start.history,
+        hyperparameters={
+            "started_from": identity(start.result),
+            **{name: before[name] for name in phases if name in before},
+        },
+        seconds={name: seconds[name] for name in ("features", "activations") if name in seconds},
     )
 
 

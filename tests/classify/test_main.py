@@ -54,6 +54,11 @@ def test_a_result_is_whole_and_its_head_gives_its_predictions(trained: Path, nam
     np.testing.assert_allclose(head.predict_proba(X), predictions.probabilities, atol=1e-5)
     assert result.metrics == results.metrics(predictions)
     assert result.metrics["accuracy"] > 0.8
+    assert result.learned_from == ["train", "val"]
+    on_train = predictions.on_train
+    assert on_train is not None
+    assert (on_train.argmax(axis=1) == predictions.labels).mean() > 0.7
+    assert np.abs(on_train - predictions.probabilities).max() > 1e-3
     assert set(result.seconds) == {"features", "tune", "fit", "predict"}
     assert result.machine == machine.machine()
     assert result.hyperparameters in [

@@ -128,7 +128,10 @@ def test_the_temperature_of_a_head_searched_on_a_sample_is_that_of_its_size(
     choice = search.choose(search.search(data, plan))
     assert abs(choice[name].temperature / exact - 1) > 0.1
     monkeypatch.setattr(out_of_core, "SEARCH_ROWS", 300)
-    (head,) = train.fit_heads(data, choice, plan)
+    (head,) = train.fit_heads(data, choice, plan, train=np.arange(600))
+    assert head.on_train is not None
+    counts = [one["centre"].n_samples_seen_ for one in (head.pipeline, head.on_train)]
+    assert counts == [900, 600]
     uncalibrated = train.fit_head(name, choice[name]._replace(temperature=1.0), data, seed=0)
     found = [heads.scores(one[-1], one[:-1].transform(X)) for one in (uncalibrated, head.pipeline)]
     spread = [np.ptp(scores, axis=1).sum() for scores in found]

@@ -52,6 +52,26 @@ def test_summary_by_hand() -> None:
     assert protocols.summary([0.5]) == {"mean": 0.5, "sd": 0.0, "half_width": 0.0}
 
 
+def test_the_interval_of_a_learning_curve_covers_draws_and_test_photos() -> None:
+    accuracy = {"mean": 0.8, "half_width": 0.03}
+    # Wilson's interval of 80 right answers of 100 is 71.1% to 86.7%.
+    found = protocols.curve_interval(accuracy, tested=100)
+    assert found["low"] == pytest.approx(0.8 - np.hypot(0.0889, 0.03), abs=1e-4)
+    assert found["high"] == pytest.approx(0.8 + np.hypot(0.0666, 0.03), abs=1e-4)
+    # An accuracy of 1 in every draw is not certain either.
+    perfect = protocols.curve_interval({"mean": 1.0, "half_width": 0.0}, tested=100)
+    assert perfect == {"low": pytest.approx(0.963, abs=1e-3), "high": 1.0}
+
+
+def test_the_interval_of_random_splits_is_wider_because_they_share_photos() -> None:
+    accuracy = protocols.summary([0.8, 0.9, 1.0])
+    found = protocols.split_interval(accuracy, trained=200, tested=50, repeats=3)
+    half = 4.3027 * 0.1 * (1 / 3 + 50 / 200) ** 0.5
+    assert found["high"] - 0.9 == pytest.approx(half, rel=1e-4)
+    assert 0.9 - found["low"] == pytest.approx(half, rel=1e-4)
+    assert protocols.split_interval(accuracy, trained=200, tested=50, repeats=1) == {}
+
+
 def test_the_command_measures_and_leaves_a_record(tmp_path: Path) -> None:
     path = publish(tmp_path)
     left = atomic.temporary(tmp_path / "runs/synthetic/of a run that was killed")
@@ -60,7 +80,7 @@ def test_the_command_measures_and_leaves_a_record(tmp_path: Path) -> None:
     arguments = ("--protocol", "per-class", "--train", 10, "--test", 5, "--repeats", 2)
     done = classify(path, "--out", tmp_path, "--heads", "svm", *arguments)
     assert done.returncode == 0, done.stderr
-    said, head, row, where = done.stdout.splitlines()
+    said, head, row, interval, where = done.stdout.splitlines()
     assert "10 photos per class to train, at most 5 to test, 2 random splits" in said
     assert head.split()[:4] == ["Head", "Mean", "class", "recall"]
     assert row.split()[0] == "svm"
@@ -69,7 +89,11 @@ def test_the_command_measures_and_leaves_a_record(tmp_path: Path) -> None:
     assert len(record["repeats"]["svm"]) == 2
     mean = np.mean([one["accuracy"] for one in record["repeats"]["svm"]])
     assert record["summary"]["svm"]["accuracy"]["mean"] == pytest.approx(mean)
-    assert record["summary"]["svm"]["accuracy"]["mean"] > 0.8
+    accuracy = record["summary"]["svm"]["accuracy"]
+    assert accuracy["mean"] > 0.8
+    # Splits without a mistake are not certain either.
+    assert accuracy["low"] < accuracy["mean"] <= accuracy["high"] <= 1
+    assert interval.endswith(f"svm {100 * accuracy['low']:.1f} to {accuracy['high']:.1%}")
     assert not left.exists()
 
 
@@ -81,7 +105,8 @@ def test_a_learning_curve_has_a_row_per_size(tmp_path: Path) -> None:
     assert sizes == ["1", "2", "5", "10"]
     record = json.loads((tmp_path / "runs/synthetic/learning-curve.json").read_text())
     assert list(record["summary"]) == sizes
-    assert record["summary"]["10"]["svm"]["accuracy"]["mean"] > 0.8
+    accuracy = record["summary"]["10"]["svm"]["accuracy"]
+    assert accuracy["low"] < accuracy["mean"] > 0.8
 
 
 def test_what_the_tested_rows_hold_does_not_change_what_is_chosen(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,6 +19,7 @@ from extract.engines import selection
 from extract.store import features_file
 from extract.system import machine
 from finetune.__main__ import main
+from finetune.train import estimate, run
 from tests import commands
 from tests.conftest import CHECKOUT, write_photos
 
@@ -43,11 +45,18 @@ def made(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # Keras has been imported already, and other engines would have to be converted and timed.
         patch.setattr(selection, "PACKAGES", {})
+        patch.setattr(machine, "has_gpu", lambda: False)
+        patch.setattr(estimate, "_seconds_per_photo", lambda network, schedule: 60.0)
         done = finetune("train", root, "--out", out, "--weights", vgg16_weights, "--epochs", 2)
     assert done.returncode == 0, done.stderr
     maps = ["engine", "block4_pool, plain", "engine", "block4_pool, mirrored"]
-    said = ["baseline", *maps, "finetuned"]
+    said = ["baseline", *maps, "finetuned", "finetuned-all"]
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == said
+    assert done.stdout.endswith(
+        "finetuned-all: not trained, because there is no GPU, where it would take 9.3 min at most "
+        "(2 epochs of 4.7 min, as one step measured); train it with --models finetuned-all (make "
+        "finetune MODELS=finetuned-all)\n"
+    )
     # The checkpoint is gone.
     for name in ("baseline", "finetuned"):
         left = {path.name for path in (out / "runs/pets" / name).iterdir()}
@@ -98,6 +107,40 @@ def test_nothing_is_trained_again_when_nothing_changed(made: Path, vgg16_weights
     }
     assert "2 epochs" not in done.stdout
     assert "1 epochs" in done.stdout
+
+
+def test_a_network_of_every_layer_starts_from_the_other_and_has_a_result_of_its_own(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+
+    def fit(network: Any, data: Any, phase: Any, **_: Any) -> dict[str, list[Any]]:
+        begun.append((len(network.trainable_weights), phase.schedule))
+        losses = {key: [0.5] for key in ("loss", "val_loss", "accuracy", "val_accuracy")}
+        return {**losses, "seconds": [100.0], "phase": [phase.name]}
+
+    # A step of VGG16 takes long; other tests take steps.
+    monkeypatch.setattr(run, "fit", fit)
+    before = (made / "runs/pets/finetuned/model.keras").read_bytes()
+    arguments = ("train", made / "pets", "--out", made, "--models", "finetuned-all")
+    done = finetune(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert (made / "runs/pets/finetuned/model.keras").read_bytes() == before
+    assert "nothing to do" in finetune(*arguments).stdout
+    ((trainable, schedule),) = begun
+    assert trainable == 2 * 13 + 2
+    assert schedule.layer_decay < 1
+    folders = [made / "runs/pets" / name for name in ("finetuned", "finetuned-all")]
+    last, every = map(results.load, folders)
+    # Nothing was learned, so the network is the one that it started from.
+    probabilities = [results.load_predictions(folder).probabilities for folder in folders]
+    np.testing.assert_allclose(*probabilities, atol=1e-2)
+    assert every.hyperparameters["started_from"] == last.model_digest
+    assert {"top", "block5", "all"} <= every.hyperparameters.keys()
+    assert every.epochs == (last.epochs or 0) + 1
+    assert every.seconds["fit"] == pytest.approx(last.seconds["fit"] + 100)
+    assert every.seconds["activations"] == last.seconds["activations"]
+    shutil.rmtree(folders[1])
 
 
 def test_networks_do_not_depend_on_further_sizes_of_the_features(
@@ -228,6 +271,7 @@ def test_compare_without_features_or_results_says_what_to_run(made: Path, tmp_pa
         ("--label-smoothing", "-0.1", "-0.1 is not at least 0 and less than 1"),
         ("--label-smoothing", "nan", "nan is not at least 0 and less than 1"),
         ("--unfreeze", "block3", "invalid choice: 'block3'"),
+        ("--unfreeze", "all", "all: a network of its own trains every layer; choose it with"),
         ("--models", "svm", "invalid choice: 'svm'"),
     ],
 )

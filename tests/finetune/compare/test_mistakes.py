@@ -57,4 +57,4 @@ def test_recall_of_each_class(tmp_path: Path) -> None:
     features = fake_features(["a", "b", "c"], test=2)
     folders = [save(tmp_path, features, "x", [1]), save(tmp_path, features, "y", [])]
     models, _ = read_records(features, folders)
-    assert np.array_equal(class_recalls(models), [[1, 1], [1, 0], [np.nan, np.nan]], equal_nan=True)
+    assert np.array_equal(class_recalls(models), [[1, 1], [0, 1], [np.nan, np.nan]], equal_nan=True)

@@ -6,6 +6,7 @@ import pytest
 from classify import results
 from classify.results import wilson_interval
 from extract.vgg16.recipe import joint_digest, recipe
+from finetune.compare.comparison import compare
 from finetune.compare.records import read_records
 from tests.synthetic_results import edit, fake_features, save
 
@@ -41,8 +42,8 @@ def test_models_are_ordered_by_accuracy_then_log_loss_then_name(tmp_path: Path) 
         save(tmp_path, features, "d", [5]),
     ]
     for order in (folders, folders[::-1]):
-        models, _ = read_records(features, order)
-        assert [model.name for model in models] == ["c", "d", "b", "a"]
+        found = compare(features, order)
+        assert [model.name for model in found.models] == ["c", "d", "b", "a"]
 
 
 @pytest.mark.parametrize(

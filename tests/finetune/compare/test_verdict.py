@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from finetune.compare.comparison import compare
 from tests.synthetic_results import fake_features, save
 
@@ -10,43 +12,51 @@ def test_verdict_with_a_winner(tmp_path: Path) -> None:
     assert compare(features, folders).verdict == (
         "Use x. It is the most accurate model, and it differs significantly from every other model "
         "(McNemar's exact test with Holm's correction, largest p = 0.0039). It has an accuracy of "
-        "100.0% (95% interval 83.9% to 100.0%) and took 1 min 4 s."
+        "100.0% (95% interval 83.9% to 100.0%) and took 1 min 4 s. All models learned from the 40 "
+        "photos of train and val."
     )
 
 
-def test_verdict_without_a_winner_takes_the_first_of_those_at_no_more_than_twice_the_least(
-    tmp_path: Path,
+@pytest.mark.parametrize("seconds", [0.1, 18.0, 100.0])
+def test_verdict_without_a_winner_takes_the_best_head_whatever_the_seconds(
+    seconds: float, tmp_path: Path
 ) -> None:
     features = fake_features(["a", "b"])
+    slow = {"stage": "network", "seconds": {"fit": 25.0}}
+    further = slow | {"hyperparameters": {"started_from": "0"}}
     folders = [
-        save(tmp_path, features, "x", [], seconds={"fit": 25.0}),
-        save(tmp_path, features, "y", [1], seconds={"features": 10.0, "fit": 8.0}),
-        save(tmp_path, features, "z", [1, 2], seconds={"fit": 12.0}),
-        save(tmp_path, features, "worse", range(15), seconds={"fit": 0.1}),
+        save(tmp_path, features, "all", [], **further),
+        save(tmp_path, features, "last", [1], **slow),
+        save(tmp_path, features, "y", [2], seconds={"fit": seconds}, wrong_on_train=[1, 2]),
+        save(tmp_path, features, "z", [3, 4], seconds={"fit": 9.0}, wrong_on_train=[3, 4, 5]),
+        save(tmp_path, features, "worse", range(15), wrong_on_train=range(15)),
     ]
-    assert compare(features, folders).verdict == (
-        "No model is clearly the best. Use y: it has an accuracy of 95.0% and took 18 s. The "
-        "top-ranked model, x, has an accuracy of 100.0% (95% interval 83.9% to 100.0%) and took "
-        "25 s. On 20 test photos, the two do not differ significantly (McNemar's exact test with "
-        "Holm's correction, p = 1)."
+    verdict = compare(features, folders).verdict
+    assert verdict.startswith("No model is clearly the best. Use y: it has an accuracy of 95.0%")
+    assert (
+        "The top-ranked model, all, has an accuracy of 100.0% (95% interval 83.9% to 100.0%) and "
+        "took 25 s. On 20 test photos, the two do not differ significantly (McNemar's exact test "
+        "with Holm's correction, p = 1), and a head needs one pass over the photos, where a "
+        "network needs many." in verdict
     )
+    verdict = compare(features, folders[:2]).verdict
+    assert verdict.startswith("No model is clearly the best. Use last: it has an accuracy of 95.0%")
+    assert "and all needs the training of another network first." in verdict
 
 
-def test_verdict_without_a_winner_takes_the_best_where_none_is_much_cheaper(
-    tmp_path: Path,
-) -> None:
+def test_verdict_without_a_winner_takes_the_best_of_the_heads(tmp_path: Path) -> None:
     features = fake_features(["a", "b"])
     folders = [
-        save(tmp_path, features, "x", [], seconds={"fit": 20.0}),
+        save(tmp_path, features, "x", [], seconds={"fit": 60.0}),
         save(tmp_path, features, "y", [1], seconds={"fit": 10.0}),
         save(tmp_path, features, "z", [1, 2], seconds={"fit": 30.0}),
         save(tmp_path, features, "worse", range(15), seconds={"fit": 0.1}),
     ]
     assert compare(features, folders).verdict == (
         "No model is clearly the best. Use x, which ranks first: it has an accuracy of 100.0% (95% "
-        "interval 83.9% to 100.0%) and took 20 s. On 20 test photos, it does not differ "
-        "significantly from y or z (McNemar's exact test with Holm's correction, smallest p = 1), "
-        "but no such model takes less than half as long."
+        "interval 83.9% to 100.0%) and took 1 min 0 s. On 20 test photos, it does not differ "
+        "significantly from y or z (McNemar's exact test with Holm's correction, smallest p = 1). "
+        "All models learned from the 40 photos of train and val."
     )
 
 
@@ -56,7 +66,8 @@ def test_no_model_is_recommended_that_guessing_may_equal(tmp_path: Path) -> None
     assert found.verdict == (
         "No model can be recommended yet. The best is x, with an accuracy of 70.0% (95% interval "
         "48.1% to 85.5%). On 20 test photos, that cannot be told apart from the 50.0% of always "
-        "predicting the most frequent class."
+        "predicting the most frequent class. All models learned from the 40 photos of train and "
+        "val."
     )
 
 
@@ -73,5 +84,5 @@ def test_a_single_model_is_not_tested(tmp_path: Path) -> None:
     features = fake_features(["a", "b"])
     assert compare(features, [save(tmp_path, features, "svm", [0, 1, 2])]).verdict == (
         "The only model is svm. It has an accuracy of 85.0% (95% interval 64.0% to 94.8%) and took "
-        "1 min 4 s."
+        "1 min 4 s. It learned from the 40 photos of train and val."
     )

@@ -73,6 +73,8 @@ def test_every_figure_follows_from_the_predictions(found: Comparison, shown: Pag
         expected = {
             "Model": model.name,
             "Accuracy": f"{accuracy_score(y, predicted):.1%} {interval(wilson)}",
+            "Learned from": " + ".join(model.result.learned_from),
+            "From train alone": "—" if model.result.stage == "head" else f"{model.accuracy:.1%}",
             "Mean class recall": f"{recall:.1%} " + interval(bootstrap["mean_class_recall"]),
             "Macro F1": f"{f1:.3f} " + interval(bootstrap["macro_f1"], "{:.3f}".format),
             "Log loss": f"{loss:.3f} " + interval(bootstrap["log_loss"], "{:.3f}".format),

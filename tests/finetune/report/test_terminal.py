@@ -16,11 +16,14 @@ def test_terminal_table(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     model = found.models[0]
     metrics, (low, high) = model.result.metrics, model.accuracy_interval
+    assert "train" in text.getvalue()
+    on_train = "—" if model.result.stage == "head" else f"{model.accuracy:.1%}"
     (line,) = [line for line in lines if line.startswith(model.name)]
     assert re.split(" {2,}", line) == [
         model.name,
         f"{metrics['accuracy']:.1%}",
         f"{low:.1%} to {high:.1%}",
+        on_train,
         f"{metrics['mean_class_recall']:.1%}",
         f"{metrics['log_loss']:.3f}",
         "16 min 0 s" if model.result.stage == "head" else "15 min 0 s",

@@ -15,6 +15,9 @@ from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
 from finetune.train import networks
 from finetune.train.batches import PhotoBatches, one_hot
+from finetune.train.hardware import Hardware
+from finetune.train.loop import compile_network
+from finetune.train.schedule import Schedule
 from tests.conftest import Arrays, write_photos
 
 pytestmark = pytest.mark.long
@@ -106,6 +109,24 @@ def test_a_saved_network_is_whole_and_loads_in_safe_mode(
     photos = photos_of_test(features)
     expected = keras.ops.convert_to_numpy(finetuned(photos))
     np.testing.assert_allclose(keras.ops.convert_to_numpy(loaded(photos)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_the_learning_rate_falls_from_layer_to_layer(precision: str) -> None:
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((4,))
+    for name in ("block1_conv1", "block5_conv2", "block5_conv3", "top"):
+        x = keras.layers.Dense(4, name=name)(x)
+    network = keras.Model(inputs, keras.layers.Softmax()(x))
+    schedule = Schedule(0.01, 1, 1, layer_decay=0.5)
+    compile_network(network, schedule, 1, hardware=Hardware(precision=precision))
+    before = [layer.get_weights()[0] for layer in network.layers if layer.weights]
+    rows = np.random.default_rng(0).random((8, 4), np.float32)
+    network.train_on_batch(rows, one_hot(np.arange(8) % 4, 4))
+    after = [layer.get_weights()[0] for layer in network.layers if layer.weights]
+    # The first step of Adam is the learning rate, whatever the gradient.
+    steps = [np.abs(new - old).max() for old, new in zip(before, after, strict=True)]
+    np.testing.assert_allclose(steps, [0.01 * 0.5**depth for depth in (13, 2, 1, 0)], rtol=0.02)
 
 
 def vgg16_that_trains(vgg16_arrays: Arrays, start: str) -> keras.Model:

@@ -12,7 +12,7 @@ import pytest
 from extract.store import features_file
 from extract.system.console import InputError
 from extract.vgg16.recipe import SIZE, recipe, recipe_digest
-from finetune.train.request import BaselineOptions, Request
+from finetune.train.request import BaselineOptions, FinetunedAllOptions, Request, identity
 from tests import stand_in
 from tests.conftest import MakePhotos, picture
 from tests.damage import as_empty, as_text, as_truncated
@@ -47,6 +47,33 @@ def test_an_equal_request_is_answered_silently(
     assert not Request(BaselineOptions(epochs=3), 0, request.out).is_done(features)
     assert not Request(BaselineOptions(), 1, request.out).is_done(features)
     assert capsys.readouterr().err == ""
+
+
+def test_a_network_of_every_layer_is_answered_if_it_started_from_the_one_that_is_there(
+    tmp_path: Path,
+) -> None:
+    made, recipes = fake_features(["a", "b"]), {SIZE: recipe("w" * 64)}
+    features: Any = SimpleNamespace(data="pets", data_digest=made.data_digest, recipes=recipes)
+    request = Request(FinetunedAllOptions(), 0, tmp_path)
+    same = {"stage": "network", "recipe_digest": recipe_digest(recipes[SIZE])}
+
+    def saved(name: str, **hyperparameters: Any) -> None:
+        folder = save(
+            tmp_path / "runs/pets", made, name, [], hyperparameters=hyperparameters, **same
+        )
+        with zipfile.ZipFile(folder / "model.keras", "w") as archive:
+            archive.writestr("weights", "1")
+
+    assert request.start(features) is None
+    saved("finetuned")
+    start = request.start(features)
+    assert start is not None
+    assert not request.is_done(features)
+    saved("finetuned-all", asked=asdict(request.options), started_from=identity(start))
+    assert request.is_done(features)
+    edit(tmp_path / "runs/pets/finetuned", model_digest="another training")
+    assert not request.is_done(features)
+    assert Request(FinetunedAllOptions(), 1, tmp_path).start(features) is None
 
 
 @pytest.mark.parametrize("name", ["result.json", "predictions.h5", "model.keras"])
