@@ -192,7 +192,7 @@ def _compare_so_far(data: str, out: Path) -> tuple[Path, Comparison]:
 def _report_one(data: str, out: Path) -> tuple[Path, Comparison]:
     with features_file.open_data_set(data, out) as features:
         found = compare_data_set(features, results.runs_of(features.data, out))
-    page, *_ = write_report(found, out / "reports" / found.features.data)
+        page, *_ = write_report(found, out / "reports" / found.features.data)
     return page, found
 
 
