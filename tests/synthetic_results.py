@@ -50,6 +50,7 @@ class FakeFeatures:
     near: list[tuple[int, int, float]] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     same: list[tuple[str, str, float]] = field(default_factory=list)
+    taps: dict[str, int] = field(default_factory=dict)
     near_found: int = 1
     near_photos: int = 2
     attributes: dict[str, Any] = field(default_factory=dict)

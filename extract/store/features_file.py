@@ -346,9 +346,7 @@ class Features:
             done += len(rows)
         return matrix
 
-    def read_rows(
-        self, taps: Collection[str], rows: NDArray[np.intp]
-    ) -> NDArray[np.float32]:
+    def read_rows(self, taps: Collection[str], rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Read taps of a few rows, given ascending, side by side; the others are not read.
 
         Raises

@@ -107,9 +107,7 @@ def check_labels(features: Features, models: Sequence[ModelRecord]) -> LabelChec
     rows = rows[sample]
     labels, units = features.labels[rows], [features.units[row] for row in rows]
     data = TrainingData.weighted(X[sample], taps, labels)
-    answers = functools.partial(
-        cross_validation.out_of_fold, name, chosen, seed=heads[name].seed
-    )
+    answers = functools.partial(cross_validation.out_of_fold, name, chosen, seed=heads[name].seed)
     probabilities = answers(data, units)
     suspects = [
         one._replace(row=int(rows[one.row])) for one in confident_learning(probabilities, labels)

@@ -69,7 +69,7 @@ def next_steps(comparison: Comparison, *, data: str) -> list[Finding]:
 
 
 def _labels(comparison: Comparison, data: str) -> Finding | None:
-    """Labels that a model contradicts."""
+    """Judge the labels that models contradict."""
     features, best, check = comparison.features, comparison.models[0], comparison.label_check
     agreed = len(shared_mistakes(comparison.models, features))
     found = agreed + (len(check.suspects) if check else 0)
@@ -88,7 +88,7 @@ def _labels(comparison: Comparison, data: str) -> Finding | None:
 
 
 def _test_photos(comparison: Comparison, data: str) -> Finding | None:
-    """Test photos that are too few to tell the best model from another one."""
+    """Judge whether the test photos tell the best model from the others."""
     best = comparison.models[0]
     photos = len(best.correct)
 
@@ -111,14 +111,14 @@ def _test_photos(comparison: Comparison, data: str) -> Finding | None:
         f"Add test photos. {count(photos, 'test photo')} cannot tell {best.name} from "
         f"{test.second}: only {best.name} is right for {test.only_first_correct:,}, and only "
         f"{test.second} for {test.only_second_correct:,}. To find a difference of "
-        f"{percent(difference)} in four of five cases, McNemar’s test needs {needed:,} test photos "
-        "(Connor, 1987). Until then, the choice may fall on the worse one.",
+        f"{100 * difference:.1f} points in four of five cases, McNemar's test needs {needed:,} "
+        "test photos (Connor, 1987). Until then, the choice may fall on the worse one.",
         f"make DATA={data}",
     )
 
 
 def _training_photos(comparison: Comparison, data: str) -> Finding | None:
-    """Classes that would gain most from more photos."""
+    """Find the classes that would gain most from more photos."""
     features, check = comparison.features, comparison.label_check
     if check is None or check.held_out is None:
         return None
@@ -149,7 +149,7 @@ def _training_photos(comparison: Comparison, data: str) -> Finding | None:
 
 
 def _copies(comparison: Comparison, data: str) -> Finding | None:
-    """Test photos that training has seen, or nearly so."""
+    """Judge the test photos that training has nearly seen."""
     features, best = comparison.features, comparison.models[0]
     rows = np.flatnonzero(features.splits == "test")
     known = {row for pair in features.near for row in pair[:2]}
@@ -169,7 +169,7 @@ def _copies(comparison: Comparison, data: str) -> Finding | None:
 
 
 def _model(comparison: Comparison, data: str) -> Finding | None:
-    """A model that costs more than others and is better."""
+    """Judge the best model if it costs more than others."""
     best = comparison.models[0]
     limit = MAX_COST_RATIO * min(model.total_seconds for model in comparison.models)
     cheap = next(model for model in comparison.models if model.total_seconds <= limit)
@@ -181,7 +181,7 @@ def _model(comparison: Comparison, data: str) -> Finding | None:
         f"Decide whether {best.name} is worth its cost. It is right for "
         f"{percent(best.accuracy)}, and {cheap.name} for {percent(cheap.accuracy)}. It takes "
         f"{_times(best, cheap)} as long to make. The difference has p = "
-        f"{decimal(_p_value(comparison, cheap))} (McNemar’s exact test, Holm).",
+        f"{decimal(_p_value(comparison, cheap))} (McNemar's exact test, Holm).",
         f"make serve DATA={data} MODEL={shlex.quote(best.name)}",
     )
 

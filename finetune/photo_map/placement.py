@@ -38,6 +38,8 @@ class Placement:
         What similar photos have in common.
     head : str
         The head that chose the taps; empty if no head did.
+    perplexity : float
+        About how many neighbours of a photo t-SNE keeps close to it.
     """
 
     rows: NDArray[np.intp]
@@ -45,6 +47,7 @@ class Placement:
     y: NDArray[np.float64]
     taps: list[str]
     head: str
+    perplexity: float
 
 
 def place(
@@ -72,12 +75,13 @@ def place(
         return None
     widths = {tap: features.taps[tap] for tap in taps}
     X = heads.normalised(features.read_rows(taps, rows), taps, among=widths, root=root)
+    perplexity = min(PERPLEXITY, (len(rows) - 1) // 3)
     # Several threads wait for one another so often that they are slow on a busy machine.
     with threadpool_limits(1):
         reduced = _reduced(X)
         plane = TSNE(
             init=_start(reduced),
-            perplexity=min(PERPLEXITY, (len(rows) - 1) / 3),
+            perplexity=perplexity,
             max_iter=STEPS,
             random_state=0,
         ).fit_transform(reduced)
@@ -85,7 +89,7 @@ def place(
         turned = PCA(2, svd_solver="full").fit_transform(plane.astype(np.float64))
     low, high = turned.min(axis=0), turned.max(axis=0)
     x, y = ((turned - low) / np.where(high > low, high - low, 1)).T
-    return Placement(rows, x, y, taps, head)
+    return Placement(rows, x, y, taps, head, perplexity)
 
 
 def sample(photos: int, *, first: Collection[int]) -> NDArray[np.intp]:

@@ -1,5 +1,6 @@
 """Small pictures of many photos in one WebP file, of which a page shows one part at a time."""
 
+import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class Sheet:
     rows: int
     shapes: list[tuple[float, float] | None]
 
+    @property
+    def base64(self) -> str:
+        """The file as it stands in a data URI."""
+        return base64.b64encode(self.webp).decode()
+
 
 def sheet(pictures: Sequence[bytes | None]) -> Sheet:
     """Put pictures onto one sheet of at most `MOST_BYTES`, or of the smallest squares.
@@ -45,7 +51,7 @@ def sheet(pictures: Sequence[bytes | None]) -> Sheet:
     pictures : sequence of bytes or None
         Image files, None for each photo that has none. They are reduced, not enlarged.
     """
-    opened = [data and Image.open(io.BytesIO(data)).convert("RGB") for data in pictures]
+    opened = [Image.open(io.BytesIO(data)).convert("RGB") if data else None for data in pictures]
     for side in SIDES:
         made = _sheet(opened, side)
         if len(made.webp) <= MOST_BYTES:
@@ -53,12 +59,12 @@ def sheet(pictures: Sequence[bytes | None]) -> Sheet:
     return made
 
 
-def _sheet(pictures: Sequence[Image.Image | None | bytes], side: int) -> Sheet:
+def _sheet(pictures: Sequence[Image.Image | None], side: int) -> Sheet:
     rows = -(-len(pictures) // COLUMNS)
     whole = Image.new("RGB", (COLUMNS * side, rows * side), BETWEEN)
     shapes: list[tuple[float, float] | None] = []
     for place, picture in enumerate(pictures):
-        if not isinstance(picture, Image.Image):
+        if picture is None:
             shapes.append(None)
             continue
         row, column = divmod(place, COLUMNS)

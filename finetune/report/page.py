@@ -8,7 +8,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from classify import results
-from extract.store.features_file import SPLITS, Features
+from extract.store.features_file import Features
 from extract.system.console import count, one_line
 from finetune.compare import significance
 from finetune.compare.comparison import Comparison
@@ -32,9 +31,9 @@ from finetune.compare.mistakes import (
 from finetune.compare.number_formats import decimal, duration, percent
 from finetune.compare.records import ModelRecord
 from finetune.compare.suspects import Suspect
-from finetune.findings.next_steps import Finding, next_steps
-from finetune.photo_map import placement, sheet
-from finetune.photo_map.entries import MARKS, entries, marked
+from finetune.findings.next_steps import next_steps
+from finetune.photo_map.sheet import COLUMNS
+from finetune.photo_map.view import photo_map
 from finetune.report import charts, tables
 from finetune.report.commands import commands, quoted
 from finetune.report.cost_chart import cost_chart
@@ -51,14 +50,6 @@ MANY_ROWS = 12
 MAX_PICTURES = 24
 """Pictures, or pairs of pictures, in one gallery."""
 HARDEST_CLASSES = 5
-
-MARK_SIGNS = ("×", "?", "=")
-"""What stands on the photos of the map that have each of `MARKS`."""
-MAP_HEIGHT = 0.62
-"""Height of the map, as a share of its width; the style sheet has the same number."""
-MAP_HUES, MAP_SHAPES = 7, 4
-THREADS = 4
-"""Threads that read and reduce the photos of the map."""
 
 HISTORY_COLUMNS = ("phase", "loss", "val_loss", "accuracy", "val_accuracy", "seconds")
 
@@ -104,14 +95,9 @@ def page(comparison: Comparison) -> str:
         **_tables(comparison),
         **_charts(comparison),
         **_galleries(comparison, picture := Thumbnails(features)),
-        map=_photo_map(comparison, picture),
-        next_steps=findings(comparison),
+        map=photo_map(comparison, picture.webp),
+        next_steps=next_steps(comparison, data=quoted(features.data)),
     )
-
-
-def findings(comparison: Comparison) -> list[Finding]:
-    """Return what to do next, with commands for the data set."""
-    return next_steps(comparison, data=quoted(comparison.features.data))
 
 
 def render(template: str, **values: Any) -> str:
@@ -142,7 +128,7 @@ def render(template: str, **values: Any) -> str:
         "significance": significance,
         "max_listed": MAX_LISTED,
         "many_rows": MANY_ROWS,
-        "map_columns": sheet.COLUMNS,
+        "map_columns": COLUMNS,
     }
     return environment.get_template(template).render(**values)
 
@@ -203,69 +189,6 @@ def _galleries(comparison: Comparison, picture: Picture) -> dict[str, Any]:
             for first, second, cosine in features.near[:MAX_PICTURES]
         ],
     }
-
-
-def _photo_map(comparison: Comparison, picture: Thumbnails) -> dict[str, Any] | None:
-    """Return what the template of the map shows."""
-    features, marks = comparison.features, marked(comparison)
-    all_marked = set().union(*marks.values())
-    found = placement.place(features, comparison.models, first=all_marked)
-    if found is None:
-        return None
-    rows = found.rows.tolist()
-    with ThreadPoolExecutor(THREADS) as threads:
-        pictures = list(threads.map(lambda row: picture.webp(row, sheet.SIDES[0]), rows))
-    made = sheet.sheet(pictures)
-    splits = [str(features.splits[row]) for row in rows]
-    classes = _map_classes(features, found)
-    return {
-        "entries": [
-            {"entry": entry, "split": split, "x": f"{x:.4f}", "y": f"{y:.4f}", "shape": shape}
-            for entry, split, x, y, shape in zip(
-                entries(comparison, rows), splits, found.x, found.y, made.shapes, strict=True
-            )
-        ],
-        "sheet": made,
-        "webp": base64.b64encode(made.webp).decode(),
-        "taps": ", ".join(found.taps),
-        "head": found.head,
-        "perplexity": placement.PERPLEXITY,
-        # Pictures that cover half of the map leave room between them.
-        "share": f"{100 * (0.5 * MAP_HEIGHT / len(rows)) ** 0.5:.2f}",
-        "splits": {split: splits.count(split) for split in SPLITS if split in splits},
-        "marks": {
-            mark: (sign, _mark_in_words(mark, comparison), len(marks[mark].intersection(rows)))
-            for mark, sign in zip(MARKS, MARK_SIGNS, strict=True)
-        },
-        "classes": classes,
-        "show_names": len(classes) <= MANY_CLASSES,
-        "marked": len(all_marked.intersection(rows)),
-        "all_marked": len(all_marked),
-    }
-
-
-def _mark_in_words(mark: str, comparison: Comparison) -> str:
-    return {
-        "mistake": f"mistake of {comparison.models[0].name}",
-        "suspect": "label to check",
-        "copy": "near-duplicate in another split",
-    }[mark]
-
-
-def _map_classes(features: Features, found: placement.Placement) -> list[dict[str, Any]]:
-    """Return the name of each class, its colour and shape, and where its photos lie, if any."""
-    labels = features.labels[found.rows]
-    return [
-        {
-            "name": name,
-            # These have no common divisor, so that the first 28 classes all look different.
-            "look": f"hue{label % MAP_HUES} shape{label % MAP_SHAPES}",
-            "place": [f"{np.median(axis[labels == label]):.4f}" for axis in (found.x, found.y)]
-            if (labels == label).any()
-            else None,
-        }
-        for label, name in enumerate(features.class_names)
-    ]
 
 
 def _markup(chart: Chart) -> dict[str, Markup]:

@@ -53,5 +53,3 @@ class Thumbnails:
             return None
         except (OSError, KeyError, ValueError, decode.Unreadable):
             return None
-
-
