@@ -106,3 +106,29 @@ def test_without_a_suitable_head_labels_are_not_checked(tmp_path: Path) -> None:
             [head("svm", tried=[{"C": 1.0}])],
         ):
             assert suspects.check_labels(features, models) is None
+
+
+def test_every_photo_is_judged_by_a_head_of_half_as_many_photos_too(tmp_path: Path) -> None:
+    path = publish(tmp_path, per_class=(20, 6, 4), signal=1.0)
+    seen: list[int] = []
+    whole = cross_validation.out_of_fold
+
+    def counted(name: str, chosen: Any, data: Any, units: Any, *, seed: int) -> Any:
+        seen.append(len(units))
+        assert np.bincount(data.labels).tolist() == [len(units) // 3] * 3
+        return whole(name, chosen, data, units, seed=seed)
+
+    with (
+        features_file.open(path) as features,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(cross_validation, "out_of_fold", counted)
+        found = suspects.check_labels(features, [head("svm", tried=[candidate(1, 0.1)])])
+        assert found is not None
+        assert found.held_out is not None
+        assert found.held_out.rows.tolist() == features.rows("train", "val").tolist()
+    assert seen == [78, 39, 39]
+    labels = features.labels[found.held_out.rows]
+    full = (found.held_out.probabilities.argmax(axis=1) == labels).mean()
+    half = (found.held_out.after_half == labels).mean()
+    assert 0.4 < half < full
