@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,17 @@ def comparison(runs: Path, features: Any, **models: Any) -> Comparison:
     )
 
 
-def five(folder: Path, class_names: list[str], *, test: int) -> Comparison:
-    """Compare five models that are right at random, on photos of which every second one exists."""
+def five(
+    folder: Path, class_names: list[str], *, test: int, taps: Mapping[str, int] | None = None
+) -> Comparison:
+    """Compare five models that are right at random, on photos of which every second one exists.
+
+    With `taps`, the photos can be placed on a map.
+    """
     features = fake_features(
         class_names,
         test=test,
+        taps=dict(taps or {}),
         skipped=[("b.fcgi", "not an image"), ("a.jpg", "truncated")],
         near=[(1, 3, 0.98765)],
         attributes={
