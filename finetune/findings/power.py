@@ -27,7 +27,7 @@ def photos_needed(only_first: float, only_second: float) -> int:
     """
     p, d = only_first + only_second, only_first - only_second
     root = norm.ppf(1 - LEVEL / 2) * math.sqrt(p) + norm.ppf(POWER) * math.sqrt(p - d * d)
-    return math.ceil((root / d) ** 2)
+    return math.ceil(float(root / d) ** 2)
 
 
 def expected_loss(only_first: int, only_second: int, photos: int) -> float:

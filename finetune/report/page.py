@@ -1,7 +1,7 @@
 """The comparison as one HTML page that needs no other file, no network and no script.
 
-Where scripts run, a small one sorts and filters the tables. The page's content security policy
-forbids everything else.
+Where scripts run, a small one sorts and filters the tables, and tells of the photos of the map. The
+page's content security policy forbids everything else.
 """
 
 import base64
