@@ -119,7 +119,9 @@ def _chosen(features: Features, models: Sequence[ModelRecord]) -> tuple[str, lis
 
 def _reduced(X: NDArray[np.float32]) -> NDArray[np.float32]:
     components = min(COMPONENTS, *X.shape)
-    reduced: NDArray[np.float32] = PCA(components, random_state=0).fit_transform(X)
+    # Photos that are all the same have no variance to take a share of.
+    with np.errstate(invalid="ignore"):
+        reduced: NDArray[np.float32] = PCA(components, random_state=0).fit_transform(X)
     return reduced
 
 

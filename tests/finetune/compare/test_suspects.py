@@ -92,9 +92,10 @@ def test_the_chosen_candidate_or_the_best_that_is_small_enough_checks_labels(
             monkeypatch.setattr(suspects, "MAX_MATRIX_VALUES", values)
             found = suspects.check_labels(features, [head("mlp"), head("svm", tried=tried)])
             assert found is not None
-            assert found.photos == asked[-1][0]
+            # Each half is asked about after all of them.
+            assert found.photos == asked[-3][0] == asked[-2][0] + asked[-1][0]
     taps = [list(TAPS)[:n] for n in (6, 2, 1, 1)]
-    assert asked == list(zip([48, 48, 48, 24], taps, strict=True))
+    assert asked[::3] == list(zip([48, 48, 48, 24], taps, strict=True))
 
 
 def test_without_a_suitable_head_labels_are_not_checked(tmp_path: Path) -> None:
