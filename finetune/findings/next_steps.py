@@ -24,6 +24,9 @@ machine learning benchmarks", NeurIPS Datasets and Benchmarks."""
 SMALLEST_DIFFERENCE = 0.01
 """A difference of accuracies that is worth finding, where the observed one is smaller."""
 
+SMALLEST_GAIN = 0.0005
+"""A smaller one would be shown as 0.0 points."""
+
 MOST_CLASSES = 3
 
 
@@ -65,7 +68,7 @@ def next_steps(comparison: Comparison, *, data: str) -> list[Finding]:
         _model,
     ]
     found = [finding for rule in rules if (finding := rule(comparison, data))]
-    return sorted((one for one in found if one.gain > 0), key=lambda one: -one.gain)
+    return sorted((one for one in found if one.gain >= SMALLEST_GAIN), key=lambda one: -one.gain)
 
 
 def _labels(comparison: Comparison, data: str) -> Finding | None:
