@@ -30,7 +30,8 @@ class Thumbnails:
         """Return the thumbnail of the photo in a row as a data URI, which is made once."""
         if row not in self._made:
             webp = self.webp(row, SIDE)
-            self._made[row] = webp and f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
+            uri = f"data:image/webp;base64,{base64.b64encode(webp or b'').decode()}"
+            self._made[row] = uri if webp else None
         return self._made[row]
 
     def webp(self, row: int, side: int) -> bytes | None:
