@@ -264,10 +264,10 @@ def _report_one(data: str, chosen: argparse.Namespace, *, heat: bool) -> tuple[P
     with features_file.open_data_set(data, out) as features:
         runs = results.runs_of(features.data, out)
         found = compare_data_set(features, runs)
-    drawn = NO_HEATMAPS
-    if heat:
-        drawn = draw(found, runs, cache=shards.cache_of(out), weights_file=chosen.weights)
-    page, *_ = write_report(found, out / "reports" / found.features.data, drawn)
+        drawn = NO_HEATMAPS
+        if heat:
+            drawn = draw(found, runs, cache=shards.cache_of(out), weights_file=chosen.weights)
+        page, *_ = write_report(found, out / "reports" / found.features.data, drawn)
     return page, found
 
 

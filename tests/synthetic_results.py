@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,9 +50,16 @@ class FakeFeatures:
     near: list[tuple[int, int, float]] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     same: list[tuple[str, str, float]] = field(default_factory=list)
+    taps: dict[str, int] = field(default_factory=dict)
     near_found: int = 1
     near_photos: int = 2
     attributes: dict[str, Any] = field(default_factory=dict)
+
+    def read_rows(self, taps: Sequence[str], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return taps in which the classes differ most."""
+        width = sum(self.taps[tap] for tap in taps)
+        noise = np.random.default_rng(0).random((len(self.paths), width), np.float32)
+        return (noise + 9 * np.eye(width, dtype=np.float32)[self.labels % width])[rows]
 
 
 def fake_features(class_names: Sequence[str], *, test: int = 20, **changes: Any) -> Any:
@@ -132,11 +139,17 @@ def comparison(runs: Path, features: Any, **models: Any) -> Comparison:
     )
 
 
-def five(folder: Path, class_names: list[str], *, test: int) -> Comparison:
-    """Compare five models that are right at random, on photos of which every second one exists."""
+def five(
+    folder: Path, class_names: list[str], *, test: int, taps: Mapping[str, int] | None = None
+) -> Comparison:
+    """Compare five models that are right at random, on photos of which every second one exists.
+
+    With `taps`, the photos can be placed on a map.
+    """
     features = fake_features(
         class_names,
         test=test,
+        taps=dict(taps or {}),
         skipped=[("b.fcgi", "not an image"), ("a.jpg", "truncated")],
         near=[(1, 3, 0.98765)],
         attributes={

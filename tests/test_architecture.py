@@ -15,7 +15,7 @@ PACKAGES = ["extract", "classify", "finetune", "onepass"]
 SUB_PACKAGES = {
     "extract": ["system", "photos", "vgg16", "engines", "store", "compute", ""],
     "classify": ["novelty", "", "heatmaps", "serving", "labeling", "sorting"],
-    "finetune": ["train", "compare", "report", "export", ""],
+    "finetune": ["train", "compare", "photo_map", "findings", "report", "export", ""],
     "onepass": [""],
 }
 """A sub-package may import from those before it and from itself. The empty name stands for the

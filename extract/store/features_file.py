@@ -361,6 +361,17 @@ class Features:
             done += len(rows)
         return matrix
 
+    def read_rows(self, taps: Collection[str], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Read taps of a few rows, given ascending, side by side; the others are not read.
+
+        Raises
+        ------
+        InputError
+            If there is no such tap, or the file is damaged.
+        """
+        self._check(taps)
+        return np.hstack([self._block(tap, rows) for tap in taps])
+
     def batches(
         self, taps: Collection[str], *splits: str
     ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
@@ -393,7 +404,7 @@ class Features:
                     f"{', '.join(map(str, self.sizes))} pixels; run make features with other SIZES"
                 )
 
-    def _block(self, tap: str, block: slice) -> NDArray[np.float32]:
+    def _block(self, tap: str, block: slice | NDArray[np.intp]) -> NDArray[np.float32]:
         path = Path(self.file.filename)
         try:
             with availability.expected(path):

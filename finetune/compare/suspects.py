@@ -1,5 +1,6 @@
 """Suspects: photos of train and val whose label a head, fitted without them, contradicts."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,24 @@ class Suspect(NamedTuple):
     probability: float
 
 
+class HeldOut(NamedTuple):
+    """What a head answers about photos that it was not fitted on.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (m,)
+        Rows of the photos among the features.
+    probabilities : ndarray of shape (m, k), float32
+        The head was fitted on four fifths of the photos.
+    after_half : ndarray of shape (m,), intp
+        The most probable class after the head was fitted on half as many photos.
+    """
+
+    rows: NDArray[np.intp]
+    probabilities: NDArray[np.float32]
+    after_half: NDArray[np.intp]
+
+
 class LabelCheck(NamedTuple):
     """The outcome of a check of labels.
 
@@ -49,11 +68,14 @@ class LabelCheck(NamedTuple):
         Number of photos checked.
     suspects : list of Suspect
         The least plausible label first.
+    held_out : HeldOut or None
+        What the suspects were found by; None if only they are known.
     """
 
     head: str
     photos: int
     suspects: list[Suspect]
+    held_out: HeldOut | None = None
 
 
 def check_labels(features: Features, models: Sequence[ModelRecord]) -> LabelCheck | None:
@@ -85,9 +107,28 @@ def check_labels(features: Features, models: Sequence[ModelRecord]) -> LabelChec
     rows = rows[sample]
     labels, units = features.labels[rows], [features.units[row] for row in rows]
     data = TrainingData.weighted(X[sample], taps, labels)
-    probabilities = cross_validation.out_of_fold(name, chosen, data, units, seed=heads[name].seed)
-    suspects = confident_learning(probabilities, labels)
-    return LabelCheck(name, len(rows), [one._replace(row=int(rows[one.row])) for one in suspects])
+    answers = functools.partial(cross_validation.out_of_fold, name, chosen, seed=heads[name].seed)
+    probabilities = answers(data, units)
+    suspects = [
+        one._replace(row=int(rows[one.row])) for one in confident_learning(probabilities, labels)
+    ]
+    after_half = np.empty(len(rows), np.intp)
+    half = _halves(labels, units)
+    for part in map(np.flatnonzero, (~half, half)):
+        found = answers(data.subset(part), [units[i] for i in part])
+        after_half[part] = found.argmax(axis=1)
+    return LabelCheck(name, len(rows), suspects, HeldOut(rows, probabilities, after_half))
+
+
+def _halves(labels: NDArray[np.int64], units: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which photos are in the second half, for which the units of each class are dealt."""
+    names, half = np.array(units), np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels == label)
+        _, unit = np.unique(names[of_class], return_inverse=True)
+        # Of every second class, the odd unit goes to the second half.
+        half[of_class] = (unit + label) % 2 == 1
+    return half
 
 
 def confident_learning(

@@ -15,7 +15,7 @@ def commands(comparison: Comparison) -> list[str]:
     Whether heads were trained with ``--balanced`` is not recorded, so the commands lack it.
     """
     features = comparison.features
-    data = _quoted(features.data)
+    data = quoted(features.data)
     seed = features.attributes.get("seed", 0)
     further = [str(n) for n in SIZES[1:] if named("seconds", n) in features.attributes]
     sizes = f" --sizes {SIZE} {' '.join(further)}" if further else ""
@@ -28,7 +28,7 @@ def commands(comparison: Comparison) -> list[str]:
     return [*lines, f"python -m finetune compare {data}"]
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """Quote the name of a data set for a shell, on one line."""
     if not re.match(r"\w", name):
         name = f"./{name}"  # Otherwise it could be taken for an option, or for a user's home.

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from classify import results
 from finetune.compare.comparison import Comparison
 from finetune.compare.mistakes import Mistake, class_recalls, shared_mistakes, surest_mistakes
 from finetune.compare.records import ModelRecord
+from finetune.findings.next_steps import next_steps
 from finetune.report import tables
-from finetune.report.commands import commands
+from finetune.report.commands import commands, quoted
 
 SCHEMA = 3
 
@@ -36,6 +38,7 @@ def json_record(comparison: Comparison) -> dict[str, Any]:
         "test_photos": len(models[0].correct),
         "features_seconds": features.seconds,
         "verdict": comparison.verdict,
+        "next_steps": [asdict(step) for step in next_steps(comparison, data=quoted(features.data))],
         "models": [
             _model(model, comparison) | {"class_recall": [_finite(value) for value in recall]}
             for model, recall in zip(models, recalls, strict=True)

@@ -5,7 +5,9 @@ import re
 from extract.system.console import one_line
 from finetune.compare.comparison import Comparison
 from finetune.compare.mistakes import shared_mistakes
+from finetune.findings.next_steps import next_steps
 from finetune.report import tables
+from finetune.report.commands import quoted
 from finetune.report.tables import MAX_LISTED
 
 NEAR = "Near-duplicates in different splits"
@@ -42,6 +44,14 @@ def markdown(comparison: Comparison) -> str:
             parts.append("\n".join(f"- {escape(line)}" for line in lines[:MAX_LISTED]))
         if len(lines) > MAX_LISTED:
             parts.append(f"... and {len(lines) - MAX_LISTED:,} more, in `compare.json`.")
+    if steps := next_steps(comparison, data=quoted(comparison.features.data)):
+        parts.append("### What next")
+        parts.append(
+            "\n".join(
+                f"- {100 * step.gain:.1f} points: {escape(step.reason)} {escape(step.command)}"
+                for step in steps
+            )
+        )
     return "\n\n".join(parts) + "\n"
 
 

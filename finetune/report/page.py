@@ -1,7 +1,7 @@
 """The comparison as one HTML page that needs no other file, no network and no script.
 
-Where scripts run, a small one sorts and filters the tables. The page's content security policy
-forbids everything else.
+Where scripts run, a small one sorts and filters the tables, and tells of the photos of the map. The
+page's content security policy forbids everything else.
 """
 
 import base64
@@ -31,13 +31,16 @@ from finetune.compare.mistakes import (
 from finetune.compare.number_formats import decimal, duration, percent
 from finetune.compare.records import ModelRecord
 from finetune.compare.suspects import Suspect
+from finetune.findings.next_steps import next_steps
+from finetune.photo_map.sheet import COLUMNS
+from finetune.photo_map.view import photo_map
 from finetune.report import charts, tables
-from finetune.report.commands import commands
+from finetune.report.commands import commands, quoted
 from finetune.report.cost_chart import cost_chart
 from finetune.report.heatmaps import NO_HEATMAPS, Heatmaps, Shown
 from finetune.report.svg import Chart
 from finetune.report.tables import MAX_LISTED, Cell, Table
-from finetune.report.thumbnails import thumbnails
+from finetune.report.thumbnails import Thumbnails
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -93,7 +96,9 @@ def page(comparison: Comparison, heatmaps: Heatmaps = NO_HEATMAPS) -> str:
         hardest=_hardest(by_class),
         **_tables(comparison),
         **_charts(comparison),
-        **_galleries(comparison, heatmaps),
+        **_galleries(comparison, heatmaps, picture := Thumbnails(features)),
+        map=photo_map(comparison, picture.webp),
+        next_steps=next_steps(comparison, data=quoted(features.data)),
     )
 
 
@@ -125,6 +130,7 @@ def render(template: str, **values: Any) -> str:
         "significance": significance,
         "max_listed": MAX_LISTED,
         "many_rows": MANY_ROWS,
+        "map_columns": COLUMNS,
     }
     return environment.get_template(template).render(**values)
 
@@ -161,9 +167,8 @@ def _charts(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _galleries(comparison: Comparison, heatmaps: Heatmaps) -> dict[str, Any]:
+def _galleries(comparison: Comparison, heatmaps: Heatmaps, picture: Picture) -> dict[str, Any]:
     features, check = comparison.features, comparison.label_check
-    picture = thumbnails(features)
     shared = shared_mistakes(comparison.models, features)
     suspects = check.suspects[:MAX_PICTURES] if check else []
 

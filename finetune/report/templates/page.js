@@ -51,3 +51,81 @@ for (const table of document.querySelectorAll("table[data-filter]")) {
   });
   table.parentNode.before(field);
 }
+
+// The map: the list below it holds what its card says.
+for (const map of document.querySelectorAll(".map")) {
+  const [pan, plane, card] = [".pan", ".plane", ".card"].map((name) => map.querySelector(name));
+  const spots = [...plane.querySelectorAll(".spot")];
+  const rows = [...map.querySelectorAll("#map-list tbody tr")];
+  let shown = null;
+
+  function line(...words) {
+    const paragraph = document.createElement("p");
+    paragraph.append(...words);
+    return paragraph;
+  }
+
+  function show(spot) {
+    if (!spot || spot === shown) return;
+    shown?.classList.remove("shown");
+    shown = spot;
+    spot.classList.add("shown");
+    const [photo, ...cells] = rows[spots.indexOf(spot)].cells;
+    const [label, split, answers, marks] = cells.map((cell) => cell.textContent.trim());
+    const name = document.createElement("b");
+    name.append(label);
+    const lines = [...answers.split(", "), marks].filter(Boolean).map((words) => line(words));
+    card.replaceChildren(photo.querySelector(".picture").cloneNode(), line(name, `, ${split}`), ...lines);
+    card.append(line(photo.textContent.trim()));
+    const [frame, place] = [pan, spot].map((element) => element.getBoundingClientRect());
+    card.classList.toggle("left", place.left > frame.left + frame.width / 2);
+    card.hidden = false;
+  }
+
+  // The nearest photo in a direction; what lies aside counts twice.
+  function next(x, y) {
+    const at = (spot) => ["--x", "--y"].map((axis) => Number(spot.style.getPropertyValue(axis)));
+    const [left, top] = at(shown);
+    let best = null;
+    for (const spot of spots) {
+      const [right, down] = at(spot);
+      const ahead = (right - left) * x + (down - top) * y;
+      const far = ahead + 2 * Math.abs((right - left) * y + (down - top) * x);
+      if (ahead > 0 && spot.offsetParent && !(best?.far <= far)) best = { spot, far };
+    }
+    return best?.spot;
+  }
+
+  for (const event of ["pointerover", "click"]) {
+    plane.addEventListener(event, ({ target }) => show(target.closest(".spot")));
+  }
+  const directions = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  pan.addEventListener("keydown", (event) => {
+    const direction = directions[event.key];
+    if (!direction) return;
+    event.preventDefault();
+    show(shown ? next(...direction) : spots[0]);
+    shown.scrollIntoView({ block: "nearest", inline: "nearest" });
+  });
+
+  const tools = map.querySelector(".tools");
+  tools.hidden = false;
+  tools.querySelector("select").addEventListener("change", ({ target }) => {
+    for (const spot of spots) {
+      spot.classList.toggle("faded", target.value !== "" && spot.dataset.class !== target.value);
+    }
+  });
+  let zoom = 1;
+  for (const button of tools.querySelectorAll("button")) {
+    button.addEventListener("click", () => {
+      const middle = [pan.scrollLeft + pan.clientWidth / 2, pan.scrollTop + pan.clientHeight / 2];
+      const before = plane.clientWidth;
+      zoom = Math.min(8, Math.max(1, zoom * button.dataset.zoom));
+      plane.style.setProperty("--zoom", zoom);
+      // Photos grow more slowly than the space between them.
+      plane.style.setProperty("--shrink", Math.sqrt(zoom));
+      const grown = plane.clientWidth / before;
+      pan.scrollTo(middle[0] * grown - pan.clientWidth / 2, middle[1] * grown - pan.clientHeight / 2);
+    });
+  }
+}

@@ -155,6 +155,16 @@ def test_batches_are_bounded_and_together_what_read_gives(
     np.testing.assert_array_equal(found, expected)
 
 
+def test_a_few_rows_are_what_read_gives(tmp_path: Path) -> None:
+    wanted = ["block5_max", "block4_avg"]
+    with features_file.open(published(tmp_path, *"abcdefgh")) as features:
+        rows = np.array([0, 2, 3, 7])
+        every = features.read(wanted, *features_file.SPLITS)
+        assert np.array_equal(features.read_rows(wanted, rows), every[rows])
+        with pytest.raises(InputError, match="it has no tap fc1"):
+            features.read_rows(["fc1"], rows)
+
+
 @pytest.mark.parametrize("at_once", [1, 5])
 def test_publishing_in_pieces_gives_the_same_file(
     at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -92,9 +92,10 @@ def test_the_chosen_candidate_or_the_best_that_is_small_enough_checks_labels(
             monkeypatch.setattr(suspects, "MAX_MATRIX_VALUES", values)
             found = suspects.check_labels(features, [head("mlp"), head("svm", tried=tried)])
             assert found is not None
-            assert found.photos == asked[-1][0]
+            # Each half is asked about after all of them.
+            assert found.photos == asked[-3][0] == asked[-2][0] + asked[-1][0]
     taps = [list(TAPS)[:n] for n in (6, 2, 1, 1)]
-    assert asked == list(zip([48, 48, 48, 24], taps, strict=True))
+    assert asked[::3] == list(zip([48, 48, 48, 24], taps, strict=True))
 
 
 def test_without_a_suitable_head_labels_are_not_checked(tmp_path: Path) -> None:
@@ -106,3 +107,29 @@ def test_without_a_suitable_head_labels_are_not_checked(tmp_path: Path) -> None:
             [head("svm", tried=[{"C": 1.0}])],
         ):
             assert suspects.check_labels(features, models) is None
+
+
+def test_every_photo_is_judged_by_a_head_of_half_as_many_photos_too(tmp_path: Path) -> None:
+    path = publish(tmp_path, per_class=(20, 6, 4), signal=1.0)
+    seen: list[int] = []
+    whole = cross_validation.out_of_fold
+
+    def counted(name: str, chosen: Any, data: Any, units: Any, *, seed: int) -> Any:
+        seen.append(len(units))
+        assert np.bincount(data.labels).tolist() == [len(units) // 3] * 3
+        return whole(name, chosen, data, units, seed=seed)
+
+    with (
+        features_file.open(path) as features,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(cross_validation, "out_of_fold", counted)
+        found = suspects.check_labels(features, [head("svm", tried=[candidate(1, 0.1)])])
+        assert found is not None
+        assert found.held_out is not None
+        assert found.held_out.rows.tolist() == features.rows("train", "val").tolist()
+    assert seen == [78, 39, 39]
+    labels = features.labels[found.held_out.rows]
+    full = (found.held_out.probabilities.argmax(axis=1) == labels).mean()
+    half = (found.held_out.after_half == labels).mean()
+    assert 0.4 < half < full

@@ -28,6 +28,8 @@ from finetune.compare.mistakes import SHOWN_PER_MODEL
 from finetune.compare.number_formats import interval
 from finetune.compare.significance import bootstrap_intervals
 from finetune.compare.suspects import LabelCheck, Suspect
+from finetune.findings.next_steps import next_steps
+from finetune.photo_map import placement
 from finetune.report import page
 from tests import browser
 from tests.conftest import HOSTILE, picture
@@ -308,10 +310,90 @@ def test_ten_thousand_photos_make_less_than_five_megabytes(tmp_path: Path) -> No
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
     """Compare five models of 19 classes, some with hostile names, and write the page."""
     folder = tmp_path_factory.mktemp("written")
-    found = five(folder, [*HOSTILE, *(f"class {i}" for i in range(8))], test=130)
+    names = [*HOSTILE, *(f"class {i}" for i in range(8))]
+    found = five(folder, names, test=130, taps={"block5_avg": 19})
     path = folder / "index.html"
-    path.write_text(page.page(found), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "MOST_PHOTOS", 60)
+        path.write_text(page.page(found), encoding="utf-8")
     return found, path
+
+
+def test_the_map_and_its_list_show_the_same_photos(written: tuple[Comparison, Path]) -> None:
+    found, path = written
+    text = path.read_text(encoding="utf-8")
+    shown = Page(text)
+    heading, *rows = shown.tables["map-list"]
+    assert heading == ["Photo", "Label", "Split", "Probabilities", "Marks"]
+    assert len(rows) == len(re.findall('<span class="spot [^"]*" data-class', text)) == 60
+    assert "These are 60 of 390 photos" in shown.words.replace("\n", " ")
+    features, best = found.features, found.models[0]
+    test = np.flatnonzero(features.splits == "test").tolist()
+    wrong = {
+        features.paths[row] for row, right in zip(test, best.correct, strict=True) if not right
+    }
+    for photo, label, split, answers, marks in rows:
+        row = features.paths.index(photo)
+        assert label == one_line(features.class_names[features.labels[row]]).strip()
+        assert split == features.splits[row]
+        assert (answers == "—") == (split != "test")
+        assert (f"mistake of {best.name}" in marks) == (photo in wrong)
+    assert "Johnson, “How to Use t-SNE Effectively”" in shown.words
+
+
+def test_what_next_stands_at_the_end_with_commands(found: Comparison, shown: Page) -> None:
+    steps = next_steps(found, data="chess")
+    assert steps
+    end = " ".join(shown.words.split("What next")[-1].split())
+    places = [end.index(f"{100 * step.gain:.1f} points. {step.reason}") for step in steps]
+    assert places == sorted(places)
+    for step in steps:
+        assert step.command in end
+
+
+@browser.needed
+def test_a_browser_shows_the_map(written: tuple[Comparison, Path]) -> None:
+    _, path = written
+    with browser.running() as chromium:
+        seen = browser.visit(chromium, path.as_uri(), width=1200)
+        frames = "[...document.querySelectorAll('.scroll')]"
+        wide = f"{frames}.filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerHTML)"
+        assert seen.page.evaluate(wide) == []
+        spots, card = seen.page.locator(".plane .spot"), seen.page.locator(".card")
+        pictured = spots.filter(has=seen.page.locator(".picture:not(.bare)"))
+        square = pictured.first.bounding_box() or {}
+        assert 10 < square["width"] < 120
+        row = seen.page.locator("#map-list tbody tr").nth(7)
+        words = [" ".join(cell.split()) for cell in row.locator("th, td").all_text_contents()]
+        assert not card.is_visible()
+        spots.nth(7).dispatch_event("click")
+        for shown in (words[0], words[1], words[2]):
+            assert shown in (card.text_content() or "")
+        seen.page.locator(".pan").focus()
+        before = card.text_content()
+        for key in ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"):
+            seen.page.keyboard.press(key)
+        assert card.text_content() != before
+
+        def visible(split: str) -> int:
+            return seen.page.locator(f".plane .spot.{split}:visible").count()
+
+        assert visible("train") > 0
+        seen.page.locator("#map-train").uncheck()
+        assert (visible("train"), visible("test") > 0) == (0, True)
+        marks = seen.page.locator(".plane b.mistake:visible")
+        assert marks.count() > 0
+        seen.page.locator("#map-mistake").uncheck()
+        assert marks.count() == 0
+        width = "document.querySelector('.plane').clientWidth"
+        narrow = seen.page.evaluate(width)
+        seen.page.get_by_role("button", name="Closer").click()
+        assert seen.page.evaluate(width) == pytest.approx(1.5 * narrow, abs=2)
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= 1200
+        seen.page.locator(".tools select").select_option("3")
+        assert seen.page.locator(".spot.faded").count() > 40
+        assert seen.requests == [path.as_uri()]
+        assert seen.complaints == []
 
 
 @browser.needed

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
-from finetune.report.thumbnails import SIDE, thumbnails
+from finetune.report.thumbnails import SIDE, Thumbnails
 from tests.conftest import picture
 from tests.object_store import ObjectStore
 
@@ -31,7 +31,7 @@ def jpeg(width: int, height: int) -> bytes:
 
 
 def test_a_photo_becomes_a_small_picture_of_its_proportions(tmp_path: Path) -> None:
-    address = thumbnails(features(tmp_path, a=jpeg(800, 400)))(0)
+    address = Thumbnails(features(tmp_path, a=jpeg(800, 400)))(0)
     assert address is not None
     kind, data = address.split(",")
     assert kind == "data:image/webp;base64"
@@ -44,14 +44,14 @@ def test_a_photo_that_is_gone_changed_or_damaged_has_no_thumbnail(tmp_path: Path
     of = features(tmp_path, gone=jpeg(8, 8), changed=jpeg(8, 8), damaged=b"no picture", good=b"")
     (tmp_path / "gone").unlink()
     (tmp_path / "changed").write_bytes(jpeg(9, 9))
-    thumbnail = thumbnails(of)
+    thumbnail = Thumbnails(of)
     assert [thumbnail(row) for row in range(4)] == [None] * 4
     of.paths[0] = "not\0a path"
-    assert thumbnails(of)(0) is None
+    assert Thumbnails(of)(0) is None
 
 
 def test_a_photo_is_read_once(tmp_path: Path) -> None:
-    thumbnail = thumbnails(features(tmp_path, a=jpeg(8, 8)))
+    thumbnail = Thumbnails(features(tmp_path, a=jpeg(8, 8)))
     first = thumbnail(0)
     (tmp_path / "a").unlink()
     assert thumbnail(0) == first is not None
@@ -63,7 +63,7 @@ def test_features_whose_root_is_missing_have_no_thumbnails(
 ) -> None:
     of = features(tmp_path, a=jpeg(8, 8))
     of.attributes = attributes
-    assert thumbnails(of)(0) is None
+    assert Thumbnails(of)(0) is None
 
 
 def test_photos_in_a_store(s3: ObjectStore, capfd: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_photos_in_a_store(s3: ObjectStore, capfd: pytest.CaptureFixture[str]) -
     )
     for name in "abc":
         s3.put(f"pets/{name}", jpeg(8, 8))
-    thumbnail = thumbnails(cast(Any, of))
+    thumbnail = Thumbnails(cast(Any, of))
     assert str(thumbnail(0)).startswith("data:image/webp;base64,")
     assert thumbnail(1) is None
     s3.refused = lambda request: "ExpiredToken"
