@@ -161,7 +161,7 @@ def search(
 
 
 def _has_kernel(candidate: Candidate) -> bool:
-    return candidate.hyperparameters.get("gamma", 0.0) > 0
+    return bool(candidate.hyperparameters.get("gamma"))
 
 
 class _Tried(NamedTuple):

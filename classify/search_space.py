@@ -20,8 +20,9 @@ GRIDS: dict[str, tuple[Values, ...]] = {
 }
 """Values of each head's hyper-parameters, from the most to the least regularised."""
 
-GAUSSIAN: tuple[Values, ...] = tuple((alpha, 0.25) for alpha in (1.0, 0.3, 0.1, 0.03))
-"""Further values for the svm: with a Gaussian kernel."""
+GAUSSIAN: tuple[Values, ...] = tuple((alpha, 0.25) for alpha in (0.3, 0.1, 0.03))
+"""Further values for the svm, with a Gaussian kernel. On re-splits of Caltech-101, 0.25 had the
+smallest loss on held-out photos; with twice as much it was larger, and on `chess` much larger."""
 
 TAP_SETS = (
     ("block5_avg",),
