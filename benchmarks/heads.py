@@ -2,11 +2,12 @@
 
 Both try the same candidates on the same folds. Our search computes the row space of each feature
 set once and follows the path of each head's hyper-parameters. scikit-learn's `GridSearchCV` fits a
-pipeline for each candidate and shares no work between them. scikit-learn has no least-squares SVM with
-a kernel, so head by head the svm is compared without its kernel. Each search has as many processes as
-there are processors, with one thread of linear algebra per process. With ``--plain`` GridSearchCV
-runs with its defaults: in one process that uses all threads. The two alternate, head by head, and
-the seconds include the last fit on train and val. Run ``make features`` for the data sets first.
+pipeline for each candidate and shares no work between them. scikit-learn has no least-squares SVM
+with a kernel, so head by head the svm is compared without its kernel. Each search has as many
+processes as there are processors, with one thread of linear algebra per process. With ``--plain``
+GridSearchCV runs with its defaults: in one process that uses all threads. The two alternate, head
+by head, and the seconds include the last fit on train and val. Run ``make features`` for the data
+sets first.
 """
 
 import argparse

@@ -76,16 +76,20 @@ class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to rows X of shape (n, d), their classes and their weights."""
+        X, codes, sample_weight = self._checked(X, y, sample_weight)
+        self.coef_, self.intercept_ = next(
+            _least_squares(X, codes, sample_weight, [self.alpha], precision=np.float64)
+        )
+        return self
+
+    def _checked(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Labels, SampleWeight]:
+        """Return the rows, the number of the class of each, and its weight."""
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("a classifier needs two classes, and there is 1 class")
-        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        self.coef_, self.intercept_ = next(
-            _least_squares(X, codes, sample_weight, [self.alpha], precision=np.float64)
-        )
-        return self
+        return X, codes, _check_sample_weight(sample_weight, X, dtype=np.float64)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the probabilities of rows, shape (n, k)."""
@@ -177,14 +181,13 @@ class GaussianSVC(LeastSquaresSVC):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit to rows X of shape (n, d), their classes and their weights."""
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
-        check_classification_targets(y)
-        codes = np.unique(y, return_inverse=True)[1]
+        X, codes, sample_weight = self._checked(X, y, sample_weight)
         self.gamma_, self.landmarks_ = self.gamma, X[_landmark_rows(codes)]
         features = _Features(self.landmarks_, self.gamma)
-        super().fit(features(X), y, sample_weight)
-        self.coef_ = features.of_landmarks(self.coef_)
-        self.n_features_in_ = X.shape[1]
+        coefficients, self.intercept_ = next(
+            _least_squares(features(X), codes, sample_weight, [self.alpha], precision=np.float64)
+        )
+        self.coef_ = features.of_landmarks(coefficients)
         return self
 
     def decision_function(self, X: Any) -> NDArray[np.floating[Any]]:
