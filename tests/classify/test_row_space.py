@@ -50,6 +50,9 @@ def test_a_classifier_mapped_back_to_columns_gives_the_same_scores(
     name: str, values: heads.Values, classes: int
 ) -> None:
     A, B, _ = matrices()
+    if values == GAUSSIAN[1]:
+        # Distances also depend on what lies outside of the space that the rows span.
+        B = A[:25] / 2
     labels = np.arange(40) % classes
     head = heads.HEADS[name]
     Z, basis = row_space.basis(A)
