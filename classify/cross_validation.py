@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from classify import calibration, heads, row_space
 from classify.arrays import Labels, Matrix, Rows, TrainingData
 from classify.heads import HEADS
+from classify.row_space import Projection
 from extract.system.processes import parallel
 
 FOLDS = 5
@@ -81,7 +82,7 @@ def _known(positions: Rows) -> Rows:
     return positions[positions >= 0]
 
 
-def prepared(rows: Matrix, folds: Sequence[Fold]) -> Iterator[tuple[Matrix, Matrix]]:
+def prepared(rows: Matrix, folds: Sequence[Fold]) -> Iterator[Projection]:
     """Yield the fitted and the held-out rows of each fold as the classifiers are given them.
 
     All rows of a fold are centred on the mean of its fitted rows, expressed in their row space and
@@ -100,16 +101,16 @@ def prepared(rows: Matrix, folds: Sequence[Fold]) -> Iterator[tuple[Matrix, Matr
     products = row_space.gram(rows) if in_row_space else None
     for fitted, held_out in folds:
         if products is not None:
-            Z, unseen = row_space.project(products, fitted, held_out)
+            part = row_space.project(products, fitted, held_out)
         else:
-            Z, unseen = rows[fitted], rows[held_out]
-            centre = Z.mean(axis=0, dtype=np.float64).astype(np.float32)
-            Z -= centre
-            unseen -= centre
-        scale = np.float32(heads.unit_scale(Z))
-        Z *= scale
-        unseen *= scale
-        yield Z, unseen
+            part = Projection(rows[fitted], rows[held_out], np.zeros(len(held_out), np.float32))
+            centre = part.fitted.mean(axis=0, dtype=np.float64).astype(np.float32)
+            part.fitted[:] -= centre
+            part.held_out[:] -= centre
+        scale = np.float32(heads.unit_scale(part.fitted))
+        for values, factor in zip(part, (scale, scale, scale**2), strict=True):
+            values *= factor
+        yield part
 
 
 def for_all_classes(scores: Matrix, present: Labels, classes: int) -> Matrix:
@@ -176,10 +177,10 @@ def _held_out_scores(
 ) -> Matrix:
     """Fit a head on one part of a fold and return its scores of the other, shape (m, k)."""
     labels = data.labels[fold[0]]
-    values = tuple(hyperparameters[key] for key in HEADS[name].hyperparameters)
+    values = heads.values(name, hyperparameters)
     with threadpool_limits(1):
         rows = heads.normalised(data.X, data.taps, among=data.taps, root=hyperparameters["root"])
-        ((Z, unseen),) = prepared(rows, [fold])
+        (part,) = prepared(rows, [fold])
         weight = np.ones(len(labels))
-        (scores,) = HEADS[name].path(Z, labels, weight, unseen, [values], seed)
+        (scores,) = HEADS[name].path(part, labels, weight, [values], seed)
     return for_all_classes(scores, np.unique(labels), int(data.labels.max()) + 1)

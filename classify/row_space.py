@@ -12,7 +12,7 @@ once for the rows of all folds; a fold takes its part and centres it. Computing 
 much as a few steps of a solver on the rows, so this pays off only if d is at least twice n.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -50,6 +50,23 @@ class Basis(NamedTuple):
         return mapped
 
 
+class Projection(NamedTuple):
+    """Fitted and held-out rows in an orthonormal basis of the space that the fitted ones span.
+
+    Attributes
+    ----------
+    fitted : ndarray of shape (f, f), float32
+    held_out : ndarray of shape (h, f), float32
+    outside : ndarray of shape (h,), float32
+        The squared distance of each held-out row from that space. A linear model ignores what lies
+        outside of it, and distances between rows do not.
+    """
+
+    fitted: Matrix
+    held_out: Matrix
+    outside: Matrix
+
+
 def pays_off(rows: int, columns: int) -> bool:
     """Return whether fitting on the row space takes fewer operations."""
     return COLUMNS_PER_ROW * rows <= columns
@@ -61,7 +78,7 @@ def gram(rows: Matrix) -> Matrix:
     return products
 
 
-def project(products: Matrix, fitted: Rows, held_out: Rows) -> tuple[Matrix, Matrix]:
+def project(products: Matrix, fitted: Rows, held_out: Rows) -> Projection:
     """Centre rows and express them in an orthonormal basis of the space that the fitted ones span.
 
     Parameters
@@ -71,19 +88,17 @@ def project(products: Matrix, fitted: Rows, held_out: Rows) -> tuple[Matrix, Mat
     fitted : ndarray of row numbers
         All rows are centred on the mean of these.
     held_out : ndarray of row numbers
-
-    Returns
-    -------
-    ndarrays of shape (f, f) and (h, f), float32
     """
     inner = products[np.ix_(fitted, fitted)].astype(np.float64)
     across = products[np.ix_(fitted, held_out)].astype(np.float64)
     centre = inner.mean(axis=1, keepdims=True)
+    norms = products[held_out, held_out] - 2 * across.mean(axis=0) + centre.mean()
     across += centre.mean() - centre - across.mean(axis=0)
     inner += centre.mean() - centre - centre.T
-    lower = _cholesky(inner)
+    lower = cholesky(inner)
     coordinates = scipy.linalg.solve_triangular(lower, across, lower=True, check_finite=False).T
-    return lower.astype(np.float32), coordinates.astype(np.float32)
+    outside = np.maximum(norms - np.einsum("ij,ij->i", coordinates, coordinates), 0)
+    return Projection(*(one.astype(np.float32) for one in (lower, coordinates, outside)))
 
 
 def basis(rows: Matrix) -> tuple[Matrix, Basis | None]:
@@ -96,15 +111,23 @@ def basis(rows: Matrix) -> tuple[Matrix, Basis | None]:
     """
     if not pays_off(*rows.shape):
         return rows, None
-    lower = _cholesky(gram(rows).astype(np.float64))
+    lower = cholesky(gram(rows).astype(np.float64))
     return lower.astype(np.float32), Basis(lower, rows)
 
 
-def _cholesky(products: NDArray[np.float64]) -> NDArray[np.float64]:
+def cholesky(products: NDArray[Any], jitter: float = JITTER) -> NDArray[Any]:
+    """Return the lower Cholesky factor of a Gram matrix, which is overwritten.
+
+    Parameters
+    ----------
+    products : ndarray of shape (n, n)
+    jitter : float
+        See `JITTER`.
+    """
     diagonal = np.diag_indices_from(products)
     # If all rows are zero, so is the mean of the diagonal.
-    products[diagonal] += JITTER * (products[diagonal].mean() or 1.0)
-    lower: NDArray[np.float64] = scipy.linalg.cholesky(
+    products[diagonal] += jitter * (products[diagonal].mean() or 1.0)
+    lower: NDArray[Any] = scipy.linalg.cholesky(
         products, lower=True, overwrite_a=True, check_finite=False
     )
     return lower

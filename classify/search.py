@@ -88,8 +88,8 @@ class SearchOutcome(NamedTuple):
     Attributes
     ----------
     candidates : dict of str to list of Candidate
-        By head; fewest taps and strongest regularisation first. Empty lists if nothing was held
-        out.
+        By head; those without a kernel first, then fewest taps, then strongest regularisation.
+        Empty lists if nothing was held out.
     sample_weight : ndarray of shape (m,), float64
         How much each held-out photo counts.
     seconds : dict of str to float
@@ -149,11 +149,19 @@ def search(
         name: [by_set[one][name] for one in space.feature_sets if one in by_set]
         for name, space in plan.spaces.items()
     }
+    candidates = {
+        name: sorted((one for part in parts for one in part.candidates), key=_has_kernel)
+        for name, parts in tried.items()
+    }
     return SearchOutcome(
-        {name: [one for part in parts for one in part.candidates] for name, parts in tried.items()},
+        candidates,
         data.sample_weight[cross_validation.held_out_rows(folds)],
         {name: sum(part.seconds for part in parts) / at_once for name, parts in tried.items()},
     )
+
+
+def _has_kernel(candidate: Candidate) -> bool:
+    return bool(candidate.hyperparameters.get("gamma"))
 
 
 class _Tried(NamedTuple):
@@ -175,14 +183,14 @@ def _try(features: FeatureSet, data: TrainingData, plan: SearchPlan) -> dict[str
         started = time.perf_counter()
         rows = heads.normalised(data.X, features.taps, among=data.taps, root=features.root)
         prepared = cross_validation.prepared(rows, plan.folds)
-        for fold, (Z, unseen) in zip(plan.folds, prepared, strict=True):
+        for fold, part in zip(plan.folds, prepared, strict=True):
             shared = time.perf_counter() - started
             labels, weight = data.labels[fold[0]], data.sample_weight[fold[0]]
             present = np.unique(labels)
             for name in names:
                 started = time.perf_counter()
                 grid = plan.spaces[name].grid
-                path = HEADS[name].path(Z, labels, weight, unseen, grid, plan.seed)
+                path = HEADS[name].path(part, labels, weight, grid, plan.seed)
                 scores[name].append(
                     [cross_validation.for_all_classes(one, present, classes) for one in path]
                 )

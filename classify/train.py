@@ -262,7 +262,7 @@ def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pip
         Z, basis = row_space.basis(out_of_core.fit_prepared(preparation, X))
         scale = heads.unit_scale(Z)
         Z *= np.float32(scale)
-        values = tuple(hyperparameters[one] for one in HEADS[name].hyperparameters)
+        values = heads.values(name, hyperparameters)
         classifier = HEADS[name].fit(Z, data.labels, data.sample_weight, values, seed)
         heads.map_back(classifier, basis, scale=scale)
     heads.apply_temperature(classifier, choice.temperature)

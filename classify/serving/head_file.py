@@ -24,7 +24,7 @@ from sklearn.preprocessing import (
 )
 
 from classify import results
-from classify.heads import TRUSTED, LeastSquaresSVC, parameters, tap_columns
+from classify.heads import LANDMARKS, TRUSTED, GaussianSVC, LeastSquaresSVC, parameters, tap_columns
 from classify.novelty.detector import MEMBERS, NoveltyDetector
 from classify.results import Result
 from extract.system import bounded
@@ -112,7 +112,11 @@ def largest(result: Result) -> int:
     """Return the most bytes that a head with the taps and classes of a record may take."""
     width, classes = _width(result), len(result.class_names)
     # An MLP keeps two moments of each coefficient besides the coefficient itself.
-    return SLACK + 3 * 8 * max(classes, 128) * (width + classes)
+    units = 3 * 8 * max(classes, 128)
+    if result.hyperparameters.get("gamma"):
+        # A sample of two rows of each class may be larger than the number of landmarks.
+        units += 4 * (LANDMARKS + 2 * classes)
+    return SLACK + units * (width + classes)
 
 
 def _width(result: Result) -> int:
@@ -222,6 +226,8 @@ def _coefficients(head: Pipeline) -> Iterator[NDArray[Any]]:
         yield from map(np.asarray, [*classifier.coefs_, *classifier.intercepts_])
     else:
         yield from map(np.asarray, [classifier.coef_, classifier.intercept_])
+    if isinstance(classifier, GaussianSVC):
+        yield from map(np.asarray, [classifier.landmarks_, float(classifier.gamma_)])
 
 
 def _check_fits(head: Pipeline, result: Result) -> None:
@@ -235,6 +241,8 @@ def _check_fits(head: Pipeline, result: Result) -> None:
     for name, value in result.hyperparameters.items():
         if name in ("C", "alpha") and getattr(classifier, name, value) != value:
             raise ValueError(f"its {name} is not that of result.json")
+    if getattr(classifier, "gamma", 0.0) != result.hyperparameters.get("gamma", 0.0):
+        raise ValueError("its gamma is not that of result.json")
     if parameters(head) != result.parameters:
         raise ValueError("it has not as many coefficients as result.json says")
     classes = np.asarray(head[-1].classes_)

@@ -8,14 +8,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from classify.arrays import Matrix
-from classify.heads import tap_columns
+from classify.heads import GaussianSVC, tap_columns
 
 
 class DenseHead(NamedTuple):
     """A head as a sequence of simple operations.
 
     Each tap is divided by its L2 norm, after a square root if `root` is true. The taps, side by
-    side, go through the layers, with ReLU between them and softmax after the last.
+    side, go through the layers, with an activation between them and softmax after the last. The
+    activation is ReLU or, if `gamma` is not 0, ``exp(h - gamma * ||x||^2)``, which makes the first
+    layer a Gaussian kernel.
 
     Attributes
     ----------
@@ -25,11 +27,13 @@ class DenseHead(NamedTuple):
         Whether the square root of every value is taken first.
     layers : list of (kernel, bias)
         Shapes (inputs, outputs) and (outputs,), float32. The last layer has one output per class.
+    gamma : float
     """
 
     taps: list[str]
     root: bool
     layers: list[tuple[Matrix, Matrix]]
+    gamma: float = 0.0
 
 
 def to_dense(head: Pipeline) -> DenseHead:
@@ -41,12 +45,20 @@ def to_dense(head: Pipeline) -> DenseHead:
         Fitted by `classify.train.fit_head`.
     """
     per_tap, centre, classifier = head[0], head[1], head[2]
-    if isinstance(classifier, MLPClassifier):
-        layers = list(zip(classifier.coefs_, classifier.intercepts_, strict=True))
+    gamma = 0.0
+    if isinstance(classifier, GaussianSVC):
+        # The distance between two rows does not depend on the centre.
+        landmarks, gamma = classifier.landmarks_ + centre.mean_, classifier.gamma_
+        norms = np.einsum("ij,ij->i", landmarks, landmarks)
+        layers = [(2 * gamma * landmarks.T, -gamma * norms)]
+        layers.append((classifier.coef_.T, classifier.intercept_))
     else:
-        layers = [(classifier.coef_.T, classifier.intercept_)]
-    kernel, bias = layers[0]
-    layers[0] = kernel, bias - centre.mean_ @ kernel
+        if isinstance(classifier, MLPClassifier):
+            layers = list(zip(classifier.coefs_, classifier.intercepts_, strict=True))
+        else:
+            layers = [(classifier.coef_.T, classifier.intercept_)]
+        kernel, bias = layers[0]
+        layers[0] = kernel, bias - centre.mean_ @ kernel
     kernel, bias = layers[-1]
     if kernel.shape[1] == 1:
         # With two classes only the second has a score; the logistic function of it is a softmax
@@ -56,4 +68,5 @@ def to_dense(head: Pipeline) -> DenseHead:
         list(tap_columns(head)),
         isinstance(per_tap.transformers_[0][1][0], FunctionTransformer),
         [(kernel.astype(np.float32), bias.astype(np.float32)) for kernel, bias in layers],
+        float(gamma),
     )

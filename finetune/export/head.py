@@ -1,4 +1,4 @@
-"""The input of a head as tensor operations, written once for every exported format."""
+"""Parts of a head as tensor operations, written once for every exported format."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,3 +28,21 @@ def head_input(taps: Sequence[Any], ops: Any, *, root: bool) -> Any:
         norm = ops.norm(values, axis=1, keepdims=True)
         scaled.append(values / ops.maximum(norm, LEAST_NORM))
     return ops.concatenate(scaled, axis=1)
+
+
+def activation(hidden: Any, x: Any, ops: Any, *, gamma: float) -> Any:
+    """Apply what lies between the layers of a head, see `finetune.export.dense.DenseHead`.
+
+    Parameters
+    ----------
+    hidden : tensor of shape (n, outputs)
+        What a layer gives.
+    x : tensor of shape (n, inputs)
+        What the layer was given.
+    ops : module or OnnxOperations
+        See `head_input`.
+    gamma : float
+    """
+    if not gamma:
+        return ops.relu(hidden)
+    return ops.exp(hidden - gamma * ops.sum(x * x, axis=1, keepdims=True))

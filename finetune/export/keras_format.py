@@ -13,7 +13,7 @@ from extract.vgg16.recipe import named, plain, size_of
 from extract.vgg16.weights import Arrays
 from finetune.export.dense import DenseHead
 from finetune.export.file_formats import ExportedFunction, append_record
-from finetune.export.head import head_input
+from finetune.export.head import activation, head_input
 from finetune.export.resize import squares
 
 Classify = Callable[[Mapping[int, keras.KerasTensor]], keras.KerasTensor]
@@ -57,10 +57,12 @@ def vgg16_and_head(
         taps |= {named(tap, size): values for tap, values in found.items()}
     x = head_input([taps[tap] for tap in head.taps], keras.ops, root=head.root)
     for number, (kernel, bias) in enumerate(head.layers, start=1):
-        activation = "softmax" if number == len(head.layers) else "relu"
-        layer = keras.layers.Dense(len(bias), activation=activation, name=f"dense{number}")
-        x = layer(x)
+        is_last = number == len(head.layers)
+        function = "softmax" if is_last else None
+        layer = keras.layers.Dense(len(bias), activation=function, name=f"dense{number}")
+        hidden = layer(x)
         layer.set_weights([kernel, bias])
+        x = hidden if is_last else activation(hidden, x, keras.ops, gamma=head.gamma)
     return x
 
 

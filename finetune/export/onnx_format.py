@@ -13,7 +13,7 @@ from extract.vgg16.recipe import named, plain, size_of
 from extract.vgg16.weights import Arrays
 from finetune.export.dense import DenseHead
 from finetune.export.file_formats import ExportedFunction, Probabilities, record
-from finetune.export.head import head_input
+from finetune.export.head import activation, head_input
 from finetune.export.onnx_operations import OnnxOperations, Tensor
 from finetune.export.resize import squares
 
@@ -37,7 +37,7 @@ def build(head: DenseHead, arrays: Arrays) -> onnx.ModelProto:
     tensors = [Tensor(ops, tap, "float32") for tap in head.taps]
     x = head_input(tensors, ops, root=head.root)
     for kernel, bias in head.layers[:-1]:
-        x = ops.add("Relu", ops.add("Gemm", x, kernel, bias))
+        x = activation(ops.add("Gemm", x, kernel, bias), x, ops, gamma=head.gamma)
     x = ops.add("Gemm", x, *head.layers[-1])
     graph.add("Softmax", [x.name], OUTPUT)
     return graph.model(("height", "width"), {OUTPUT: len(head.layers[-1][1])})

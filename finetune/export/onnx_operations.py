@@ -96,6 +96,9 @@ class OnnxOperations:
     def cumsum(self, x: Tensor) -> Tensor:
         return self.add("CumSum", x, self.constant(0, "int64"))
 
+    def exp(self, x: Tensor) -> Tensor:
+        return self.add("Exp", x)
+
     def floor(self, x: Tensor) -> Tensor:
         return self.add("Floor", x)
 
@@ -115,6 +118,9 @@ class OnnxOperations:
         shape = self.add("Shape", x, dtype="int64")
         one = numpy_helper.from_array(np.ones(1, x.dtype))
         return self.add("ConstantOfShape", shape, dtype=x.dtype, value=one)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return self.add("Relu", x)
 
     def sqrt(self, x: Tensor) -> Tensor:
         return self.add("Sqrt", x)

@@ -183,6 +183,21 @@ def test_fewer_rows_than_a_batch_are_learned_without_a_warning(
     assert [str(warning.message) for warning in recwarn] == []
 
 
+def test_a_kernel_is_chosen_where_no_linear_head_can_tell_the_classes_apart() -> None:
+    random = np.random.default_rng(0)
+    X = random.gamma(1.0, 1.0, (160, sum(TRIED.values()))).astype(np.float32)
+    first, second = random.integers(0, 2, (2, 160))
+    # The classes are the two diagonals of a square.
+    X[:, :512] *= np.repeat(np.stack([first, 1 - first, second, 1 - second], axis=1), 128, axis=1)
+    labels = (first == second).astype(np.int64)
+    folds = cross_validation.folds(labels[:120], [str(row) for row in range(120)], seed=0)
+    trained = choose(["svm"], X[:120], labels[:120], folds)["svm"]
+    assert trained.head.hyperparameters["gamma"] > 0
+    assert (trained.predict(X[120:]) == labels[120:]).mean() > 0.9
+    kernels = [one["gamma"] > 0 for one in trained.tried]  # type: ignore[operator]
+    assert kernels == sorted(kernels)
+
+
 def test_the_simplest_candidate_that_is_worse_by_chance_alone_is_chosen() -> None:
     even = np.ones(4)
     best = np.ones(4)

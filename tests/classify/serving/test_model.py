@@ -208,13 +208,14 @@ def test_a_head_of_features_of_several_sizes_is_used_if_it_needs_no_tap_of_the_o
         load("both")
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.25])
 def test_a_head_of_several_sizes_is_given_the_photo_at_each(
-    load: Callable[..., Model], house: Path
+    load: Callable[..., Model], house: Path, gamma: float
 ) -> None:
     digest = load("svm").vgg16[224].weights.digest
     widths = {"block5_avg": 512, "block4_avg_96": 512}
     X = np.random.default_rng(0).gamma(1, 1, (8, 1024)).astype(np.float32)
-    chosen = {"taps": list(widths), "root": False, "alpha": 0.1}
+    chosen = {"taps": list(widths), "root": False, "alpha": 0.1, "gamma": gamma}
     data = TrainingData.weighted(X, widths, np.arange(8) % 2)
     fitted = train.fit_head("svm", Choice(chosen, 0.5), data, seed=0)
     result = replace(
@@ -384,6 +385,7 @@ def test_a_changed_byte_of_a_head_is_noticed(head: Path) -> None:
         ({"model": "logistic"}, "not the logistic of result.json"),
         ({"hyperparameters": {}}, "taps are not those"),
         ({"hyperparameters": {"taps": ["block9_avg"]}}, "taps are not those"),
+        ({"hyperparameters": {"gamma": 0.25}}, "its gamma is not that"),
         ({"parameters": 3}, "coefficients"),
         ({"stage": "else"}, "stage is not"),
         ({"metrics": {"accuracy": float("nan")}}, "metrics is not"),
