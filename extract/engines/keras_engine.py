@@ -41,7 +41,7 @@ def build(weights: Weights, *, outputs: Collection[str] = tuple(TAPS), size: int
     ----------
     weights : Weights
     outputs : collection of str
-        Keys of `extract.vgg16.recipe.TAPS` and, for photos of the usual size, of `MAPS`. The
+        Keys of `extract.vgg16.recipe.ALL_TAPS` and, for photos of the usual size, of `MAPS`. The
         network ends at the deepest of them.
     size : int
     """
@@ -185,7 +185,7 @@ def _keras_network(
 ) -> keras.Model:
     network = keras_model.convolutions(weights.arrays, size=size, precision=precision)
     available = {layer: network.get_layer(layer).output for layer in MAPS}
-    available |= keras_model.taps(network)
+    available |= keras_model.taps(network, outputs)
     return keras.Model(network.input, {name: available[name] for name in outputs})
 
 
