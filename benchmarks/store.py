@@ -104,7 +104,7 @@ def _make(folder: Path) -> None:
     random = np.random.default_rng(0)
     stand_in = Engine("stand-in", lambda photos: random_taps(len(photos), random))
     weights.load = lambda source, *, cache: STAND_IN  # type: ignore[assignment]
-    selection.choose = lambda *wanted, folder: stand_in
+    selection.choose = lambda *wanted, folder, outputs: stand_in
     build.say = build.warn = lambda message: None  # type: ignore[assignment]
     build.build(str(folder / "photos"), build.Options(out=folder))
 

@@ -79,6 +79,13 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         f"that are multiples of 32 from {min(SIZES)} to {max(SIZES)}",
     )
     parser.add_argument(
+        "--pairs",
+        choices=("yes", "no"),
+        default="no",
+        help="yes: keep products of pairs of channels, too, which tell textures apart; "
+        "they take 16 KB more for each photo and size (default %(default)s)",
+    )
+    parser.add_argument(
         "--activations",
         choices=tuple(MAPS),
         help="keep what fine-tuning starts from, for the photos in train and val, from the same "
@@ -104,6 +111,7 @@ def _features(chosen: argparse.Namespace) -> None:
             on=chosen.on,
             activations=chosen.activations,
             keep_twins=chosen.keep_twins,
+            pairs=chosen.pairs == "yes",
             group_by=chosen.group_by,
             cache=chosen.cache,
         ),

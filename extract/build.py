@@ -68,6 +68,8 @@ class Options:
         kept from the same pass, because fine-tuning will start from them.
     keep_twins : bool
         Let the same picture, stored twice in different ways, lie in different splits.
+    pairs : bool
+        Keep the taps of pairs of channels, too, see `extract.vgg16.pairs`.
     group_by : str
         How paths name groups, see `extract.photos.scan.grouped`; empty for no groups.
     cache : Path, UPath or None
@@ -87,6 +89,7 @@ class Options:
     on: str | None = None
     activations: str | None = None
     keep_twins: bool = False
+    pairs: bool = False
     group_by: str = ""
     cache: Location | None = None
 
@@ -292,7 +295,7 @@ def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
         warn(note)
     jobs = []
     for size in sizes:
-        the_recipe = recipe(vgg16.digest, size=size)
+        the_recipe = recipe(vgg16.digest, size=size, with_pairs=options.pairs)
         local_folder = shards.folder_of(options.out, the_recipe)
         _make_ready(local_folder, options.cache)
         shard_folder = (options.cache or own_cache) / local_folder.name

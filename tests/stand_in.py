@@ -149,7 +149,7 @@ def build_features(out: Path, classes: Mapping[str, int], weights: Path) -> Path
     root = write_photos(out / "pets", classes)
     engine = Engine("stand-in", values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "choose", lambda *wanted, folder: engine)
+        patch.setattr(selection, "choose", lambda *wanted, folder, outputs: engine)
         build.build(str(root), build.Options(out=out, weights=weights))
     return out / "features/pets.h5"
 
@@ -222,7 +222,7 @@ def _child(job: dict[str, Any]) -> None:
     weights = Weights([], "f" * 64, "stand-in")
     build.weights.load = lambda *a, **k: weights  # type: ignore[attr-defined]
     engine = Engine("stand-in", forward)
-    selection.choose = lambda *wanted, folder: engine
+    selection.choose = lambda *wanted, folder, outputs: engine
     if "limit" in job:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))

@@ -24,7 +24,7 @@ from extract.store.shards import Writer
 from extract.system import lock
 from extract.system.console import InputError, warn
 from extract.vgg16 import weights
-from extract.vgg16.recipe import SIZE, TAPS, recipe, recipe_digest
+from extract.vgg16.recipe import ALL_TAPS, SIZE, TAPS, pairs_added, recipe, recipe_digest
 
 
 class CachedVGG16:
@@ -41,6 +41,8 @@ class CachedVGG16:
         See `extract.engines.selection.choose`. It is built for the first photo that needs it.
     size : int
         Side in pixels of the squares that VGG16 sees.
+    with_pairs : bool
+        Whether the taps of pairs of channels are wanted.
 
     Attributes
     ----------
@@ -55,9 +57,11 @@ class CachedVGG16:
         weights_file: Path | None = None,
         engine: str = "auto",
         size: int = SIZE,
+        with_pairs: bool = False,
     ) -> None:
         self.weights = weights.load(weights_file, cache=cache)
         self.wanted = engine
+        self.with_pairs = with_pairs
         self._see(size, cache)
 
     def of_size(self, size: int) -> Self:
@@ -69,13 +73,17 @@ class CachedVGG16:
     def _see(self, size: int, cache: Path) -> None:
         """Take photos of a size."""
         self.size = size
-        self.recipe = recipe(self.weights.digest, size=size)
+        self.recipe = recipe(self.weights.digest, size=size, with_pairs=self.with_pairs)
         self.folder = cache / recipe_digest(self.recipe)
         self.engine: Engine | None = None
         self.writer: Writer | None = None
-        self.known: dict[str, ShardRow] = shard_index.read(
-            self.folder, self.recipe, on_damage=_ignore
-        )
+        self.known: dict[str, ShardRow] = {}
+        if not self.with_pairs:
+            # Shards that have pairs of channels have all other taps, too.
+            richer = pairs_added(self.recipe)
+            folder = cache / recipe_digest(richer)
+            self.known |= shard_index.read(folder, richer, on_damage=_ignore)
+        self.known |= shard_index.read(self.folder, self.recipe, on_damage=_ignore)
 
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
         """Compute every tap of photos, (n, size, size, 3) uint8 RGB, without the cache."""
@@ -83,7 +91,11 @@ class CachedVGG16:
         if self.engine is None:
             # Engines are timed on a full batch, once on each machine; one photo would be too few.
             batch = np.resize(photos[:together], (together, *photos.shape[1:]))
-            self.engine = selection.choose(self.wanted, self.weights, batch, folder=self.folder)
+            self.engine = selection.choose(
+                *(self.wanted, self.weights, batch),
+                folder=self.folder,
+                outputs=tuple(self.recipe["taps"]),
+            )
         batches = [photos[start : start + together] for start in range(0, len(photos), together)]
         parts = [self.engine.forward(batch) for batch in batches]
         return {tap: np.concatenate([part[tap] for part in parts]) for tap in parts[0]}
@@ -106,7 +118,7 @@ class CachedVGG16:
         InputError
             If a shard was damaged or removed after `known` was read.
         """
-        result = {tap: np.empty((len(photos), TAPS[tap]), np.float32) for tap in taps}
+        result = {tap: np.empty((len(photos), ALL_TAPS[tap]), np.float32) for tap in taps}
         new = [row for row, photo in enumerate(photos) if photo.photo is not None]
         if new:
             pixels = np.stack([photo.photo for photo in photos if photo.photo is not None])

@@ -15,7 +15,7 @@ from extract.store import shard_index, shards
 from extract.store.shard_index import ShardRow
 from extract.system import console
 from extract.system.console import count, say, warn
-from extract.vgg16.recipe import SIZE, TAPS
+from extract.vgg16.recipe import SIZE
 
 
 @dataclass
@@ -103,10 +103,13 @@ def _kept_at(job: Job, wanted: Wanted | None, new: set[str]) -> Wanted | None:
 def _compute_here(
     job: Job, pending: Sequence[str], advance: Callable[[int], None], wanted: Wanted | None
 ) -> Computed:
-    choose = partial(selection.choose, job.engine, job.weights, folder=job.local_folder)
+    choose = partial(
+        *(selection.choose, job.engine, job.weights),
+        folder=job.local_folder,
+        outputs=(*job.taps, wanted.layer) if wanted else job.taps,
+    )
     writer = shards.Writer(job.shard_folder, job.recipe)
     if wanted:
-        choose = partial(choose, outputs=(*TAPS, wanted.layer))
         writer = both = WriterOfBoth(job, wanted)
     with writer:
         done = pipeline.compute(
@@ -122,8 +125,12 @@ def _compute_here(
 
 
 def _read_index(job: Job) -> dict[str, ShardRow]:
-    memory = job.local_folder / "elsewhere.txt"
-    return shard_index.read(job.shard_folder, job.recipe, memory=memory)
+    """Find the images in the shards of a recipe, and in those that have pairs of channels, too."""
+    found: dict[str, ShardRow] = {}
+    for one in (job,) if "pairs" in job.recipe else (job.with_pairs(), job):
+        memory = one.local_folder / "elsewhere.txt"
+        found |= shard_index.read(one.shard_folder, one.recipe, memory=memory)
+    return found
 
 
 @contextmanager

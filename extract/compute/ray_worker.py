@@ -144,7 +144,9 @@ class Worker:
                 folder = Path(pooch.os_cache("onepass"), folder.name)
             # Two workers of one machine must not time engines at the same moment.
             with redirect_stdout(StringIO()) as said, lock.held(folder / "engines.lock"):
-                self.engine = selection.choose(job.engine, job.weights, photos, folder=folder)
+                self.engine = selection.choose(
+                    job.engine, job.weights, photos, folder=folder, outputs=job.taps
+                )
             self.messages = said.getvalue()
         return self.engine
 

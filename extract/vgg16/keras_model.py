@@ -63,9 +63,7 @@ def convolutions(
     return network
 
 
-def taps(
-    network: keras.Model, names: Iterable[str] = tuple(TAPS)
-) -> dict[str, keras.KerasTensor]:
+def taps(network: keras.Model, names: Iterable[str] = tuple(TAPS)) -> dict[str, keras.KerasTensor]:
     """Return taps as outputs of `network`, each of shape (n, values)."""
     outputs = {name: network.get_layer(name).output for name in SOURCES}
     return pooled(outputs, names, size=network.input.shape[1])

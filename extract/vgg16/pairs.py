@@ -1,10 +1,10 @@
 """Pairs: the products of all pairs of channels of a map, as compact bilinear pooling keeps them.
 
 The products are averaged over all positions (Lin, RoyChowdhury and Maji, "Bilinear CNN models for
-fine-grained visual recognition", ICCV 2015). Each of the 131,328 averages is then added to one of a
-few bins, or subtracted from it, as fixed hashes say: a count sketch (Gao, Beijbom, Zhang and
-Darrell, "Compact bilinear pooling", CVPR 2016), whose scalar products estimate those of the
-averages. The signed square root of each bin is the tap.
+fine-grained visual recognition", ICCV 2015). The square root of each of the 131,328 averages is
+then added to one of a few bins, or subtracted from it, as fixed hashes say: a count sketch, whose
+scalar products estimate those of the roots (Gao, Beijbom, Zhang and Darrell, "Compact bilinear pooling",
+CVPR 2016).
 """
 
 import hashlib
@@ -24,9 +24,9 @@ DEPTH = math.ceil(CHANNELS * (CHANNELS + 1) // 2 / BINS)
 """The most products in a bin. All bins have as many, or one less."""
 
 RULE = (
-    "products of channels i <= j, averaged over positions; pairs in the order of i, j are sorted by "
-    "64-bit little-endian numbers from SHAKE-256 of 'pairs of channels'; the pair at position p is "
-    f"added to bin p mod {BINS} if its number is odd, else subtracted; then the signed square root"
+    "square roots of the products of channels i <= j, averaged over positions; pairs in the order "
+    "of i, j are sorted by 64-bit little-endian numbers from SHAKE-256 of 'pairs of channels'; the "
+    f"pair at position p is added to bin p mod {BINS} if its number is odd, else subtracted"
 )
 """How the bins are filled. It is part of the recipe: change the words only with the values."""
 
@@ -72,6 +72,5 @@ def in_bins(products: Any, ops: Any = np) -> Any:
     array or tensor of shape (n, BINS)
     """
     positions, signs = table()
-    terms = ops.reshape(ops.take(products, positions, axis=1) * signs, (-1, DEPTH, BINS))
-    sums = ops.sum(terms, axis=1)
-    return ops.sign(sums) * ops.sqrt(ops.abs(sums))
+    roots = ops.sqrt(ops.take(products, positions, axis=1))
+    return ops.sum(ops.reshape(roots * signs, (-1, DEPTH, BINS)), axis=1)

@@ -39,9 +39,7 @@ SAME_PIXELS = "13.0.0"
 """A version of Pillow that makes the pixels which `extract.photos.pixels` expects."""
 
 
-def recipe(
-    weights_digest: str, *, size: int = SIZE, with_pairs: bool = False
-) -> dict[str, Any]:
+def recipe(weights_digest: str, *, size: int = SIZE, with_pairs: bool = False) -> dict[str, Any]:
     """Describe how photos become features here.
 
     Parameters
@@ -99,6 +97,14 @@ def recipe_digest(recipe: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
+def digest_without_pairs(recipe: dict[str, Any]) -> str:
+    """Return the digest of a recipe without the taps of pairs.
+
+    It is the same for all recipes whose other taps are the same.
+    """
+    return recipe_digest(pairs_left_out(recipe))
+
+
 def joint_digest(recipes: Iterable[dict[str, Any]]) -> str:
     """Return one digest for several recipes; for a single recipe, return its own digest."""
     digests = [recipe_digest(recipe) for recipe in recipes]
@@ -118,6 +124,11 @@ def named(name: str, size: int) -> str:
 def plain(tap: str) -> str:
     """Return the name that a tap of any size has at `SIZE`."""
     return "_".join(tap.split("_")[:2])
+
+
+def has_pairs(tap: str) -> bool:
+    """Say whether a tap of any size is one of pairs of channels."""
+    return plain(tap) in PAIRS
 
 
 def size_of(tap: str) -> int:

@@ -137,6 +137,5 @@ def _in_bins(x: Any, positions: Any, signs: Any) -> Any:
     """
     values = x.flatten(2).float()
     products = values @ values.transpose(1, 2) / values.shape[2]
-    terms = products.flatten(1).index_select(1, positions) * signs
-    sums = terms.view(-1, pairs.DEPTH, pairs.BINS).sum(1)
-    return sums.sign() * sums.abs().sqrt()
+    roots = products.flatten(1).index_select(1, positions).sqrt_()
+    return (roots * signs).view(-1, pairs.DEPTH, pairs.BINS).sum(1)

@@ -247,7 +247,7 @@ def test_engines_are_kept_where_the_machine_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[Path] = []
-    monkeypatch.setattr(selection, "choose", lambda *a, folder: kept.append(folder))
+    monkeypatch.setattr(selection, "choose", lambda *a, folder, outputs: kept.append(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     for own in (tmp_path / "elsewhere/recipe", tmp_path):
         worker = Worker(Job(tmp_path, WEIGHTS, recipe("f" * 64), tmp_path, own, "auto"), 1)
