@@ -80,10 +80,10 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pairs",
-        choices=("yes", "no"),
+        choices=("auto", "yes", "no"),
         default="no",
-        help="yes: keep products of pairs of channels, too, which tell textures apart; "
-        "they take 16 KB more for each photo and size (default %(default)s)",
+        help="also keep products of pairs of channels, 16 KB more for each photo and size; auto: "
+        "unless photos in the cache would have to be computed again (default %(default)s)",
     )
     parser.add_argument(
         "--activations",
@@ -111,7 +111,7 @@ def _features(chosen: argparse.Namespace) -> None:
             on=chosen.on,
             activations=chosen.activations,
             keep_twins=chosen.keep_twins,
-            pairs=chosen.pairs == "yes",
+            pairs=chosen.pairs,
             group_by=chosen.group_by,
             cache=chosen.cache,
         ),

@@ -95,6 +95,15 @@ def compute(
         images.rows[job.size] = _read_index(job)
 
 
+def without_pairs(jobs: Sequence[Job], images: Images) -> int:
+    """Return how many of the images are in the cache without their pairs of channels."""
+    digests = set(images.digests.values())
+    found: set[str] = set()
+    for job in jobs:
+        found |= (_own_index(job).keys() - _own_index(job.with_pairs()).keys()) & digests
+    return len(found)
+
+
 def _kept_at(job: Job, wanted: Wanted | None, new: set[str]) -> Wanted | None:
     """Return the activations to keep from a pass; None if it computes none of their images."""
     return wanted if wanted and job.size == SIZE and not wanted.digests.isdisjoint(new) else None
@@ -128,9 +137,13 @@ def _read_index(job: Job) -> dict[str, ShardRow]:
     """Find the images in the shards of a recipe, and in those that have pairs of channels, too."""
     found: dict[str, ShardRow] = {}
     for one in (job,) if "pairs" in job.recipe else (job.with_pairs(), job):
-        memory = one.local_folder / "elsewhere.txt"
-        found |= shard_index.read(one.shard_folder, one.recipe, memory=memory)
+        found |= _own_index(one)
     return found
+
+
+def _own_index(job: Job) -> dict[str, ShardRow]:
+    memory = job.local_folder / "elsewhere.txt"
+    return shard_index.read(job.shard_folder, job.recipe, memory=memory)
 
 
 @contextmanager

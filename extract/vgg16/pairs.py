@@ -3,8 +3,8 @@
 The products are averaged over all positions (Lin, RoyChowdhury and Maji, "Bilinear CNN models for
 fine-grained visual recognition", ICCV 2015). The square root of each of the 131,328 averages is
 then added to one of a few bins, or subtracted from it, as fixed hashes say: a count sketch, whose
-scalar products estimate those of the roots (Gao, Beijbom, Zhang and Darrell, "Compact bilinear pooling",
-CVPR 2016).
+scalar products estimate those of the roots (Gao, Beijbom, Zhang and Darrell, "Compact bilinear
+pooling", CVPR 2016).
 """
 
 import hashlib
