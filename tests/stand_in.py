@@ -31,7 +31,7 @@ from extract.engines import selection
 from extract.engines.base import Engine
 from extract.store import shards
 from extract.system import console
-from extract.vgg16.recipe import TAPS, pixels_note
+from extract.vgg16.recipe import PAIRS, TAPS, pixels_note
 from extract.vgg16.weights import Weights
 from tests.conftest import write_photos
 
@@ -140,8 +140,9 @@ def values(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """Return taps that tell photos apart, and by their cosine alike ones from others."""
     seen = photos.reshape(len(photos), -1)[:, :4608].astype(np.float32)
     seen -= seen.mean(axis=1, keepdims=True)
-    seen = seen.clip(0)
-    return {tap: seen[:, :width] * (i + 1) for i, (tap, width) in enumerate(TAPS.items())}
+    signed, seen = seen, seen.clip(0)
+    taps = {tap: seen[:, :width] * (i + 1) for i, (tap, width) in enumerate(TAPS.items())}
+    return taps | {tap: signed[:, :width] for tap, width in PAIRS.items()}
 
 
 def build_features(out: Path, classes: Mapping[str, int], weights: Path) -> Path:
