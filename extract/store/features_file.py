@@ -33,6 +33,7 @@ from extract.store import hdf5
 from extract.store.columns import Columns, number, record, text
 from extract.system import availability, locations
 from extract.system.console import InputError, finishing
+from extract.vgg16.pairs import DTYPE as PAIRS_DTYPE
 from extract.vgg16.recipe import (
     DTYPE,
     PAIRS,
@@ -256,7 +257,7 @@ class Features:
             for tap, width in {**TAPS, **(PAIRS if self.has_pairs else {})}.items()
         }
         for tap, width in self.taps.items():
-            dtype = pairs.DTYPE if has_pairs(tap) else DTYPE
+            dtype = PAIRS_DTYPE if has_pairs(tap) else DTYPE
             columns.check_tap(f"taps/{tap}", len(self.paths), width, dtype)
 
     def _read_attributes(self) -> None:
