@@ -101,16 +101,8 @@ def test_activations_are_kept_where_a_network_will_be_fine_tuned_on_this_machine
     words: list[str], kept: list[str], checkout: Path
 ) -> None:
     first = json.loads(make(checkout, *words).stdout.splitlines()[0])
-    assert first[3:] == [
-        "--out=.",
-        "--seed=0",
-        *kept,
-        "--sizes",
-        "224",
-        "--pairs=no",
-        "--",
-        "chess",
-    ]
+    what = ["--sizes", "224", "--pairs=no", "--", "chess"]
+    assert first[3:] == ["--out=.", "--seed=0", *kept, *what]
 
 
 @pytest.mark.parametrize("out", [ODD, "a b", "-x", "~/o", "."])
