@@ -33,7 +33,7 @@ photos of chess. `tap_sets` adds sets of several photo sizes."""
 
 PAIR_SETS = (
     ("block5_avg3x3", "block4_avg", "block4_max", "block4_pairs"),
-    ("block5_avg3x3", "block4_avg", "block4_max", "block4_pairs", "block5_pairs"),
+    ("block5_avg3x3", "block4_avg", "block4_max", "block5_pairs", "block4_pairs"),
 )
 """Sets that are tried as well where the features have pairs of channels, always with roots. On
 chess the pairs of block 4 helped every head, and those of block 5 none; textures may need both."""
