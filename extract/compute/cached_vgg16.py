@@ -5,7 +5,7 @@ already trained, and scikit-learn pipelines.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -77,13 +77,16 @@ class CachedVGG16:
         self.folder = cache / recipe_digest(self.recipe)
         self.engine: Engine | None = None
         self.writer: Writer | None = None
-        self.known: dict[str, ShardRow] = {}
-        if not self.with_pairs:
-            # Shards that have pairs of channels have all other taps, too.
-            richer = pairs_added(self.recipe)
-            folder = cache / recipe_digest(richer)
-            self.known |= shard_index.read(folder, richer, on_damage=_ignore)
-        self.known |= shard_index.read(self.folder, self.recipe, on_damage=_ignore)
+        self.known = self._index(_ignore)
+
+    def _index(
+        self, on_damage: Callable[[shards.Damaged], None] = shards.set_aside
+    ) -> dict[str, ShardRow]:
+        """Find the images in the cache, also in shards that have more taps than are wanted."""
+        richer = pairs_added(self.recipe)
+        folder = self.folder.parent / recipe_digest(richer)
+        found = {} if self.with_pairs else shard_index.read(folder, richer, on_damage=on_damage)
+        return found | shard_index.read(self.folder, self.recipe, on_damage=on_damage)
 
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
         """Compute every tap of photos, (n, size, size, 3) uint8 RGB, without the cache."""
@@ -172,13 +175,13 @@ class CachedVGG16:
         """Add the taps that are computed inside the block to the cache."""
         with lock.held(self.folder.parent / "lock"):
             # Other processes may have added and removed images since the index was read.
-            self.known = shard_index.read(self.folder, self.recipe)
+            self.known = self._index()
             try:
                 with Writer(self.folder, self.recipe) as self.writer:
                     yield
             finally:
                 self.writer = None
-            self.known = shard_index.read(self.folder, self.recipe)
+            self.known = self._index()
 
 
 def _read_into(result: Taps, cached: dict[int, ShardRow]) -> None:
