@@ -31,12 +31,8 @@ with block 3 as well. The larger sets need neither the mean nor the maximum of b
 parts contain the mean, and with both beside block 4 each head had a larger log loss on held-out
 photos of chess. `tap_sets` adds sets of several photo sizes."""
 
-PAIR_SETS = (
-    ("block5_avg3x3", "block4_avg", "block4_max", "block4_pairs"),
-    ("block5_avg3x3", "block4_avg", "block4_max", "block5_pairs", "block4_pairs"),
-)
-"""Sets that are tried as well where the features have pairs of channels, always with roots. On
-chess the pairs of block 4 helped every head, and those of block 5 none; textures may need both."""
+PAIR_SETS = (("block5_avg3x3", "block4_avg", "block4_max", "block4_pairs"),)
+"""Sets that are tried as well where the features have pairs of channels, always with roots."""
 
 MLP_PHOTOS = 40_000
 """About how many photos the MLP is trained on at most, each counted once per epoch."""
@@ -146,7 +142,7 @@ def search_space(name: str, *, rows: int, classes: int, taps: Mapping[str, int])
     sets = [smallest, *in_memory]
     searched = min(rows, out_of_core.SEARCH_ROWS)
     if searched * classes * min(searched, widths[sets[-1]]) > MAX_OPERATIONS:
-        few = tap_sets(taps, (*TAP_SETS[1:3], PAIR_SETS[0]))
+        few = tap_sets(taps, (*TAP_SETS[1:3], *PAIR_SETS))
         sets = [one for one in sets if one in few] or sets
     grid = GRIDS[name]
     if name == "mlp":

@@ -82,7 +82,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         "--pairs",
         choices=("auto", "yes", "no"),
         default="no",
-        help="also keep products of pairs of channels, 16 KB more for each photo and size; auto: "
+        help="also keep products of pairs of channels, 8 KB more for each photo and size; auto: "
         "unless photos in the cache would have to be computed again (default %(default)s)",
     )
     parser.add_argument(

@@ -87,10 +87,9 @@ TAP_LAYERS = (
     Tap("block4_max", "block4_conv3", "max", 512),
     Tap("block3_avg", "block3_conv3", "avg", 256),
     Tap("block3_max", "block3_conv3", "max", 256),
-    Tap("block5_pairs", "block5_conv3", "pairs", pairs.BINS),
     Tap("block4_pairs", "block4_pool", "pairs", pairs.BINS),
 )
-"""The taps: first those of single channels, then those of pairs; deepest first."""
+"""The taps: first those of single channels, deepest first, then that of pairs."""
 
 IMAGENET_MEANS_BGR = (103.939, 116.779, 123.68)
 """The means that are subtracted from blue, green and red, on the scale 0..255."""
