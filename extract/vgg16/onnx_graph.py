@@ -155,7 +155,7 @@ def _add_tap(graph: Graph, tap: Tap, size: int, suffix: str) -> None:
 def _add_pairs(graph: Graph, source: str, name: str, positions: int) -> None:
     """Add the nodes from a map to its tap of pairs, see `pairs.in_bins`."""
     indices, signs = pairs.table()
-    mean = np.float32(1 / positions)
+    mean = np.array(1 / positions, np.float32)
 
     def shaped(values: str, *shape: int) -> str:
         # 0 keeps the number of photos.
