@@ -113,7 +113,9 @@ def _compute_here(
     job: Job, pending: Sequence[str], advance: Callable[[int], None], wanted: Wanted | None
 ) -> Computed:
     choose = partial(
-        *(selection.choose, job.engine, job.weights),
+        selection.choose,
+        job.engine,
+        job.weights,
         folder=job.local_folder,
         outputs=(*job.taps, wanted.layer) if wanted else job.taps,
     )
