@@ -3,6 +3,7 @@
 DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, a folder or URL of class folders, a CSV file
 SEED ?= 0#           the seed of the split and of everything random in training
 SIZES ?= 224#        sides of the squares that VGG16 sees: 224, or several such as "224 320"
+PAIRS ?= no#         yes: also products of pairs of channels, for textures; no
 GROUP_BY ?= #        what stays in one split: folder, or a pattern on the path such as '^(.*)-'
 ON ?= #              the cluster for features and heads: empty for this machine, ray, ray://HOST:PORT
 OUT ?= .#            the folder for features/, runs/, reports/ and labels/
@@ -27,7 +28,7 @@ ADDED = $(if $(POOL),--pool="$$POOL")
 GROUPS = $(if $(GROUP_BY),--group-by="$$GROUP_BY")
 
 # A name may contain any character. The shell gets each as it was typed, through the environment.
-TYPED := DATA SEED SIZES GROUP_BY ON OUT MODELS MODEL IMAGES TO HOW POOL
+TYPED := DATA SEED SIZES PAIRS GROUP_BY ON OUT MODELS MODEL IMAGES TO HOW POOL
 $(foreach name,$(TYPED),$(eval override $(name) := $$(value $(name))))
 export $(TYPED)
 
@@ -48,7 +49,8 @@ all: heads  ## features, heads, compare, finetune and compare again, in this ord
 	@$(COMPARE) -- "$$DATA"
 
 features: $(INSTALLED)  ## photos -> OUT/features/DATA.h5; VGG16 sees every distinct image once, ever
-	@$(RUN) extract features $(WHERE) $(CLUSTER) $(GROUPS) $(KEEP) --sizes $$SIZES -- "$$DATA"
+	@$(RUN) extract features $(WHERE) $(CLUSTER) $(GROUPS) $(KEEP) --sizes $$SIZES \
+	  --pairs="$$PAIRS" -- "$$DATA"
 
 heads: features  ## features -> OUT/runs/DATA/{logistic,svm,mlp}
 	@$(RUN) classify train $(WHERE) $(CLUSTER) -- "$$DATA"

@@ -26,6 +26,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from classify import mlp, out_of_core, row_space
 from classify.arrays import Labels, Matrix, Rows, SampleWeight
 from classify.row_space import Basis, Projection
+from extract.vgg16.recipe import has_pairs
 
 Values = tuple[float, ...]
 """A value for each hyper-parameter of a classifier."""
@@ -406,13 +407,18 @@ def preparation(taps: Mapping[str, int], *, root: bool) -> Pipeline:
     taps : mapping of str to int
         Name and width of the taps that lie side by side in the rows.
     root : bool
-        Whether to take square roots first.
+        Whether to take square roots first, but not of pairs, see `rooted`.
     """
     slices = columns(taps)
-    steps = [FunctionTransformer(np.sqrt), Normalizer()] if root else [Normalizer()]
-    per_tap = [(tap, make_pipeline(*steps), slices[tap]) for tap in taps]
+    steps = {True: [FunctionTransformer(np.sqrt), Normalizer()], False: [Normalizer()]}
+    per_tap = [(tap, make_pipeline(*steps[rooted(tap, root)]), slices[tap]) for tap in taps]
     centre = StandardScaler(with_std=False)
     return Pipeline([("taps", ColumnTransformer(per_tap)), ("centre", centre)])
+
+
+def rooted(tap: str, root: bool) -> bool:
+    """Say whether square roots of a tap are taken; the taps of pairs are made of roots."""
+    return root and not has_pairs(tap)
 
 
 def unit_scale(X: Matrix) -> float:
@@ -439,15 +445,17 @@ def normalised(X: Matrix, taps: Iterable[str], *, among: Mapping[str, int], root
     step.
     """
     slices = columns(among)
-    chosen = [slices[tap] for tap in taps]
-    prepared = out_of_core.matrix((len(X), sum(part.stop - part.start for part in chosen)))
+    chosen = {tap: slices[tap] for tap in taps}
+    width = sum(part.stop - part.start for part in chosen.values())
+    prepared = out_of_core.matrix((len(X), width))
     end = 0
-    for part in chosen:
+    for tap, part in chosen.items():
         start, end = end, end + part.stop - part.start
         for first in range(0, len(X), out_of_core.BLOCK):
             block = slice(first, first + out_of_core.BLOCK)
             rows = prepared[block, start:end]
-            np.sqrt(X[block, part], out=rows) if root else np.copyto(rows, X[block, part])
+            values = X[block, part]
+            np.sqrt(values, out=rows) if rooted(tap, root) else np.copyto(rows, values)
             norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
             rows /= np.where(norms > 0, norms, 1)[:, None]
     return prepared

@@ -11,7 +11,7 @@ import numpy as np
 from classify import out_of_core
 from classify.arrays import Labels
 from classify.heads import HEADS, Values
-from extract.vgg16.recipe import plain
+from extract.vgg16.recipe import has_pairs, plain
 
 GRIDS: dict[str, tuple[Values, ...]] = {
     "logistic": tuple((C,) for C in (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)),
@@ -34,6 +34,9 @@ TAP_SETS = (
 with block 3 as well. The larger sets need neither the mean nor the maximum of block 5: the nine
 parts contain the mean, and with both beside block 4 each head had a larger log loss on held-out
 photos of chess. `tap_sets` adds sets of several photo sizes."""
+
+PAIR_SETS = (("block5_avg3x3", "block4_avg", "block4_max", "block4_pairs"),)
+"""Sets that are tried as well where the features have pairs of channels, always with roots."""
 
 MLP_PHOTOS = 40_000
 """About how many photos the MLP is trained on at most, each counted once per epoch."""
@@ -75,13 +78,14 @@ class SearchSpace(NamedTuple):
 
 
 def tap_sets(
-    taps: Collection[str], plain_sets: Sequence[tuple[str, ...]] = TAP_SETS
+    taps: Collection[str], sets: Sequence[tuple[str, ...]] = (*TAP_SETS, *PAIR_SETS)
 ) -> list[tuple[str, ...]]:
     """Return the sets of taps that are tried if `taps` are available, the smallest first.
 
     With photos of several sizes, each set that contains block 4 is also tried with the taps of
     all sizes together.
     """
+    plain_sets = [tap_set for tap_set in sets if {*taps}.issuperset(tap_set)]
     of_all_sizes = [
         tuple(tap for tap in taps if plain(tap) in tap_set)
         for tap_set in plain_sets
@@ -122,8 +126,8 @@ def search_space(name: str, *, rows: int, classes: int, taps: Mapping[str, int])
     - Sets of taps whose matrix would not fit into memory (see `classify.out_of_core`) are left
       out, except the smallest set.
     - One step of the logistic head costs searched rows x classes x columns operations. If this is
-      more than 3 x 10^9 with the largest set, only two sets remain, the nine parts of block 5
-      alone and with block 4, the latter also with all photo sizes.
+      more than 3 x 10^9 with the largest set, only these remain: the nine parts of block 5 alone,
+      with block 4, and with the pairs of block 4; those with block 4 also with all photo sizes.
     - The MLP's epochs are limited so that about 40,000 photos pass, or 20 epochs if that is more.
 
     Parameters
@@ -142,7 +146,7 @@ def search_space(name: str, *, rows: int, classes: int, taps: Mapping[str, int])
     sets = [smallest, *in_memory]
     searched = min(rows, out_of_core.SEARCH_ROWS)
     if searched * classes * min(searched, widths[sets[-1]]) > MAX_OPERATIONS:
-        few = tap_sets(taps, TAP_SETS[1:3])
+        few = tap_sets(taps, (*TAP_SETS[1:3], *PAIR_SETS))
         sets = [one for one in sets if one in few] or sets
     grid = GRIDS[name]
     if name == "mlp":
@@ -150,7 +154,12 @@ def search_space(name: str, *, rows: int, classes: int, taps: Mapping[str, int])
         grid = tuple((alpha, epochs) for alpha, epochs in grid if epochs <= most_epochs)
     elif name == "svm":
         grid += GAUSSIAN
-    return SearchSpace([FeatureSet(one, root) for one in sets for root in (True, False)], grid)
+    feature_sets = [
+        FeatureSet(one, root)
+        for one in sets
+        for root in ((True,) if any(map(has_pairs, one)) else (True, False))
+    ]
+    return SearchSpace(feature_sets, grid)
 
 
 def hyperparameters(name: str, features: FeatureSet, values: Values) -> dict[str, Any]:

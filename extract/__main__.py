@@ -80,6 +80,13 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
         f"that are multiples of 32 from {min(SIZES)} to {max(SIZES)}",
     )
     parser.add_argument(
+        "--pairs",
+        choices=("auto", "yes", "no"),
+        default="no",
+        help="also keep products of pairs of channels, 8 KB more for each photo and size; auto: "
+        "unless photos in the cache would have to be computed again (default %(default)s)",
+    )
+    parser.add_argument(
         "--activations",
         choices=tuple(MAPS),
         help="keep what fine-tuning starts from, for the photos in train and val, from the same "
@@ -105,6 +112,7 @@ def _features(chosen: argparse.Namespace) -> None:
             on=chosen.on,
             activations=chosen.activations,
             keep_twins=chosen.keep_twins,
+            pairs=chosen.pairs,
             group_by=chosen.group_by,
             cache=chosen.cache,
         ),

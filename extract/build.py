@@ -68,6 +68,9 @@ class Options:
         kept from the same pass, because fine-tuning will start from them.
     keep_twins : bool
         Let the same picture, stored twice in different ways, lie in different splits.
+    pairs : str
+        Whether the taps of pairs of channels are kept, too, see `extract.vgg16.pairs`: ``yes``,
+        ``no``, or ``auto``, which is yes unless photos in the cache would be computed again.
     group_by : str
         How paths name groups, see `extract.photos.scan.grouped`; empty for no groups.
     cache : Path, UPath or None
@@ -87,6 +90,7 @@ class Options:
     on: str | None = None
     activations: str | None = None
     keep_twins: bool = False
+    pairs: str = "no"
     group_by: str = ""
     cache: Location | None = None
 
@@ -125,6 +129,7 @@ def build(data: str, options: Options) -> None:
         # A photo that was not read may be unlike all others.
         possible = Images(images.digests | dict(zip(unread, unread, strict=True)))
         _refuse_small_classes(found, possible)
+        jobs = _decided(jobs, images, options)
         wanted = _wanted(found, images, options)
         near = None
         while near is None:
@@ -298,6 +303,22 @@ def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
         shard_folder = (options.cache or own_cache) / local_folder.name
         jobs.append(Job(root, vgg16, the_recipe, shard_folder, local_folder, options.engine))
     return jobs
+
+
+def _decided(jobs: Sequence[Job], images: Images, options: Options) -> list[Job]:
+    """Return the jobs with pairs of channels or without, and prepare their folders."""
+    if options.pairs == "no":
+        return [*jobs]
+    if options.pairs == "auto" and (known := missing.without_pairs(jobs, images)):
+        say(
+            f"pairs of channels: left out, because {count(known, 'image')} had been computed "
+            "without them; --pairs yes (PAIRS=yes) computes these again"
+        )
+        return [*jobs]
+    richer = [job.with_pairs() for job in jobs]
+    for job in richer:
+        _make_ready(job.local_folder, options.cache)
+    return richer
 
 
 def _wanted(found: Scan, images: Images, options: Options) -> Wanted | None:

@@ -25,7 +25,7 @@ from sklearn.utils import Tags
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.engines.selection import ENGINES
 from extract.photos import decode
-from extract.vgg16.recipe import SIZE, TAPS
+from extract.vgg16.recipe import ALL_TAPS, SIZE, has_pairs
 
 USER_CACHE = "onepass"
 """The folder in the user's cache where weights are kept if no other cache is given."""
@@ -43,7 +43,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     taps : sequence of str
-        Names in `extract.vgg16.recipe.TAPS`; their values are side by side in this order.
+        Names in `extract.vgg16.recipe.ALL_TAPS`; their values are side by side in this order.
     cache : str, Path or None
         The folder that keeps the taps of every file. With ``features/cache``, the commands use the
         same taps. With None, they are computed each time. The taps of arrays are never kept.
@@ -88,7 +88,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray of shape (n, values), float32
-            The values are not negative and not normalised.
+            The values are not normalised, and not negative but for pairs of channels.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         weights = Path(self.weights) if self.weights else None
         # Messages about engines do not belong in the standard output of a pipeline.
         with redirect_stdout(sys.stderr):
-            vgg16 = _vgg16(cache, weights, self.engine)
+            vgg16 = _vgg16(cache, weights, self.engine, any(map(has_pairs, self.taps)))
             if isinstance(photos[0], str):
                 taps = vgg16.of_files(photos, self.taps, keep=self.cache is not None)
             else:
@@ -114,7 +114,7 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the name of every column: its tap and its position in the tap."""
         self._check()
-        names = [f"{tap}_{position}" for tap in self.taps for position in range(TAPS[tap])]
+        names = [f"{tap}_{position}" for tap in self.taps for position in range(ALL_TAPS[tap])]
         return np.array(names, dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -130,17 +130,17 @@ class VGG16Features(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _check(self) -> None:
-        unknown = [tap for tap in self.taps if tap not in TAPS]
+        unknown = [tap for tap in self.taps if tap not in ALL_TAPS]
         if isinstance(self.taps, str) or unknown or not len(self.taps):
-            raise ValueError(f"taps must be some of {', '.join(TAPS)}, and is {self.taps!r}")
+            raise ValueError(f"taps must be some of {', '.join(ALL_TAPS)}, and is {self.taps!r}")
         if self.engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(ENGINES)}, and is {self.engine!r}")
 
 
 @lru_cache(maxsize=1)
-def _vgg16(cache: Path, weights_file: Path | None, engine: str) -> CachedVGG16:
+def _vgg16(cache: Path, weights_file: Path | None, engine: str, with_pairs: bool) -> CachedVGG16:
     """Keep the network of the last call, because a pipeline calls `transform` many times."""
-    return CachedVGG16(cache, weights_file=weights_file, engine=engine)
+    return CachedVGG16(cache, weights_file=weights_file, engine=engine, with_pairs=with_pairs)
 
 
 def _photos(X: Any) -> list[str] | list[NDArray[np.uint8]]:

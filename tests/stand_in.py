@@ -31,7 +31,7 @@ from extract.engines import selection
 from extract.engines.base import Engine
 from extract.store import shards
 from extract.system import console
-from extract.vgg16.recipe import TAPS, pixels_note
+from extract.vgg16.recipe import PAIRS, TAPS, pixels_note
 from extract.vgg16.weights import Weights
 from tests.conftest import write_photos
 
@@ -144,6 +144,12 @@ def values(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     return {tap: seen[:, :width] * (i + 1) for i, (tap, width) in enumerate(TAPS.items())}
 
 
+def pairs(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """Return taps of pairs of channels that tell photos apart."""
+    seen = photos.reshape(len(photos), -1).astype(np.float32) - 100
+    return {tap: seen[:, :width] / (i + 1) for i, (tap, width) in enumerate(PAIRS.items())}
+
+
 def build_features(out: Path, classes: Mapping[str, int], weights: Path) -> Path:
     """Build features of ``out/pets`` in this process, for tests that do not read the taps."""
     root = write_photos(out / "pets", classes)
@@ -214,7 +220,7 @@ def _child(job: dict[str, Any]) -> None:
         with open(job["log"], "a") as log:
             log.writelines(f"{hashlib.md5(photo.tobytes()).hexdigest()}\n" for photo in photos)
         time.sleep(job.get("seconds", 0))
-        return values(photos)
+        return values(photos) | pairs(photos)
 
     shards.SHARD_IMAGES = job.get("shard_images", shards.SHARD_IMAGES)
     defaults: Any = pipeline.compute.__kwdefaults__

@@ -56,7 +56,7 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
     where, data = [f"--out={odd}", "--seed=0"], ["--", odd]
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        ["-m", "extract", "features", *where, *KEPT, "--sizes", "224", "320", *data],
+        ["-m", "extract", "features", *where, *KEPT, "--sizes", "224", "320", "--pairs=no", *data],
         ["-m", "classify", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", "--so-far", *data],
         ["-m", "finetune", "train", *where, *data],
@@ -65,7 +65,7 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
     done = make(checkout, "finetune", "compare", f"DATA={odd}", f"OUT={odd}")
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        ["-m", "extract", "features", *where, *KEPT, "--sizes", "224", *data],
+        ["-m", "extract", "features", *where, *KEPT, "--sizes", "224", "--pairs=no", *data],
         ["-m", "finetune", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", *data],
     ]
@@ -106,7 +106,8 @@ def test_activations_are_kept_where_a_network_will_be_fine_tuned_on_this_machine
     words: list[str], kept: list[str], checkout: Path
 ) -> None:
     first = json.loads(make(checkout, *words).stdout.splitlines()[0])
-    assert first[3:] == ["--out=.", "--seed=0", *kept, "--sizes", "224", "--", "chess"]
+    what = ["--sizes", "224", "--pairs=no", "--", "chess"]
+    assert first[3:] == ["--out=.", "--seed=0", *kept, *what]
 
 
 @pytest.mark.parametrize("out", [ODD, "a b", "-x", "~/o", "."])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from classify.arrays import Matrix
+from extract.vgg16 import pairs
 from extract.vgg16.architecture import TAP_LAYERS, windows
 
 Map = NDArray[np.float32]
@@ -22,7 +23,7 @@ Map = NDArray[np.float32]
 Scores = Callable[[Matrix], Matrix]
 """From rows to scores whose softmax is the probabilities, (n, classes)."""
 
-MAP_OF = {tap.name: tap.source.replace("block5_pool", "block5_conv3") for tap in TAP_LAYERS}
+MAP_OF = {tap.name: tap.source.replace("_pool", "_conv3") for tap in TAP_LAYERS}
 """The convolution whose map each tap is computed from."""
 
 
@@ -64,6 +65,8 @@ def taps(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Matrix]:
         values = maps[MAP_OF[name]]
         if pooled[name] == "avg3x3":
             found[name] = _windows(_halved(values)).reshape(1, -1)
+        elif pooled[name] == "pairs":
+            found[name] = pairs.in_bins(_products(_halved(values))[None])
         else:
             found[name] = (values.mean if pooled[name] == "avg" else values.max)((0, 1))[None]
     return found
@@ -89,6 +92,9 @@ def taps_without(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Mat
         if pooled[name] == "avg3x3":
             found[name] = _windows_without(values)
             continue
+        if pooled[name] == "pairs":
+            found[name] = _pairs_without(_halved(values))
+            continue
         each = len(values) // side
         places = values.reshape(side, each, side, each, -1).swapaxes(1, 2)
         places = places.reshape(side * side, each * each, -1)
@@ -99,6 +105,24 @@ def taps_without(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Mat
         else:
             found[name] = _largest_without(places.max(1))
     return found
+
+
+def _products(values: Map) -> NDArray[np.float32]:
+    """Return the products of every channel with every other, averaged over positions, flat."""
+    positions = values.reshape(-1, values.shape[-1])
+    products: NDArray[np.float32] = (positions.T @ positions / len(positions)).ravel()
+    return products
+
+
+def _pairs_without(values: Map) -> Matrix:
+    """Return the pairs of a map without each of its positions, row by row."""
+    whole, n = _products(values), values.shape[0] * values.shape[1]
+    rows = []
+    for row in values:
+        own = (row[:, :, None] * row[:, None, :]).reshape(len(row), -1) / n
+        # Rounding must not leave less than nothing.
+        rows.append(pairs.in_bins((whole - own).clip(0)))
+    return np.concatenate(rows)
 
 
 def maps_without(values: Map) -> Iterator[Map]:

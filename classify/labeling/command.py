@@ -11,7 +11,7 @@ from extract.compute.cached_vgg16 import CachedVGG16
 from extract.photos import datasets
 from extract.store.features_file import Features
 from extract.system.console import InputError
-from extract.vgg16.recipe import SIZE, recipe_digest
+from extract.vgg16.recipe import SIZE, digest_without_pairs
 
 
 def file_of_answers(features: Features, out: Path, to: Path | None) -> Path:
@@ -53,7 +53,7 @@ def photos(
     """
     added = None
     if folder is not None:
-        made_by = recipe_digest(features.recipes[SIZE])
+        made_by = digest_without_pairs(features.recipes[SIZE])
         known = set(features.digests)
         added = pool.read(folder, vgg16(), album.TAPS_READ, known=known, made_by=made_by)
     return album.read(features, added, include_test=include_test)

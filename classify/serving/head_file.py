@@ -29,7 +29,7 @@ from classify.novelty.detector import MEMBERS, NoveltyDetector
 from classify.results import Result
 from extract.system import bounded
 from extract.system.console import InputError, warn
-from extract.vgg16.recipe import TAPS, plain
+from extract.vgg16.recipe import ALL_TAPS, plain
 
 CLASSIFIERS = {"svm": LeastSquaresSVC, "logistic": LogisticRegression, "mlp": MLPClassifier}
 
@@ -123,7 +123,7 @@ def _width(result: Result) -> int:
     """Return how many columns the taps of a record have together."""
     taps = result.hyperparameters.get("taps")
     names = {tap for tap in taps if isinstance(tap, str)} if isinstance(taps, list) else ()
-    return sum(TAPS.get(plain(tap), 0) for tap in names)
+    return sum(ALL_TAPS.get(plain(tap), 0) for tap in names)
 
 
 def decode(members: Mapping[str, bytes], *, columns: int) -> Pipeline:
@@ -253,7 +253,7 @@ def _check_fits(head: Pipeline, result: Result) -> None:
     if list(tap_columns(head)) != result.hyperparameters.get("taps"):
         raise ValueError("its taps are not those of result.json")
     for tap, columns in tap_columns(head).items():
-        if columns.stop - columns.start != TAPS.get(plain(tap)):
+        if columns.stop - columns.start != ALL_TAPS.get(plain(tap)):
             raise ValueError(f"there is no tap {tap} with {columns.stop - columns.start} values")
     found = head.predict_proba(np.ones((1, head.n_features_in_), np.float32))
     if found.shape != (1, len(classes)) or not np.isclose(found.sum(), 1, atol=1e-3):

@@ -23,7 +23,16 @@ from extract.compute.cached_vgg16 import CachedVGG16
 from extract.compute.reading import BATCH_SIZE, LoadedPhoto, Squares
 from extract.engines.base import Taps
 from extract.system.console import InputError, warn
-from extract.vgg16.recipe import SIZE, SIZES, joint_digest, pixels_note, plain, recipe, size_of
+from extract.vgg16.recipe import (
+    SIZE,
+    SIZES,
+    has_pairs,
+    joint_digest,
+    pixels_note,
+    plain,
+    recipe,
+    size_of,
+)
 
 UNSURE = 0.6
 """A photo whose most probable class is less probable than this is called unsure. With two classes,
@@ -136,7 +145,13 @@ def load_model(
     head, novelty = load(run, result)
     taps = list(tap_columns(head))
     sizes = sorted({size_of(tap) for tap in taps}, key=SIZES.index)
-    first = vgg16 or CachedVGG16(cache, weights_file=weights_file, engine=engine, size=sizes[0])
+    first = vgg16 or CachedVGG16(
+        cache,
+        weights_file=weights_file,
+        engine=engine,
+        size=sizes[0],
+        with_pairs=any(has_pairs(tap) for tap in taps),
+    )
     _check_recipe(run, result, weights_digest=first.weights.digest)
     by_size = {size: first if size == first.size else first.of_size(size) for size in sizes}
 
@@ -164,8 +179,11 @@ def _load_network(run: Path, result: Result) -> Model:
 
 def _check_recipe(run: Path, result: Result, *, weights_digest: str) -> None:
     """Make sure that a head is given features like those it was trained on."""
-    here = joint_digest([recipe(weights_digest, size=size) for size in result.sizes])
-    if result.recipe_digest != here:
+    here, with_pairs = (
+        joint_digest([recipe(weights_digest, size=size, with_pairs=pairs) for size in result.sizes])
+        for pairs in (False, True)
+    )
+    if result.recipe_digest not in (here, with_pairs):
         raise InputError(
             f"{run}: trained on features of recipe {result.recipe_digest[:12]}, but this version "
             f"makes {here[:12]} with these weights{_because()}; run make features heads"

@@ -13,7 +13,7 @@ from extract.store.features_file import Features
 from extract.system import locations
 from extract.system.console import InputError
 from extract.system.locations import Location
-from extract.vgg16.recipe import SIZE, recipe, recipe_digest
+from extract.vgg16.recipe import SIZE, digest_without_pairs, recipe, recipe_digest
 
 SIMILARITY_TAP = "block5_avg"
 """Similar photos are those with a large cosine between the values of this tap."""
@@ -64,7 +64,7 @@ def training_photos(path: Path, result: Result, *, weights_digest: str) -> Train
                 f"make features, then {result.command}"
             )
         here = recipe_digest(recipe(weights_digest))
-        if recipe_digest(features.recipes[SIZE]) != here:
+        if digest_without_pairs(features.recipes[SIZE]) != here:
             raise InputError(f"{path}: made with other weights or pixels; run make features")
         return of(features)
 

@@ -5,7 +5,7 @@ already trained, and scikit-learn pipelines.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from extract.store.shards import Writer
 from extract.system import lock
 from extract.system.console import InputError, warn
 from extract.vgg16 import weights
-from extract.vgg16.recipe import SIZE, TAPS, recipe, recipe_digest
+from extract.vgg16.recipe import ALL_TAPS, SIZE, TAPS, pairs_added, recipe, recipe_digest
 
 MAPPED = ("block3_conv3", "block4_conv3", "block5_conv3")
 """The layers whose maps the taps pool, some of them after another pooling."""
@@ -44,6 +44,8 @@ class CachedVGG16:
         See `extract.engines.selection.choose`. It is built for the first photo that needs it.
     size : int
         Side in pixels of the squares that VGG16 sees.
+    with_pairs : bool
+        Whether the taps of pairs of channels are wanted.
 
     Attributes
     ----------
@@ -58,9 +60,11 @@ class CachedVGG16:
         weights_file: Path | None = None,
         engine: str = "auto",
         size: int = SIZE,
+        with_pairs: bool = False,
     ) -> None:
         self.weights = weights.load(weights_file, cache=cache)
         self.wanted = engine
+        self.with_pairs = with_pairs
         self._see(size, cache)
 
     def of_size(self, size: int) -> Self:
@@ -72,14 +76,21 @@ class CachedVGG16:
     def _see(self, size: int, cache: Path) -> None:
         """Take photos of a size."""
         self.size = size
-        self.recipe = recipe(self.weights.digest, size=size)
+        self.recipe = recipe(self.weights.digest, size=size, with_pairs=self.with_pairs)
         self.folder = cache / recipe_digest(self.recipe)
         self.engine: Engine | None = None
         self.mapping: Engine | None = None
         self.writer: Writer | None = None
-        self.known: dict[str, ShardRow] = shard_index.read(
-            self.folder, self.recipe, on_damage=_ignore
-        )
+        self.known = self._index(_ignore)
+
+    def _index(
+        self, on_damage: Callable[[shards.Damaged], None] = shards.set_aside
+    ) -> dict[str, ShardRow]:
+        """Find the images in the cache, also in shards that have more taps than are wanted."""
+        richer = pairs_added(self.recipe)
+        folder = self.folder.parent / recipe_digest(richer)
+        found = {} if self.with_pairs else shard_index.read(folder, richer, on_damage=on_damage)
+        return found | shard_index.read(self.folder, self.recipe, on_damage=on_damage)
 
     def compute(self, photos: NDArray[np.uint8]) -> Taps:
         """Compute every tap of photos, (n, size, size, 3) uint8 RGB, without the cache."""
@@ -106,7 +117,11 @@ class CachedVGG16:
             # Engines are timed on a full batch, once on each machine; one photo would be too few.
             together = pipeline.at_once(self.size)
             batch = np.resize(photos[:together], (together, *photos.shape[1:]))
-            self.engine = selection.choose(self.wanted, self.weights, batch, folder=self.folder)
+            self.engine = selection.choose(
+                *(self.wanted, self.weights, batch),
+                folder=self.folder,
+                outputs=tuple(self.recipe["taps"]),
+            )
         return self.engine
 
     def taps(self, photos: Sequence[LoadedPhoto], taps: Iterable[str] = tuple(TAPS)) -> Taps:
@@ -127,7 +142,7 @@ class CachedVGG16:
         InputError
             If a shard was damaged or removed after `known` was read.
         """
-        result = {tap: np.empty((len(photos), TAPS[tap]), np.float32) for tap in taps}
+        result = {tap: np.empty((len(photos), ALL_TAPS[tap]), np.float32) for tap in taps}
         new = [row for row, photo in enumerate(photos) if photo.photo is not None]
         if new:
             pixels = np.stack([photo.photo for photo in photos if photo.photo is not None])
@@ -181,13 +196,13 @@ class CachedVGG16:
         """Add the taps that are computed inside the block to the cache."""
         with lock.held(self.folder.parent / "lock"):
             # Other processes may have added and removed images since the index was read.
-            self.known = shard_index.read(self.folder, self.recipe)
+            self.known = self._index()
             try:
                 with Writer(self.folder, self.recipe) as self.writer:
                     yield
             finally:
                 self.writer = None
-            self.known = shard_index.read(self.folder, self.recipe)
+            self.known = self._index()
 
 
 def _read_into(result: Taps, cached: dict[int, ShardRow]) -> None:

@@ -1,10 +1,11 @@
 """A job: everything that one pass of VGG16 over a folder of photos needs, on any machine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from extract.system.locations import Location
+from extract.vgg16.recipe import pairs_added, recipe_digest
 from extract.vgg16.weights import Weights
 
 
@@ -35,6 +36,22 @@ class Job:
     shard_folder: Location
     local_folder: Path
     engine: str
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The taps that the recipe has."""
+        return tuple(self.recipe["taps"])
+
+    def with_pairs(self) -> "Job":
+        """Return the same pass with the taps of pairs of channels."""
+        richer = pairs_added(self.recipe)
+        name = recipe_digest(richer)
+        return replace(
+            self,
+            recipe=richer,
+            shard_folder=self.shard_folder.parent / name,
+            local_folder=self.local_folder.parent / name,
+        )
 
     @property
     def size(self) -> int:

@@ -15,7 +15,7 @@ from extract.store import shard_index, shards
 from extract.store.shard_index import ShardRow
 from extract.system import console
 from extract.system.console import count, say, warn
-from extract.vgg16.recipe import SIZE, TAPS
+from extract.vgg16.recipe import SIZE
 
 
 @dataclass
@@ -95,6 +95,15 @@ def compute(
         images.rows[job.size] = _read_index(job)
 
 
+def without_pairs(jobs: Sequence[Job], images: Images) -> int:
+    """Return how many of the images are in the cache without their pairs of channels."""
+    digests = set(images.digests.values())
+    found: set[str] = set()
+    for job in jobs:
+        found |= (_own_index(job).keys() - _own_index(job.with_pairs()).keys()) & digests
+    return len(found)
+
+
 def _kept_at(job: Job, wanted: Wanted | None, new: set[str]) -> Wanted | None:
     """Return the activations to keep from a pass; None if it computes none of their images."""
     return wanted if wanted and job.size == SIZE and not wanted.digests.isdisjoint(new) else None
@@ -109,10 +118,10 @@ def _compute_here(
         job.weights,
         folder=job.local_folder,
         expected=len(pending),
+        outputs=(*job.taps, wanted.layer) if wanted else job.taps,
     )
     writer = shards.Writer(job.shard_folder, job.recipe)
     if wanted:
-        choose = partial(choose, outputs=(*TAPS, wanted.layer))
         writer = both = WriterOfBoth(job, wanted)
     with writer:
         done = pipeline.compute(
@@ -128,6 +137,14 @@ def _compute_here(
 
 
 def _read_index(job: Job) -> dict[str, ShardRow]:
+    """Find the images in the shards of a recipe, and in those that have pairs of channels, too."""
+    found: dict[str, ShardRow] = {}
+    for one in (job,) if "pairs" in job.recipe else (job.with_pairs(), job):
+        found |= _own_index(one)
+    return found
+
+
+def _own_index(job: Job) -> dict[str, ShardRow]:
     memory = job.local_folder / "elsewhere.txt"
     return shard_index.read(job.shard_folder, job.recipe, memory=memory)
 

@@ -149,6 +149,7 @@ class Worker:
                     *(job.engine, job.weights, photos),
                     folder=folder,
                     expected=selection.WORTH_TUNING,
+                    outputs=job.taps,
                 )
             self.messages = said.getvalue()
         return self.engine

@@ -62,7 +62,7 @@ def build(weights: Weights, *, outputs: Collection[str] = tuple(TAPS), size: int
     ----------
     weights : Weights
     outputs : collection of str
-        Keys of `extract.vgg16.recipe.TAPS`, and layers whose whole maps are wanted. The network
+        Keys of `extract.vgg16.recipe.ALL_TAPS`, and layers whose whole maps are wanted. The network
         ends at the deepest of them.
     size : int
     """
@@ -201,7 +201,7 @@ def _keras_network(
 ) -> keras.Model:
     network = keras_model.convolutions(weights.arrays, size=size, precision=precision)
     available = {layer.name: network.get_layer(layer.name).output for layer in LAYERS}
-    available |= keras_model.taps(network)
+    available |= keras_model.taps(network, outputs)
     return keras.Model(network.input, {name: available[name] for name in outputs})
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from extract.engines.base import Engine, Taps, Unusable
 from extract.system import atomic, console
 from extract.system.machine import cores
 from extract.vgg16 import onnx_graph
-from extract.vgg16.recipe import SIZE, TAPS
+from extract.vgg16.recipe import PAIRS, SIZE, TAPS
 from extract.vgg16.weights import Weights
 
 # MNN's command line would install packages and report usage over the network. This calls the
@@ -44,9 +45,11 @@ def build(
     Unusable
         If the network cannot be converted or loaded.
     """
-    path = folder / f"vgg16-mnn-{version('MNN')}.mnn"
+    taps = [*TAPS, *(PAIRS if PAIRS.keys() & outputs else ())]
+    kind = "-pairs" if len(taps) > len(TAPS) else ""
+    path = folder / f"vgg16-mnn-{version('MNN')}{kind}.mnn"
     if not path.exists():
-        atomic.write_bytes(path, _convert(weights, size))
+        atomic.write_bytes(path, _convert(onnx_graph.vgg16(weights.arrays, size=size, taps=taps)))
     try:
         with console.silence():
             from MNN import expr
@@ -82,11 +85,11 @@ def _load(path: Path, outputs: Sequence[str]) -> Any:
     return MNN.nn.load_module_from_file(str(path), ["rgb"], list(outputs), runtime_manager=runtime)
 
 
-def _convert(weights: Weights, size: int) -> bytes:
-    """Return the network in MNN's format."""
+def _convert(network: onnx.ModelProto) -> bytes:
+    """Return a network in MNN's format."""
     with tempfile.TemporaryDirectory() as temporary:
         source, target = Path(temporary, "vgg16.onnx"), Path(temporary, "vgg16.mnn")
-        source.write_bytes(onnx_graph.vgg16(weights.arrays, size=size).SerializeToString())
+        source.write_bytes(network.SerializeToString())
         arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(target)]
         try:
             done = subprocess.run(

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from extract.engines.base import Engine, Taps, Unusable
 from extract.system.machine import cores
-from extract.vgg16 import ncnn_graph
+from extract.vgg16 import ncnn_graph, pairs
 from extract.vgg16.architecture import LAYERS
-from extract.vgg16.recipe import SIZE, TAPS
+from extract.vgg16.recipe import ALL_TAPS, PAIRS, SIZE, TAPS
 from extract.vgg16.weights import Weights
 
 
@@ -38,7 +38,7 @@ def build(weights: Weights, *, outputs: Collection[str] = tuple(TAPS), size: int
     except Exception as error:
         raise Unusable(f"ncnn cannot be used: {error}") from error
     # ncnn drops what the next layer has read, so what the network ends with is extracted last.
-    names = [name for name in (*(layer.name for layer in LAYERS), *TAPS) if name in outputs]
+    names = [name for name in (*(layer.name for layer in LAYERS), *ALL_TAPS) if name in outputs]
     network = _load(ncnn, weights, ncnn_graph.text(size, outputs))
     # Each core computes a photo of its own. If several threads shared a photo, they would wait for
     # each other at every layer, and wait long if another program occupied one of the cores.
@@ -49,7 +49,7 @@ def build(weights: Weights, *, outputs: Collection[str] = tuple(TAPS), size: int
         height, width = photo.shape[:2]
         rgb = ncnn.Mat.from_pixels(photo, ncnn.Mat.PixelType.PIXEL_RGB, width, height)
         extractor.input("rgb", rgb)
-        return [_channels_last(np.array(extractor.extract(name)[1])) for name in names]
+        return [_read(name, np.array(extractor.extract(name)[1])) for name in names]
 
     def forward(photos: NDArray[np.uint8]) -> Taps:
         rows = list(pool.map(forward_one, np.ascontiguousarray(photos)))
@@ -75,5 +75,9 @@ def _load(ncnn: Any, weights: Weights, text: str) -> Any:
     return network
 
 
-def _channels_last(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _read(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return an output of the network as engines give it, with the channels last."""
+    if name in PAIRS:
+        tap: NDArray[np.float32] = pairs.in_bins(values.reshape(1, -1))[0]
+        return tap
     return values.transpose(1, 2, 0) if values.ndim == 3 else values

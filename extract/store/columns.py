@@ -69,13 +69,13 @@ class Columns:
         values: NDArray[Any] = dataset[:]
         return values
 
-    def check_tap(self, name: str, rows: int, width: int) -> None:
+    def check_tap(self, name: str, rows: int, width: int, dtype: str) -> None:
         """Check the shape and type of a tap, and that all of it is in the file, unpacked."""
         dataset = self._dataset(name, ndim=2)
-        if dataset.dtype != np.float32 or dataset.shape != (rows, width):
+        if dataset.dtype != np.dtype(dtype) or dataset.shape != (rows, width):
             raise ValueError(
                 f"{name} has values of type {dataset.dtype}, shape {dataset.shape}, "
-                f"not float32, ({rows}, {width})"
+                f"not {dtype}, ({rows}, {width})"
             )
         self._take(name, dataset.nbytes)
         if dataset.id.get_storage_size() < dataset.nbytes:

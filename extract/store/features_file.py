@@ -33,7 +33,17 @@ from extract.store import hdf5
 from extract.store.columns import Columns, number, record, text
 from extract.system import availability, locations
 from extract.system.console import InputError, finishing
-from extract.vgg16.recipe import SIZE, SIZES, TAPS, joint_digest, named
+from extract.vgg16.pairs import DTYPE as PAIRS_DTYPE
+from extract.vgg16.recipe import (
+    DTYPE,
+    PAIRS,
+    SIZE,
+    SIZES,
+    TAPS,
+    has_pairs,
+    joint_digest,
+    named,
+)
 
 SCHEMA = 1
 
@@ -142,9 +152,13 @@ def check_name(data: str) -> None:
         raise ValueError(f"its data set is called {data[:80]!r}, which is not a plain name")
 
 
-def taps_are_possible(values: NDArray[Any]) -> bool:
-    """Say whether values can be the taps of photos: finite, and not negative after ReLU."""
-    return not values.size or bool(values.min() >= 0 and values.max() <= LARGEST_TAP)
+def taps_are_possible(tap: str, values: NDArray[Any]) -> bool:
+    """Say whether values can be a tap of photos: finite, and not negative after ReLU.
+
+    Those of pairs have a sign.
+    """
+    least = -LARGEST_TAP if has_pairs(tap) else 0
+    return not values.size or bool(values.min() >= least and values.max() <= LARGEST_TAP)
 
 
 def file_of(data: str, out: Path) -> Path:
@@ -214,6 +228,8 @@ class Features:
     taps : dict of str to int
         The number of values of each tap, in the order of the sizes, deepest first within a size;
         see `extract.vgg16.recipe.named`.
+    has_pairs : bool
+        Whether the taps of `PAIRS` are among them, at every size.
     recipes : dict of int to dict
         How the photos became taps of each size, see `extract.vgg16.recipe.recipe`.
     seconds : float
@@ -251,10 +267,13 @@ class Features:
             for name, found in (("near_pairs", len(pairs)), ("near_photos", len(np.unique(pairs))))
         )
         self.taps: dict[str, int] = {
-            named(tap, size): width for size in self.sizes for tap, width in TAPS.items()
+            named(tap, size): width
+            for size in self.sizes
+            for tap, width in {**TAPS, **(PAIRS if self.has_pairs else {})}.items()
         }
         for tap, width in self.taps.items():
-            columns.check_tap(f"taps/{tap}", len(self.paths), width)
+            dtype = PAIRS_DTYPE if has_pairs(tap) else DTYPE
+            columns.check_tap(f"taps/{tap}", len(self.paths), width, dtype)
 
     def _read_attributes(self) -> None:
         attributes = self.attributes
@@ -274,6 +293,7 @@ class Features:
         self.recipes: dict[int, dict[str, Any]] = {
             size: record(attributes, named("recipe", size)) for size in self.sizes
         }
+        self.has_pairs = all("pairs" in recipe for recipe in self.recipes.values())
         if joint_digest(self.recipes.values()) != self.recipe_digest:
             raise ValueError("its recipes do not have its recipe_digest")
         self.seconds = sum(self.seconds_of(size) for size in self.sizes)
@@ -399,6 +419,10 @@ class Features:
     def _check(self, taps: Collection[str]) -> None:
         for tap in taps:
             if tap not in self.taps:
+                if has_pairs(tap) and not self.has_pairs:
+                    raise InputError(
+                        f"{self.file.filename}: it has no tap {tap}; run make features PAIRS=yes"
+                    )
                 raise InputError(
                     f"{self.file.filename}: it has no tap {tap}, only taps of photos at "
                     f"{', '.join(map(str, self.sizes))} pixels; run make features with other SIZES"
@@ -408,10 +432,12 @@ class Features:
         path = Path(self.file.filename)
         try:
             with availability.expected(path):
-                values: NDArray[np.float32] = self.file[f"taps/{tap}"][block]
+                values: NDArray[np.float32] = self.file[f"taps/{tap}"][block].astype(
+                    np.float32, copy=False
+                )
         except OSError as error:
             raise Damaged(path, f"damaged ({error})") from error
-        if not taps_are_possible(values):
+        if not taps_are_possible(tap, values):
             raise Damaged(path, f"damaged (taps/{tap} has values that no photo gives)")
         return values
 

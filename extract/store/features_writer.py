@@ -1,8 +1,9 @@
 """Write the features file of a data set from the shards, whole or not at all."""
 
 import io
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from extract.store.shard_index import ShardRow
 from extract.system import atomic
 from extract.system.console import finishing
 from extract.system.locations import Location
-from extract.vgg16.recipe import DTYPE, TAPS, named
+from extract.vgg16.recipe import ALL_TAPS, dtype_of, named
 
 
 @dataclass(frozen=True)
@@ -108,15 +109,20 @@ class Draft:
             If a shard is not what was written.
         """
         rows = self.contents.rows
-        for size in self.sources:
-            for tap, width in TAPS.items():
-                shards.create_tap(self.file, named(tap, size), (len(rows), width), DTYPE)
+        recipes = {
+            size: json.loads(self.contents.attributes[named("recipe", size)])
+            for size in self.sources
+        }
+        for size, recipe in recipes.items():
+            for tap in recipe["taps"]:
+                shape = (len(rows), ALL_TAPS[tap])
+                shards.create_tap(self.file, named(tap, size), shape, dtype_of(tap, recipe))
         for start in range(0, len(rows), ROWS_AT_ONCE):
             batch = rows[start : start + ROWS_AT_ONCE]
             block = slice(start, start + len(batch))
             for size, source in self.sources.items():
                 self.check()
-                taps = gather([source[row.digest] for row in batch])
+                taps = gather([source[row.digest] for row in batch], recipes[size]["taps"])
                 for tap, values in taps.items():
                     self.file[f"taps/{named(tap, size)}"][block] = values
                 self.sink.check()
@@ -175,15 +181,15 @@ def writing(
             sink.check()
 
 
-def gather(rows: Sequence[ShardRow]) -> dict[str, NDArray[np.float32]]:
-    """Read the taps of some images at one size; each shard is read once.
+def gather(rows: Sequence[ShardRow], names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """Read taps of some images at one size; each shard is read once.
 
     Raises
     ------
     Damaged
         If a shard is not what was written.
     """
-    taps = {tap: np.empty((len(rows), width), np.float32) for tap, width in TAPS.items()}
+    taps = {tap: np.empty((len(rows), ALL_TAPS[tap]), np.float32) for tap in names}
     by_shard: dict[Location, list[int]] = {}
     for position, row in enumerate(rows):
         by_shard.setdefault(row.shard, []).append(position)

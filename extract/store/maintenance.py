@@ -10,7 +10,7 @@ from extract.system import atomic, console, locations, lock
 from extract.system.availability import Unavailable
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location
-from extract.vgg16.recipe import recipe_digest
+from extract.vgg16.recipe import pairs_added, recipe_digest
 
 ASIDE = ".damaged"
 
@@ -149,7 +149,9 @@ def collect(out: Path) -> None:
         for path in _published(out):
             with features_file.open(path) as features:
                 for recipe in features.recipes.values():
-                    needed.setdefault(recipe_digest(recipe), set()).update(features.digests)
+                    # The taps may lie in shards that have pairs of channels besides.
+                    for held in (recipe, pairs_added(recipe)):
+                        needed.setdefault(recipe_digest(held), set()).update(features.digests)
         # What nobody needs goes first: on a full disk, this makes the space that joining takes.
         for folder in sorted(_recipes(cache), key=lambda folder: folder.name in needed):
             while True:

@@ -24,7 +24,8 @@ from extract.store import hdf5
 from extract.system import availability, locations
 from extract.system.console import InputError, finishing, warn
 from extract.system.locations import Location
-from extract.vgg16.recipe import MAPS, TAPS, recipe_digest
+from extract.vgg16 import pairs
+from extract.vgg16.recipe import ALL_TAPS, MAPS, PAIRS, dtype_of, recipe_digest
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -180,7 +181,7 @@ class Writer:
                 "another --engine"
             )
         self.engine = engine
-        self.batches.append((digests, taps))
+        self.batches.append((digests, {**taps, **_in_range(taps)}))
         late = time.monotonic() - self.since >= SHARD_SECONDS
         if late or sum(len(batch) for batch, _ in self.batches) >= self.images:
             self.flush()
@@ -197,6 +198,15 @@ class Writer:
             write(self.folder, Shard(digests, taps, self.engine, seconds), self.recipe)
             self.written += len(digests)
         self.batches, self.since = [], time.monotonic()
+
+
+def _in_range(taps: Taps) -> Taps:
+    """Return the taps of pairs as they are stored; their type cannot hold every number."""
+    return {
+        tap: taps[tap].clip(-pairs.LARGEST, pairs.LARGEST).astype(pairs.DTYPE)
+        for tap in PAIRS
+        if tap in taps
+    }
 
 
 def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
@@ -217,9 +227,8 @@ def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
         file.attrs["seconds"] = shard.seconds
         file["digest"] = np.array(shard.digests, dtype="S64")
         for tap, shape in shapes(recipe).items():
-            create_tap(file, tap, (len(shard.digests), *shape), recipe["dtype"])[:] = shard.taps[
-                tap
-            ]
+            whole = (len(shard.digests), *shape)
+            create_tap(file, tap, whole, dtype_of(tap, recipe))[:] = shard.taps[tap]
         file.flush()
         image = file.id.get_file_image()
     path = folder / name_of(shard.digests)
@@ -250,7 +259,7 @@ def create_tap(file: h5py.File, tap: str, shape: tuple[int, ...], dtype: str) ->
 def shapes(recipe: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every array that a recipe stores per photo, in shard order."""
     kept = recipe["taps"]
-    return {tap: tuple(np.atleast_1d(kept[tap])) for tap in (*TAPS, *MAPS) if tap in kept}
+    return {tap: tuple(np.atleast_1d(kept[tap])) for tap in (*ALL_TAPS, *MAPS) if tap in kept}
 
 
 def read(path: Location) -> Shard:
@@ -415,7 +424,7 @@ def _content_digest(shard: Shard, recipe: dict[str, Any]) -> str:
     """Return the SHA-256 over everything that `read` returns."""
     about = [shard.digests, shard.engine, shard.seconds, recipe]
     sha256 = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    little = np.dtype(recipe["dtype"]).newbyteorder("<")
     for tap in shapes(recipe):
+        little = np.dtype(dtype_of(tap, recipe)).newbyteorder("<")
         sha256.update(np.ascontiguousarray(shard.taps[tap], dtype=little).data)
     return sha256.hexdigest()

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.vgg16 import pairs
+
 
 class Convolution(NamedTuple):
     """A convolution of 3 x 3 pixels, stride 1, on a map padded with zeros, followed by ReLU."""
@@ -36,15 +38,20 @@ class Tap(NamedTuple):
     pooling : str
         ``avg`` and ``max`` pool each channel over all positions. ``avg3x3`` averages each channel
         over nine windows, see `windows`; its values are ordered by window row, window column,
-        channel.
+        channel. ``pairs`` keeps products of two channels, see `extract.vgg16.pairs`.
     width : int
         The number of values, the same for photos of every size.
     """
 
     name: str
     source: str
-    pooling: Literal["avg", "max", "avg3x3"]
+    pooling: Literal["avg", "max", "avg3x3", "pairs"]
     width: int
+
+    def positions(self, size: int) -> int:
+        """Return how many positions the source has for photos of a size."""
+        height, width, _ = output_shapes(size)[self.source]
+        return height * width
 
 
 LAYERS = (
@@ -80,8 +87,9 @@ TAP_LAYERS = (
     Tap("block4_max", "block4_conv3", "max", 512),
     Tap("block3_avg", "block3_conv3", "avg", 256),
     Tap("block3_max", "block3_conv3", "max", 256),
+    Tap("block4_pairs", "block4_pool", "pairs", pairs.BINS),
 )
-"""The taps, deepest first."""
+"""The taps: first those of single channels, deepest first, then that of pairs."""
 
 IMAGENET_MEANS_BGR = (103.939, 116.779, 123.68)
 """The means that are subtracted from blue, green and red, on the scale 0..255."""

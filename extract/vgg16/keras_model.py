@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.vgg16 import pairs
 from extract.vgg16.architecture import (
     CONVOLUTIONS,
     LAYERS,
@@ -62,10 +63,10 @@ def convolutions(
     return network
 
 
-def taps(network: keras.Model) -> dict[str, keras.KerasTensor]:
-    """Return every tap of the recipe as an output of `network`, each of shape (n, values)."""
+def taps(network: keras.Model, names: Iterable[str] = tuple(TAPS)) -> dict[str, keras.KerasTensor]:
+    """Return taps as outputs of `network`, each of shape (n, values)."""
     outputs = {name: network.get_layer(name).output for name in SOURCES}
-    return pooled(outputs, TAPS, size=network.input.shape[1])
+    return pooled(outputs, names, size=network.input.shape[1])
 
 
 def pooled(
@@ -81,9 +82,19 @@ def pooled(
         if tap.pooling == "avg3x3":
             averages = keras.layers.AveragePooling2D(window, strides=stride)(source)
             taps[tap.name] = keras.layers.Flatten(name=name)(averages)
+        elif tap.pooling == "pairs":
+            taps[tap.name] = _pairs(source, tap.positions(size))
         else:
             taps[tap.name] = POOLINGS[tap.pooling](name=name)(source)
     return taps
+
+
+def _pairs(source: keras.KerasTensor, positions: int) -> keras.KerasTensor:
+    """Return the tap of pairs of a map, in float32 whatever the format of the map."""
+    ops = keras.ops
+    values = keras.layers.Reshape((-1, pairs.CHANNELS))(ops.cast(source, "float32"))
+    products = ops.matmul(ops.transpose(values, (0, 2, 1)), values) / positions
+    return pairs.in_bins(keras.layers.Flatten()(products), ops)
 
 
 def _keras_layer(layer: Convolution | MaxPool, precision: str) -> keras.layers.Layer:

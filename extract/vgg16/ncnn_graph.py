@@ -15,6 +15,7 @@ from extract.vgg16.architecture import (
     preprocessing,
     windows,
 )
+from extract.vgg16.pairs import CHANNELS
 from extract.vgg16.recipe import SIZE, TAPS
 
 MAGIC = 7767517
@@ -37,7 +38,8 @@ def text(size: int = SIZE, outputs: Collection[str] = tuple(TAPS)) -> str:
     ----------
     size : int
     outputs : collection of str
-        Taps, and layers that no tap reads. The network ends at the deepest of them.
+        Taps, and layers that no tap reads. The network ends at the deepest of them. Of a tap of
+        pairs it gives the averaged products, which `extract.vgg16.pairs.in_bins` puts into bins.
     """
     lines = ["Input rgb 0 1 rgb", "Convolution bgr 1 1 rgb bgr 0=3 1=1 5=1 6=9"]
     x = "bgr"
@@ -81,6 +83,15 @@ def _layer(layer: Convolution | MaxPool, x: str) -> str:
 
 
 def _tap(tap: Tap, x: str, size: int) -> list[str]:
+    if tap.pooling == "pairs":
+        rows, one, other = f"{tap.name}_rows", f"{tap.name}_one", f"{tap.name}_other"
+        positions = tap.positions(size)
+        return [
+            f"Reshape {rows} 1 1 {x} {rows} 0={positions} 1={CHANNELS}",
+            f"Split {rows}_split 1 2 {rows} {one} {other}",
+            # The second factor is transposed, and the products are averaged.
+            f"Gemm {tap.name} 2 1 {one} {other} {tap.name} 0={1 / positions} 3=1",
+        ]
     if tap.pooling != "avg3x3":
         return [f"Pooling {tap.name} 1 1 {x} {tap.name} {POOLINGS[tap.pooling]}"]
     window, stride = windows(size)

@@ -1,6 +1,6 @@
 """VGG16 with its preprocessing and taps as an ONNX graph, for programs other than Keras."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from extract.vgg16 import pairs
 from extract.vgg16.architecture import (
     FILTERS_FIRST,
     LAYERS,
@@ -17,7 +18,7 @@ from extract.vgg16.architecture import (
     preprocessing,
     windows,
 )
-from extract.vgg16.recipe import SIZE, TAPS
+from extract.vgg16.recipe import ALL_TAPS, SIZE, TAPS
 
 OPSET = 17
 IR_VERSION = 9
@@ -71,8 +72,10 @@ class Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
-def vgg16(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> onnx.ModelProto:
-    """Return a model from photos of a size to every tap.
+def vgg16(
+    arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE, taps: Collection[str] = tuple(TAPS)
+) -> onnx.ModelProto:
+    """Return a model from photos of a size to taps.
 
     Parameters
     ----------
@@ -80,6 +83,7 @@ def vgg16(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> onnx.Mo
         Kernels and biases as in `extract.vgg16.weights.Weights`.
     size : int
         One of `extract.vgg16.recipe.SIZES`.
+    taps : collection of str
 
     Returns
     -------
@@ -90,8 +94,8 @@ def vgg16(arrays: Sequence[NDArray[np.float32]], *, size: int = SIZE) -> onnx.Mo
     graph = Graph()
     numbers = graph.add("Cast", ["rgb"], "numbers", to=TensorProto.FLOAT)
     pixels = graph.add("Transpose", [numbers], "pixels", perm=[0, 3, 1, 2])
-    add_vgg16(graph, pixels, arrays, taps=TAPS, size=size)
-    return graph.model((size, size), TAPS)
+    add_vgg16(graph, pixels, arrays, taps=taps, size=size)
+    return graph.model((size, size), {tap: ALL_TAPS[tap] for tap in taps})
 
 
 def add_vgg16(
@@ -129,6 +133,9 @@ def add_vgg16(
 
 def _add_tap(graph: Graph, tap: Tap, size: int, suffix: str) -> None:
     source, name = f"{tap.source}{suffix}", f"{tap.name}{suffix}"
+    if tap.pooling == "pairs":
+        _add_pairs(graph, source, name, tap.positions(size))
+        return
     if tap.pooling == "avg3x3":
         window, stride = windows(size)
         averages = graph.add(
@@ -143,3 +150,26 @@ def _add_tap(graph: Graph, tap: Tap, size: int, suffix: str) -> None:
     else:
         pooled = graph.add(POOLINGS[tap.pooling], [source], f"{name}_square")
     graph.add("Flatten", [pooled], name)
+
+
+def _add_pairs(graph: Graph, source: str, name: str, positions: int) -> None:
+    """Add the nodes from a map to its tap of pairs, see `pairs.in_bins`."""
+    indices, signs = pairs.table()
+    mean = np.array(1 / positions, np.float32)
+
+    def shaped(values: str, *shape: int) -> str:
+        # 0 keeps the number of photos.
+        constant = graph.constant("_".join(map(str, ("shape", *shape))), np.array([0, *shape]))
+        return graph.add("Reshape", [values, constant], f"{values}_shaped")
+
+    values = shaped(source, pairs.CHANNELS, positions)
+    turned = graph.add("Transpose", [values], f"{name}_turned", perm=[0, 2, 1])
+    sums = graph.add("MatMul", [values, turned], f"{name}_sums")
+    means = graph.add("Mul", [sums, graph.constant(f"mean_{positions}", mean)], f"{name}_means")
+    flat = shaped(means, pairs.CHANNELS**2)
+    taken = graph.add("Gather", [flat, graph.constant("pairs", indices)], f"{name}_taken", axis=1)
+    roots = graph.add("Sqrt", [taken], f"{name}_roots")
+    signed = graph.add("Mul", [roots, graph.constant("signs", signs)], f"{name}_signed")
+    terms = shaped(signed, pairs.DEPTH, pairs.BINS)
+    axis = graph.constant("terms", np.array([1]))
+    graph.add("ReduceSum", [terms, axis], name, keepdims=0)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from extract.vgg16 import pairs
 from extract.vgg16.architecture import (
     FILTERS_FIRST,
     IMAGENET_MEANS_BGR,
@@ -58,6 +59,7 @@ class Network:
             for kernel in arrays[::2]
         ]
         self.biases = [self._on_device(bias) for bias in arrays[1::2]]
+        self.pairs = tuple(torch.from_numpy(part).to(self.device) for part in pairs.table())
         self.means = torch.tensor(IMAGENET_MEANS_BGR, device=self.device)
         self.last = max(self._position(name) for name in outputs)
         self.own = threading.local()
@@ -88,7 +90,10 @@ class Network:
                 found[layer.name] = x.permute(0, 2, 3, 1).float().contiguous()
             for tap in TAP_LAYERS:
                 if tap.source == layer.name and tap.name in self.outputs:
-                    found[tap.name] = _pooled(x, tap, window, stride)
+                    if tap.pooling == "pairs":
+                        found[tap.name] = _in_bins(x, *self.pairs)
+                    else:
+                        found[tap.name] = _pooled(x, tap, window, stride)
         return found
 
     def _on_device(self, array: NDArray[np.float32]) -> Any:
@@ -123,3 +128,14 @@ def _pooled(x: Any, tap: Tap, window: int, stride: int) -> Any:
         return x.amax((2, 3)).float()
     averages = functional.avg_pool2d(x.float(), window, stride=stride)
     return averages.permute(0, 2, 3, 1).flatten(1)
+
+
+def _in_bins(x: Any, positions: Any, signs: Any) -> Any:
+    """Return the tap of pairs of a map in float32, see `pairs.in_bins`.
+
+    The products are summed in float32. Factors of 16 bits are exact in TensorFloat-32, too.
+    """
+    values = x.flatten(2).float()
+    products = values @ values.transpose(1, 2) / values.shape[2]
+    roots = products.flatten(1).index_select(1, positions).sqrt_()
+    return (roots * signs).view(-1, pairs.DEPTH, pairs.BINS).sum(1)

@@ -14,7 +14,7 @@ from classify import results
 from classify.results import Interval, Predictions, Result, wilson_interval
 from extract.store.features_file import Features
 from extract.system.console import InputError, warn
-from extract.vgg16.recipe import joint_digest
+from extract.vgg16.recipe import joint_digest, pairs_added, pairs_left_out
 from finetune.compare.significance import bootstrap_intervals
 
 MOST_EPOCHS = 100_000
@@ -180,13 +180,16 @@ def _read_record(folder: Path, features: Features) -> ModelRecord:
 def _has_recipe(result: Result, features: Features) -> bool:
     """Say whether a result was made with a recipe of these features, as far as they tell.
 
-    Features may have gained or lost sizes since, which changes nothing about the others.
+    Features may have gained or lost sizes or pairs of channels since, which changes nothing about
+    the others.
     """
     if result.recipe_digest == features.recipe_digest or not set(result.sizes) <= set(
         features.sizes
     ):
         return True
-    return result.recipe_digest == joint_digest([features.recipes[size] for size in result.sizes])
+    recipes = [pairs_left_out(features.recipes[size]) for size in result.sizes]
+    with_pairs = map(pairs_added, recipes)
+    return result.recipe_digest in (joint_digest(recipes), joint_digest(with_pairs))
 
 
 def _check_predictions(result: Result, predictions: Predictions, features: Features) -> None:

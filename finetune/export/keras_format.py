@@ -55,7 +55,7 @@ def vgg16_and_head(
         wanted = {plain(tap) for tap in head.taps if size_of(tap) == size}
         found = keras_model.pooled(sources, wanted, size=size)
         taps |= {named(tap, size): values for tap, values in found.items()}
-    x = head_input([taps[tap] for tap in head.taps], keras.ops, root=head.root)
+    x = head_input({tap: taps[tap] for tap in head.taps}, keras.ops, root=head.root)
     for number, (kernel, bias) in enumerate(head.layers, start=1):
         is_last = number == len(head.layers)
         function = "softmax" if is_last else None

@@ -34,7 +34,7 @@ def build(head: DenseHead, arrays: Arrays) -> onnx.ModelProto:
         pixels = ops.cast(squares(Tensor(ops, "rgb", "uint8"), size, ops), "float32")
         taps = [plain(tap) for tap in head.taps if size_of(tap) == size]
         add_vgg16(graph, pixels.name, arrays, taps=taps, size=size, suffix=named("", size))
-    tensors = [Tensor(ops, tap, "float32") for tap in head.taps]
+    tensors = {tap: Tensor(ops, tap, "float32") for tap in head.taps}
     x = head_input(tensors, ops, root=head.root)
     for kernel, bias in head.layers[:-1]:
         x = activation(ops.add("Gemm", x, kernel, bias), x, ops, gamma=head.gamma)

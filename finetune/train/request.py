@@ -15,7 +15,7 @@ from extract.store import shards
 from extract.store.features_file import SPLITS, Features
 from extract.system import locations
 from extract.system.console import InputError, count, warn
-from extract.vgg16.recipe import SIZE, recipe_digest
+from extract.vgg16.recipe import SIZE, digest_without_pairs
 
 UNFREEZE = {"block5": "block5_conv1", "block4": "block4_conv1", "all": "block1_conv1"}
 """The parts of VGG16 that are trained, each with its first convolution.
@@ -168,7 +168,8 @@ class Request:
             warn(error)
             return None
         made_from = (result.data_digest, result.recipe_digest, result.seed)
-        expected = (features.data_digest, recipe_digest(features.recipes[SIZE]), self.seed)
+        made_by = digest_without_pairs(features.recipes[SIZE])
+        expected = (features.data_digest, made_by, self.seed)
         return result if made_from == expected else None
 
     def check(self, features: Features) -> None:

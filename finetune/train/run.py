@@ -19,7 +19,7 @@ from extract.system.machine import machine
 from extract.system.provenance import now, versions
 from extract.vgg16 import weights
 from extract.vgg16.keras_backend import keras
-from extract.vgg16.recipe import SIZE, recipe_digest
+from extract.vgg16.recipe import SIZE, digest_without_pairs
 from extract.vgg16.weights import Weights
 from finetune.train import setup, start
 from finetune.train.batches import PhotoBatches
@@ -222,7 +222,7 @@ def _result(
         stage="network",
         data=features.data,
         data_digest=features.data_digest,
-        recipe_digest=recipe_digest(features.recipes[SIZE]),
+        recipe_digest=digest_without_pairs(features.recipes[SIZE]),
         class_names=features.class_names,
         hyperparameters={"asked": asdict(request.options), **trained.hyperparameters},
         tried=[],

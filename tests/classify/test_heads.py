@@ -163,6 +163,18 @@ def test_rows_for_the_search_are_prepared_as_those_for_a_head(
     np.testing.assert_allclose(found - found.mean(axis=0), expected, atol=2e-6)
 
 
+def test_pairs_of_channels_are_normalised_without_another_root() -> None:
+    taps = {"block5_avg": 512, "block4_pairs": 4096}
+    X = np.random.default_rng(0).normal(size=(7, 512 + 4096)).astype(np.float32)
+    X[:, :512] = np.abs(X[:, :512])
+    found = heads.normalised(X, taps, among=taps, root=True)
+    parts = [np.sqrt(X[:, :512]), X[:, 512:]]
+    expected = np.hstack([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    prepared = preparation(taps, root=True).fit_transform(X)
+    np.testing.assert_allclose(prepared, expected - expected.mean(axis=0), atol=2e-6)
+
+
 def test_columns_lie_side_by_side_and_cover_the_matrix() -> None:
     slices = columns(TAPS)
     assert [slices[tap].stop - slices[tap].start for tap in TAPS] == list(TAPS.values())

@@ -7,7 +7,7 @@ import pytest
 from classify import out_of_core, search_space
 from classify.heads import HEADS
 from classify.search_space import GAUSSIAN, GRIDS, TAP_SETS, tap_sets, tried
-from extract.vgg16.recipe import TAPS, named
+from extract.vgg16.recipe import ALL_TAPS, TAPS, has_pairs, named
 
 TWO_SIZES = TAPS | {named(tap, 320): width for tap, width in TAPS.items()}
 
@@ -46,6 +46,19 @@ def test_sets_of_taps_name_taps_of_the_recipe_and_the_larger_hold_the_smaller() 
     assert set(tried(TAPS)) == {tap for taps in TAP_SETS for tap in taps} <= set(TAPS)
     for smaller, larger in itertools.pairwise(TAP_SETS[1:]):
         assert smaller == larger[: len(smaller)]
+
+
+def test_pairs_are_tried_where_there_are_any_and_only_with_roots() -> None:
+    assert not any(map(has_pairs, tried(TAPS)))
+    for rows, classes in ((400, 6), (7_000, 101)):
+        plain, richer = (
+            search_space.search_space("svm", rows=rows, classes=classes, taps=taps).feature_sets
+            for taps in (TAPS, ALL_TAPS)
+        )
+        assert richer[: len(plain)] == plain
+        added = richer[len(plain) :]
+        assert len(added) == 1
+        assert all(features.root and "block4_pairs" in features.taps for features in added)
 
 
 def test_of_several_sizes_the_sets_with_block_4_are_tried_together() -> None:

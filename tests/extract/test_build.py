@@ -13,7 +13,7 @@ from PIL import Image
 from extract import build
 from extract.photos import decode
 from extract.store import features_file
-from extract.vgg16.recipe import TAPS, named
+from extract.vgg16.recipe import ALL_TAPS, PAIRS, TAPS, named
 from tests import stand_in
 from tests.conftest import HOSTILE, MakePhotos, picture, write_photos
 from tests.test_crashes import contents
@@ -248,6 +248,50 @@ def test_a_further_size_is_computed_beside_the_first_and_never_again(
         assert done.out.splitlines()[-1] == f"{path}: written"
         assert contents(path).keys() == expected.keys()
         assert contents(path)["@recipe_digest"] == expected["@recipe_digest"]
+
+
+def test_pairs_of_channels_are_computed_on_request_and_kept(
+    photos: MakePhotos, out: Path, path: Path
+) -> None:
+    root = photos()
+    done, given = stand_in.run(root, out, "--pairs", "yes")
+    assert (done.code, given) == (0, 12), done.err
+    assert right(path, root)
+    with features_file.open(path) as features:
+        assert features.taps == ALL_TAPS
+        assert features.file["taps/block4_pairs"].dtype == np.float16
+        decoded = [
+            decode.decode_photo((root / name).read_bytes(), size=224) for name in features.paths
+        ]
+        found = features.read(list(PAIRS), *features_file.SPLITS)
+    expected = stand_in.pairs(np.stack(decoded))
+    assert expected["block4_pairs"].min() < 0
+    np.testing.assert_allclose(found, np.hstack([expected[tap] for tap in PAIRS]), rtol=1e-3)
+    # The other taps lie in the same shards.
+    done, given = stand_in.run(root, out)
+    assert (done.code, given) == (0, 0), done.err
+    assert right(path, root)
+    with features_file.open(path) as features:
+        assert features.taps == TAPS
+    assert stand_in.upkeep("gc", out).code == 0
+    assert stand_in.run(root, out, "--pairs", "auto")[1] == 0
+    with features_file.open(path) as features:
+        assert features.taps == ALL_TAPS
+
+
+def test_nothing_is_computed_again_for_pairs_unless_they_are_asked_for(
+    pets: Path, out: Path, path: Path
+) -> None:
+    write_photos(pets, {"birds": 3}, seed=7)
+    done, given = stand_in.run(pets, out, "--pairs", "auto")
+    assert (done.code, given) == (0, 3), done.err
+    assert "left out, because 12 images had been computed without them" in done.out
+    with features_file.open(path) as features:
+        assert features.taps == TAPS
+    done, given = stand_in.run(pets, out, "--pairs", "yes")
+    assert (done.code, given) == (0, 15), done.err
+    with features_file.open(path) as features:
+        assert features.taps == ALL_TAPS
 
 
 def test_new_photos_are_computed_at_every_size(pets: Path, out: Path, path: Path) -> None:

@@ -43,7 +43,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     engine = Engine("stand-in", forward)
     monkeypatch.setattr(cached_vgg16.weights, "load", lambda *a, **k: WEIGHTS)
-    monkeypatch.setattr(selection, "choose", lambda *wanted, folder: engine)
+    monkeypatch.setattr(selection, "choose", lambda *wanted, **how: engine)
     transformer._vgg16.cache_clear()
     return seen
 

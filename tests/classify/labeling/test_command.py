@@ -32,7 +32,7 @@ def label(tmp_path: Path, vgg16_weights: Path, monkeypatch: pytest.MonkeyPatch) 
     """Return a function that runs the command on the features of ``pets``, with more options."""
     stand_in.build_features(tmp_path, {"cats": 6, "dogs": 6}, vgg16_weights)
     engine = Engine("stand-in", stand_in.values)
-    monkeypatch.setattr(selection, "choose", lambda *wanted, folder: engine)
+    monkeypatch.setattr(selection, "choose", lambda *wanted, **how: engine)
     monkeypatch.chdir(tmp_path)
     return partial(commands.run, classify.main, "label", "--weights", vgg16_weights)
 

@@ -324,7 +324,7 @@ def test_failure_midway_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 PUBLISH_WITH_LITTLE_ROOM = """
-import resource, signal, sys
+import json, resource, signal, sys
 from pathlib import Path
 import numpy as np
 from extract.store import features_file, shard_index, shards
@@ -344,7 +344,12 @@ for limit in limits:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         write_features(
-            folder / "pets.h5", rows, {SIZE: places}, class_names=["a"], skipped=[], attributes={}
+            folder / "pets.h5",
+            rows,
+            {SIZE: places},
+            class_names=["a"],
+            skipped=[],
+            attributes={"recipe": json.dumps(recipe("w"))},
         )
         print("published")
     except OSError as error:
