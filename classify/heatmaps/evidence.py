@@ -110,7 +110,8 @@ def taps_without(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Mat
 def _products(values: Map) -> NDArray[np.float32]:
     """Return the products of every channel with every other, averaged over positions, flat."""
     positions = values.reshape(-1, values.shape[-1])
-    products: NDArray[np.float32] = (positions.T @ positions / len(positions)).ravel()
+    products: Map = (positions.T @ positions).ravel()
+    products /= len(positions)
     return products
 
 

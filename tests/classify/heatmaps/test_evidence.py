@@ -4,7 +4,7 @@ import pytest
 from classify.heatmaps import evidence
 from classify.heatmaps.evidence import Map
 from extract.vgg16.architecture import output_shapes
-from extract.vgg16.recipe import TAPS
+from extract.vgg16.recipe import ALL_TAPS, PAIRS, TAPS
 
 SIDES = {"block5_conv3": 1, "block4_conv3": 2, "block3_conv3": 4}
 
@@ -21,13 +21,13 @@ def maps(side: int, seed: int = 0) -> dict[str, Map]:
 @pytest.mark.parametrize("side", [6, 14])
 def test_taps_without_a_place_are_those_of_maps_with_zeros_there(side: int) -> None:
     whole = maps(side)
-    found = evidence.taps_without(whole, TAPS)
+    found = evidence.taps_without(whole, ALL_TAPS)
     for row, column in [(0, 0), (side - 1, 1), (2, side - 1), (side // 2, side // 2)]:
         zeroed = {name: values.copy() for name, values in whole.items()}
         for name, each in SIDES.items():
             rows = slice(row * each, (row + 1) * each)
             zeroed[name][rows, column * each : (column + 1) * each] = 0
-        for name, values in evidence.taps(zeroed, TAPS).items():
+        for name, values in evidence.taps(zeroed, ALL_TAPS).items():
             place = found[name][row * side + column]
             np.testing.assert_allclose(place, values[0], rtol=1e-4, atol=1e-6)
 
@@ -36,7 +36,9 @@ def test_no_tap_falls_below_zero_if_a_channel_is_active_at_one_place_only() -> N
     whole = maps(6)
     for values in whole.values():
         values[1:] = values[:, 1:] = 0
-    assert all((values >= 0).all() for values in evidence.taps_without(whole, TAPS).values())
+    found = evidence.taps_without(whole, ALL_TAPS)
+    assert all((found[name] >= 0).all() for name in TAPS)
+    assert all(np.isfinite(found[name]).all() for name in PAIRS)
 
 
 def test_maps_without_zero_each_place_once() -> None:
