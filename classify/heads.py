@@ -47,7 +47,7 @@ LANDMARKS = 2048
 """Landmarks of a Gaussian kernel, about; with fewer rows, all of them."""
 
 KERNEL_JITTER = 1e-5
-"""Added to the diagonal of a kernel matrix, which single precision rounds by less than this."""
+"""Added to the diagonal of a kernel matrix, see `classify.row_space.cholesky`."""
 
 
 class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -243,7 +243,8 @@ class _Features:
         """
         if outside is None:
             outside = np.zeros(len(X), X.dtype)
-        found = out_of_core.matrix((len(X), len(self.landmarks))).astype(X.dtype, copy=False)
+        shape = len(X), len(self.landmarks)
+        found = out_of_core.matrix(shape) if X.dtype == np.float32 else np.empty(shape, X.dtype)
         for start in range(0, len(X), out_of_core.BLOCK):
             block = slice(start, start + out_of_core.BLOCK)
             similar = _gaussian(X[block], self.landmarks, self.gamma, outside[block])

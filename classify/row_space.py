@@ -116,18 +116,26 @@ def basis(rows: Matrix) -> tuple[Matrix, Basis | None]:
 
 
 def cholesky(products: NDArray[Any], jitter: float = JITTER) -> NDArray[Any]:
-    """Return the lower Cholesky factor of a Gram matrix, which is overwritten.
+    """Return the lower Cholesky factor of a Gram matrix, whose diagonal is changed.
 
     Parameters
     ----------
     products : ndarray of shape (n, n)
     jitter : float
-        See `JITTER`.
+        The share of the mean of the diagonal that is added to it. Single precision rounded the
+        products, and how much that matters depends on the rows: ten and a hundred times as much is
+        added if the matrix is not positive definite otherwise.
     """
     diagonal = np.diag_indices_from(products)
+    exact = products[diagonal]
     # If all rows are zero, so is the mean of the diagonal.
-    products[diagonal] += jitter * (products[diagonal].mean() or 1.0)
-    lower: NDArray[Any] = scipy.linalg.cholesky(
-        products, lower=True, overwrite_a=True, check_finite=False
-    )
-    return lower
+    scale = exact.mean() or 1.0
+    for share in (jitter, 10 * jitter, 100 * jitter):
+        products[diagonal] = exact + share * scale
+        try:
+            lower: NDArray[Any] = scipy.linalg.cholesky(products, lower=True, check_finite=False)
+        except scipy.linalg.LinAlgError as error:
+            failed = error
+        else:
+            return lower
+    raise failed

@@ -107,7 +107,7 @@ def test_the_largest_gain_comes_first_and_there_are_at_most_five(tmp_path: Path)
     features = fake_features(["a", "b"], test=100, near=[(0, 1, 0.99)])
     folders = [
         save(tmp_path, features, "svm", range(1, 9), seconds={"fit": 10.0}),
-        save(tmp_path, features, "finetuned", range(1, 6), seconds={"fit": 60.0}),
+        save(tmp_path, features, "finetuned", range(6, 11), seconds={"fit": 60.0}),
     ]
     found = with_held_out(compare(features, folders), wrong=[0], after_half=[0, 1])
     listed = next_steps(found, data="d")

@@ -370,10 +370,11 @@ def test_a_browser_shows_the_map(written: tuple[Comparison, Path]) -> None:
         for shown in (words[0], words[1], words[2]):
             assert shown in (card.text_content() or "")
         seen.page.locator(".pan").focus()
-        before = card.text_content()
+        texts = {card.text_content()}
         for key in ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"):
             seen.page.keyboard.press(key)
-        assert card.text_content() != before
+            texts.add(card.text_content())
+        assert len(texts) > 1
 
         def visible(split: str) -> int:
             return seen.page.locator(f".plane .spot.{split}:visible").count()
