@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from extract import options
+from extract.engines import selection
 from extract.store.features_file import NoFeatures
 from extract.system import console
 from extract.system.console import InputError, say
@@ -99,6 +100,12 @@ def _all(words: Sequence[str]) -> None:
     out, seed = ["--out", str(given.out)], ["--seed", str(given.seed)]
     groups = ["--group-by", given.group_by] if given.group_by else []
     data = ["--", given.data]
+    if not selection.has_keras():
+        _run("features", [*out, *seed, *groups, *data])
+        _run("heads", [*out, *seed, *data])
+        _run("compare", [*out, *data])
+        say("no network was trained: pip install 'onepass[cpu]' installs what they need")
+        return
     # What fine-tuning starts from is kept from VGG16's only pass.
     _run("features", [*out, *seed, *groups, "--activations", "block4_pool", *data])
     _run("heads", [*out, *seed, *data])

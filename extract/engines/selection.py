@@ -1,7 +1,8 @@
 """Choose the fastest engine that is installed and agrees with the reference.
 
-Keras is the reference. MNN and ncnn compute the same numbers by Winograd convolutions, which take
-fewer multiplications than direct ones. Which of the two is faster depends on the processor.
+Keras is the reference, or ONNX Runtime where Keras is not installed. MNN and ncnn compute the same
+numbers by Winograd convolutions, which take fewer multiplications than direct ones. Which of the
+two is faster depends on the processor.
 """
 
 import json
@@ -114,7 +115,7 @@ def choose(
     )
     if wanted == "keras":
         return by_keras("as asked")
-    if wanted == "auto" and machine.has_gpu():
+    if wanted == "auto" and machine.has_gpu() and has_keras():
         return by_keras("there is a GPU")
     trial = Trial(weights, photos, folder, outputs)
     names = _installed(wanted)
@@ -122,10 +123,16 @@ def choose(
     for name in sorted(filter(trial.speed, names), key=lambda name: -trial.speed(name)):
         trial.check([name])
         if engine := trial.engine(name):
-            described = f"{engine.name}, within {trial.difference(name):.0e} of keras"
+            described = f"{engine.name}, within {trial.difference(name):.0e} of {reference()}"
             _announce(described, {name: trial.speed(name) for name in names}, trial.reasons)
             return engine._replace(name=described)
     reason = "; ".join(trial.reasons.values()) or "neither MNN nor ncnn is installed"
+    if not has_keras():
+        from extract.engines import onnx_engine
+
+        engine = onnx_engine.build(weights, outputs=outputs, size=photos.shape[1])
+        say(f"engine: {engine.name} ({reason})")
+        return engine
     return by_keras(reason)
 
 
@@ -167,6 +174,17 @@ def alike(
     from extract.engines import keras_engine
 
     return keras_engine.build(weights, outputs=outputs, size=size)
+
+
+def has_keras() -> bool:
+    """Say whether Keras and the backend that it is told to use are installed."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    return find_spec("keras") is not None and find_spec(backend) is not None
+
+
+def reference() -> str:
+    """Return the name of what engines are compared with."""
+    return "keras" if has_keras() else "onnxruntime"
 
 
 def _choose_keras(
@@ -302,7 +320,7 @@ class Trial:
                 self._measure(name, engine, expected)
         for name in names:
             if name not in self.reasons and not self.difference(name) <= TOLERANCE:
-                difference = f"differs from keras by {self.difference(name):.1g}"
+                difference = f"differs from {reference()} by {self.difference(name):.1g}"
                 self.reasons[name] = f"{_package(name)} {difference}"
 
     def _measure(self, name: str, engine: Engine, expected: Taps) -> None:
@@ -336,18 +354,18 @@ def _photos_per_second(engine: Engine, photos: NDArray[np.uint8]) -> float:
 def _reference(
     weights: Weights, photos: NDArray[np.uint8], outputs: Sequence[str]
 ) -> Iterator[Callable[[], Taps]]:
-    """Let Keras compute while the block runs; what is yielded waits for the outputs.
+    """Let the reference compute while the block runs; what is yielded waits for the outputs.
 
     Keras runs in another process, whose end frees the gigabyte that it takes, unless this process
     has imported it already.
     """
     if "keras" in sys.modules:
-        yield partial(_run_keras, weights, photos, outputs)
+        yield partial(_run_reference, weights, photos, outputs)
         return
     prepare = partial(_prepare_process, os.getpid())
     # Unlike multiprocessing's processes, joblib's do not run the user's script again.
     with loky.ProcessPoolExecutor(1, initializer=prepare) as process:
-        yield process.submit(_run_keras, weights, photos, outputs).result
+        yield process.submit(_run_reference, weights, photos, outputs).result
 
 
 def _prepare_process(parent: int) -> None:
@@ -355,7 +373,11 @@ def _prepare_process(parent: int) -> None:
     processes.end_with(parent)
 
 
-def _run_keras(weights: Weights, photos: NDArray[np.uint8], outputs: Sequence[str]) -> Taps:
+def _run_reference(weights: Weights, photos: NDArray[np.uint8], outputs: Sequence[str]) -> Taps:
+    if not has_keras():
+        from extract.engines import onnx_engine
+
+        return onnx_engine.build(weights, outputs=outputs, size=photos.shape[1]).forward(photos)
     from extract.engines import keras_engine
 
     return keras_engine.build(weights, outputs=outputs, size=photos.shape[1]).forward(photos)

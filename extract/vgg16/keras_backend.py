@@ -19,9 +19,16 @@ from extract.vgg16 import network_file
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
+
+try:
+    import keras
+except ImportError as missing:
+    raise InputError(
+        f"{missing.name} is not installed, and networks and --engine keras need it: "
+        "pip install 'onepass[cpu]' (or gpu) installs Keras with TensorFlow; heads do without"
+    ) from missing
 
 __all__ = [
     "allow_tensor_float_32",

@@ -100,7 +100,7 @@ def only_mnn(no_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def reference_here(keras: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute the reference in this process, which has imported TensorFlow already."""
     monkeypatch.setattr(
-        selection, "_run_keras", lambda weights, photos, outputs: keras.forward(photos)
+        selection, "_run_reference", lambda weights, photos, outputs: keras.forward(photos)
     )
 
 
@@ -214,7 +214,7 @@ def test_auto_checks_every_engine_once_and_takes_the_fastest(
     def compared_again(*arguments: object) -> Taps:
         raise AssertionError("compared again")
 
-    monkeypatch.setattr(selection, "_run_keras", compared_again)
+    monkeypatch.setattr(selection, "_run_reference", compared_again)
     assert choose("auto", vgg16, noise(9), folder=folder).name == engine.name
     monkeypatch.setattr(machine, "processor", lambda: "another machine")
     with pytest.raises(AssertionError, match="compared again"):
