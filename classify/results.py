@@ -28,6 +28,7 @@ from sklearn.metrics import (
 )
 
 from classify.arrays import Labels, Matrix
+from classify.model_card import text as model_card
 from extract.store import features_file, hdf5
 from extract.system import atomic, bounded
 from extract.system.console import InputError
@@ -289,9 +290,17 @@ def save(
             file[ON_TRAIN] = predictions.on_train.astype(np.float32)
     with atomic.replacing_files(folder) as new:
         write_model(new)
-        record = json.dumps(asdict(_tie(new, result)), indent=1, ensure_ascii=False) + "\n"
+        fields = asdict(_tie(new, result))
+        record = json.dumps(fields, indent=1, ensure_ascii=False) + "\n"
+        (new / "README.md").write_text(_model_card(fields, predictions), encoding="utf-8")
         (new / "predictions.h5").write_bytes(image.getvalue())
         (new / "result.json").write_bytes(record.encode())
+
+
+def _model_card(fields: dict[str, Any], predictions: Predictions) -> str:
+    right = predictions.probabilities.argmax(axis=1) == predictions.labels
+    interval = wilson_interval(int(right.sum()), len(right))
+    return model_card.text(fields, model_card.Tested(len(right), *interval))
 
 
 def consistent(

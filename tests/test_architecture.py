@@ -14,7 +14,7 @@ PACKAGES = ["extract", "classify", "finetune", "onepass"]
 
 SUB_PACKAGES = {
     "extract": ["system", "photos", "vgg16", "engines", "store", "compute", ""],
-    "classify": ["novelty", "", "heatmaps", "serving", "labeling", "sorting"],
+    "classify": ["model_card", "novelty", "", "heatmaps", "serving", "labeling", "sorting"],
     "finetune": ["train", "compare", "photo_map", "findings", "report", "export", ""],
     "onepass": [""],
 }

@@ -18,9 +18,12 @@ from classify.heads import tap_columns
 from classify.heatmaps import picture
 from classify.novelty.detector import KEEP, TAP
 from classify.serving import HOST, heatmaps, site
+from classify.serving.answer_formats import Predicted, as_json
 from classify.serving.model import (
+    Answer,
     Model,
     answer,
+    answers,
     compute_taps,
     from_taps,
     is_novel,
@@ -99,6 +102,10 @@ def application(
         with _sent(queue) as data:
             return _heatmap(data, model, one_at_a_time)
 
+    @app.post("/api/predict")
+    def api() -> Any:
+        return _for_programs(model, queue, one_at_a_time, **doubts)
+
     @app.post("/preview")
     def preview() -> Response:
         with _sent(queue) as data:
@@ -109,6 +116,40 @@ def application(
         return _thumbnail(training, row)
 
     return app
+
+
+def _for_programs(
+    model: Model, queue: threading.Semaphore, one_at_a_time: threading.Lock, **doubts: Any
+) -> Any:
+    """Return the classes of all photos in a request as ``predict --json`` prints them.
+
+    The photos are the files of a form, whatever their fields are called, or the body itself.
+    """
+    request = flask.request
+    # Other forms would be parsed as text: curl calls every body one.
+    if request.mimetype == "multipart/form-data":
+        files = request.files.items(multi=True)
+        sent = [(file.filename or "", file.read()) for _, file in files]
+    else:
+        sent = [("", body)] if (body := request.get_data()) else []
+    if not sent:
+        flask.abort(400, "no photo was sent; send it as the body, or several as a form's files")
+    if not queue.acquire(blocking=False):
+        flask.abort(503, "too many photos at once; try again in a moment")
+    try:
+        photos = [reading.squares(name, data, known=model.known) for name, data in sent]
+        with one_at_a_time:
+            found = list(answers(model, photos, **doubts))
+    finally:
+        queue.release()
+    predicted = Predicted(model.result, [], [])
+    for one in found:
+        if isinstance(one, Answer):
+            predicted.answers.append(one)
+        else:
+            predicted.skipped.append((one.path, one.reason))
+    classes = len(model.result.class_names)
+    return Response(as_json(predicted, top=classes), mimetype="application/json")
 
 
 @contextmanager

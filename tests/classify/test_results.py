@@ -111,7 +111,7 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-WHOLE = {"head.skops", "predictions.h5", "result.json"}
+WHOLE = {"README.md", "head.skops", "predictions.h5", "result.json"}
 
 
 def test_a_full_disk_at_any_moment_leaves_a_whole_result(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Path:
     # The checkpoint is gone.
     for name in ("baseline", "finetuned"):
         left = {path.name for path in (out / "runs/pets" / name).iterdir()}
-        files = {"result.json", "predictions.h5", "history.json", "model.keras"}
+        files = {"README.md", "result.json", "predictions.h5", "history.json", "model.keras"}
         assert left == files | {"tensorboard"}
     return out
 

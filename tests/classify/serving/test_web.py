@@ -373,6 +373,27 @@ def test_an_address_of_another_machine_is_refused_with_what_to_type(host: str) -
         addresses.listen(host, 0)
 
 
+def test_programs_send_one_photo_as_the_body_or_several_as_files(client: FlaskClient) -> None:
+    # curl calls every body a form.
+    form = "application/x-www-form-urlencoded"
+    one = client.post("/api/predict", data=png(204), content_type=form).get_json()
+    assert one["photos"] == [
+        {
+            "path": "",
+            "sure": True,
+            "none_of_these": None,
+            "probabilities": {"cats": pytest.approx(0.8), "dogs": pytest.approx(0.2)},
+        }
+    ]
+    files = [(io.BytesIO(data), name) for data, name in ((png(204), "a.png"), (b"text", "b.png"))]
+    several = client.post("/api/predict", data={"photo": files}).get_json()
+    assert [photo["path"] for photo in several["photos"]] == ["a.png"]
+    assert [skipped["path"] for skipped in several["skipped"]] == ["b.png"]
+    nothing = client.post("/api/predict")
+    assert nothing.status_code == 400
+    assert "no photo was sent" in nothing.get_json()["error"]
+
+
 @pytest.fixture
 def url(app: Flask) -> Iterator[str]:
     """Serve the page."""
