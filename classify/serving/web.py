@@ -8,6 +8,7 @@ photo the model found its class.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,9 @@ def application(
 
     @app.get("/")
     def page() -> str:
-        result = model.result
-        title = one_line(f"{result.model}, trained on {result.data}")
-        return flask.render_template(
-            "serve.html", title=title, result=result, megabytes=MEGABYTES, unsure=unsure
-        )
+        title = one_line(f"{model.result.model}, trained on {model.result.data}")
+        told = {"result": model.result, "megabytes": MEGABYTES, "unsure": unsure}
+        return flask.render_template("serve.html", title=title, **told)
 
     @app.post("/predict")
     def predict() -> Any:
@@ -102,10 +101,6 @@ def application(
         with _sent(queue) as data:
             return _heatmap(data, model, one_at_a_time)
 
-    @app.post("/api/predict")
-    def api() -> Any:
-        return _for_programs(model, queue, one_at_a_time, **doubts)
-
     @app.post("/preview")
     def preview() -> Response:
         with _sent(queue) as data:
@@ -115,6 +110,8 @@ def application(
     def thumbnail(row: int) -> Response:
         return _thumbnail(training, row)
 
+    for_programs = partial(_for_programs, model, queue, one_at_a_time, **doubts)
+    app.add_url_rule("/api/predict", "api", for_programs, methods=["POST"])
     return app
 
 

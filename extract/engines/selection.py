@@ -123,7 +123,7 @@ def choose(
     for name in sorted(filter(trial.speed, names), key=lambda name: -trial.speed(name)):
         trial.check([name])
         if engine := trial.engine(name):
-            described = f"{engine.name}, within {trial.difference(name):.0e} of {reference()}"
+            described = f"{engine.name}, within {trial.difference(name):.0e} of {reference_name()}"
             _announce(described, {name: trial.speed(name) for name in names}, trial.reasons)
             return engine._replace(name=described)
     reason = "; ".join(trial.reasons.values()) or "neither MNN nor ncnn is installed"
@@ -182,7 +182,7 @@ def has_keras() -> bool:
     return find_spec("keras") is not None and find_spec(backend) is not None
 
 
-def reference() -> str:
+def reference_name() -> str:
     """Return the name of what engines are compared with."""
     return "keras" if has_keras() else "onnxruntime"
 
@@ -320,7 +320,7 @@ class Trial:
                 self._measure(name, engine, expected)
         for name in names:
             if name not in self.reasons and not self.difference(name) <= TOLERANCE:
-                difference = f"differs from {reference()} by {self.difference(name):.1g}"
+                difference = f"differs from {reference_name()} by {self.difference(name):.1g}"
                 self.reasons[name] = f"{_package(name)} {difference}"
 
     def _measure(self, name: str, engine: Engine, expected: Taps) -> None:

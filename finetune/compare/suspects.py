@@ -48,13 +48,14 @@ class HeldOut(NamedTuple):
         Rows of the photos among the features.
     probabilities : ndarray of shape (m, k), float32
         The head was fitted on four fifths of the photos.
-    after_half : ndarray of shape (m,), intp
-        The most probable class after the head was fitted on half as many photos.
+    after_half : ndarray of shape (m,), intp, or None
+        The most probable class after the head was fitted on half as many photos; None if half of
+        the photos are too few.
     """
 
     rows: NDArray[np.intp]
     probabilities: NDArray[np.float32]
-    after_half: NDArray[np.intp]
+    after_half: NDArray[np.intp] | None
 
 
 class LabelCheck(NamedTuple):
@@ -112,12 +113,22 @@ def check_labels(features: Features, models: Sequence[ModelRecord]) -> LabelChec
     suspects = [
         one._replace(row=int(rows[one.row])) for one in confident_learning(probabilities, labels)
     ]
-    after_half = np.empty(len(rows), np.intp)
+    after_half = None
     half = _halves(labels, units)
-    for part in map(np.flatnonzero, (~half, half)):
-        found = answers(data.subset(part), [units[i] for i in part])
-        after_half[part] = found.argmax(axis=1)
+    parts = [np.flatnonzero(~half), np.flatnonzero(half)]
+    if all(_can_be_fitted(labels[part], [units[i] for i in part]) for part in parts):
+        after_half = np.empty(len(rows), np.intp)
+        for part in parts:
+            found = answers(data.subset(part), [units[i] for i in part])
+            after_half[part] = found.argmax(axis=1)
     return LabelCheck(name, len(rows), suspects, HeldOut(rows, probabilities, after_half))
+
+
+def _can_be_fitted(labels: NDArray[np.int64], units: Sequence[str]) -> bool:
+    """Say whether two classes are left, whichever fold of the photos is held out."""
+    names = np.array(units)
+    of_class = [len(np.unique(names[labels == label])) for label in np.unique(labels)]
+    return sum(n > 2 for n in of_class) > 1
 
 
 def _halves(labels: NDArray[np.int64], units: Sequence[str]) -> NDArray[np.bool_]:

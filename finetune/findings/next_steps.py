@@ -125,12 +125,12 @@ def _test_photos(comparison: Comparison, data: str) -> Finding | None:
 def _training_photos(comparison: Comparison, data: str) -> Finding | None:
     """Find the classes that would gain most from more photos."""
     features, check = comparison.features, comparison.label_check
-    if check is None or check.held_out is None:
+    if check is None or check.held_out is None or check.held_out.after_half is None:
         return None
-    held_out = check.held_out
+    held_out, after_half = check.held_out, check.held_out.after_half
     labels, names = features.labels[held_out.rows], features.class_names
     wrong = held_out.probabilities.argmax(axis=1) != labels
-    wrong_after_half = int((held_out.after_half != labels).sum())
+    wrong_after_half = int((after_half != labels).sum())
     if not wrong.sum() < wrong_after_half:
         return None
     # Twice as many photos take away the same share of the mistakes once more.

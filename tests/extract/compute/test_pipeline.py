@@ -86,7 +86,7 @@ def in_twos(
 def stored(folder: Path) -> dict[str, NDArray[np.float32]]:
     """Return the first tap of every image in the shards of a folder, by digest."""
     places = shard_index.read(folder, RECIPE)
-    found = features_writer.gather(list(places.values()))["block5_avg"]
+    found = features_writer.gather(list(places.values()), ["block5_avg"])["block5_avg"]
     return dict(zip(places, found, strict=True))
 
 

@@ -316,7 +316,10 @@ def test_a_converter_that_fails_falls_back_with_the_reason(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m: m.setattr(selection, "find_spec", lambda name: None), "neither MNN nor ncnn"),
+        (
+            lambda m: m.setattr(selection, "find_spec", lambda name: name not in PACKAGES.values()),
+            "neither MNN nor ncnn",
+        ),
         (
             lambda m: m.setattr(machine, "has_gpu", lambda: True),
             "there is a GPU, and this backend does not use it",

@@ -373,7 +373,9 @@ def test_photos_in_a_bucket_give_what_photos_on_a_disk_give(
     assert (again.code, m) == (0, 0)
     assert "nothing to do" in again.out
     asked = away.s3.asks()
-    assert {request.split()[0] for request in asked} == {"LIST", "GET"}
+    # What has pairs of channels, too, is looked for in the cache.
+    read = [request for request in asked if not request.startswith("HEAD cache/")]
+    assert {request.split()[0] for request in read} == {"LIST", "GET"}
     # An unreadable file is tried again in every run, as on a disk.
     assert {request for request in asked if request.startswith("GET")} == {
         f"GET data/pets/{name}" for name in UNREADABLE

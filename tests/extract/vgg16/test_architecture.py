@@ -14,7 +14,7 @@ def test_shapes_are_those_of_the_network(size: int, vgg16_arrays: Arrays) -> Non
     network = keras_model.convolutions(vgg16_arrays, size=size)
     for layer, shape in output_shapes(size).items():
         assert network.get_layer(layer).output.shape == (None, *shape)
-    taps = keras_model.taps(network)
+    taps = keras_model.taps(network, [tap.name for tap in TAP_LAYERS])
     assert {tap.name: (None, tap.width) for tap in TAP_LAYERS} == {
         name: output.shape for name, output in taps.items()
     }

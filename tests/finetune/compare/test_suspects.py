@@ -131,5 +131,6 @@ def test_every_photo_is_judged_by_a_head_of_half_as_many_photos_too(tmp_path: Pa
     assert seen == [78, 39, 39]
     labels = features.labels[found.held_out.rows]
     full = (found.held_out.probabilities.argmax(axis=1) == labels).mean()
+    assert found.held_out.after_half is not None
     half = (found.held_out.after_half == labels).mean()
     assert 0.4 < half < full

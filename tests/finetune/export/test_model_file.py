@@ -161,9 +161,9 @@ def test_a_file_that_differs_from_the_original_is_not_written(
 ) -> None:
     run = house / "runs/pets/logistic"
     (run / "exported.onnx").unlink(missing_ok=True)
-    taps, root, layers = dense.to_dense(head)
-    moved = dense.DenseHead(
-        taps, root, [(kernel, bias + np.array([0, 1])) for kernel, bias in layers]
+    exact = dense.to_dense(head)
+    moved = exact._replace(
+        layers=[(kernel, bias + np.array([0, 1])) for kernel, bias in exact.layers]
     )
     monkeypatch.setattr(dense, "to_dense", lambda head: moved)
     with pytest.raises(InputError, match=r"logistic: as onnx it differs from the original by 0\."):
