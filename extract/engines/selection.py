@@ -127,13 +127,7 @@ def choose(
             _announce(described, {name: trial.speed(name) for name in names}, trial.reasons)
             return engine._replace(name=described)
     reason = "; ".join(trial.reasons.values()) or "neither MNN nor ncnn is installed"
-    if not has_keras():
-        from extract.engines import onnx_engine
-
-        engine = onnx_engine.build(weights, outputs=outputs, size=photos.shape[1])
-        say(f"engine: {engine.name} ({reason})")
-        return engine
-    return by_keras(reason)
+    return by_keras(reason) if has_keras() else _choose_onnx(reason, weights, photos, outputs)
 
 
 def build(
@@ -174,6 +168,16 @@ def alike(
     from extract.engines import keras_engine
 
     return keras_engine.build(weights, outputs=outputs, size=size)
+
+
+def _choose_onnx(
+    reason: str, weights: Weights, photos: NDArray[np.uint8], outputs: Sequence[str]
+) -> Engine:
+    from extract.engines import onnx_engine
+
+    engine = onnx_engine.build(weights, outputs=outputs, size=photos.shape[1])
+    say(f"engine: {engine.name} ({reason})")
+    return engine
 
 
 def has_keras() -> bool:
