@@ -135,7 +135,7 @@ def _least_squares(
         rows = X[block] - centre.astype(X.dtype)
         rows *= root[block]
         signs = np.where(codes[block, None] == columns, 1.0, -1.0) - level
-        # NumPy computes a matrix times its own transpose in half the time.
+        # NumPy multiplies a matrix by its own transpose with half of the multiplications.
         gram += rows.T @ rows
         target += rows.T @ (signs.astype(X.dtype) * root[block])
     for alpha in alphas:
@@ -207,7 +207,8 @@ def _landmark_rows(codes: Labels) -> Rows:
 def _gaussian(X: Matrix, landmarks: Matrix, gamma: float, outside: Any = 0.0) -> Matrix:
     """Return the Gaussian kernel of rows and landmarks, shape (n, m).
 
-    scikit-learn's `rbf_kernel` computes it in double precision, which takes twice as long.
+    It keeps the precision of the rows, whereas scikit-learn's `rbf_kernel` computes in double
+    precision.
     """
     similar: Matrix = X @ landmarks.T
     similar *= 2

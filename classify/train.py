@@ -215,15 +215,20 @@ def _timed_fit(
     pipeline = fit_head(name, choice, data, seed=seed)
     seconds = time.perf_counter() - started
     if train is not None and on_train is None:
-        on_train = fit_head(name, choice, _part(choice, data, train), seed=seed)
+        on_train = fit_head(name, choice, _part(_with_taps(choice, data), train), seed=seed)
     return pipeline, seconds, on_train
 
 
-def _part(choice: Choice, data: TrainingData, rows: Rows) -> TrainingData:
-    """Return some rows of the data, with the chosen taps alone."""
+def _with_taps(choice: Choice, data: TrainingData) -> TrainingData:
+    """Return the data with the chosen taps alone."""
     taps = {tap: data.taps[tap] for tap in choice.hyperparameters["taps"]}
-    X = out_of_core.rows(heads.select(data.X, taps, among=data.taps), rows)
-    return TrainingData(X, taps, data.labels[rows], data.sample_weight[rows])
+    return replace(data, X=heads.select(data.X, taps, among=data.taps), taps=taps)
+
+
+def _part(data: TrainingData, rows: Rows) -> TrainingData:
+    """Return some rows of the data; a large matrix is copied into a file."""
+    X = out_of_core.rows(data.X, rows)
+    return replace(data, X=X, labels=data.labels[rows], sample_weight=data.sample_weight[rows])
 
 
 def _calibrated(
@@ -234,14 +239,14 @@ def _calibrated(
     The temperature depends on how many rows are fitted.
     """
     fitted, held_out = fold
-    part = _part(choice, data, fitted)
+    data = _with_taps(choice, data)
+    part = _part(data, fitted)
     head = fit_head(name, choice._replace(temperature=1.0), part, seed=seed)
     blocks = [
         held_out[start : start + out_of_core.BLOCK]
         for start in range(0, len(held_out), out_of_core.BLOCK)
     ]
-    X = heads.select(data.X, part.taps, among=data.taps)
-    scores = [heads.scores(head[-1], head[:-1].transform(X[block])) for block in blocks]
+    scores = [heads.scores(head[-1], head[:-1].transform(data.X[block])) for block in blocks]
     known, classes = np.unique(part.labels), int(data.labels.max()) + 1
     temperature = fit_temperature(
         cross_validation.for_all_classes(np.concatenate(scores), known, classes),

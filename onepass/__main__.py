@@ -10,7 +10,6 @@ if __name__ == "__main__":
     # The imports below take a moment, and Ctrl-C during them deserves no traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import argparse
 import importlib
 import os
 import sys
@@ -95,7 +94,13 @@ def _all(words: Sequence[str]) -> None:
     options.add_data(parser, "a folder of class folders, a built-in data set, or a CSV file")
     options.add_out(parser, "features/, runs/ and reports/")
     options.add_seed(parser, "the split and of everything random in training")
-    parser.add_argument("--group-by", metavar="PATTERN", default="", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--group-by",
+        metavar="PATTERN",
+        type=options.group_by,
+        default="",
+        help="as for onepass features",
+    )
     given = parser.parse_args(words)
     out, seed = ["--out", str(given.out)], ["--seed", str(given.seed)]
     groups = ["--group-by", given.group_by] if given.group_by else []

@@ -11,8 +11,7 @@ from contextlib import closing
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from extract.compute.reading import LoadedPhoto
 from extract.photos import files
 from extract.system import memory, processes, threads
 from extract.system.console import InputError
-from extract.system.locations import readable_name
+from extract.system.locations import readable_name, readers
 from extract.system.machine import cores
 from extract.system.memory import OutOfMemory
 
@@ -57,15 +56,8 @@ class ReaderProcesses:
         self.idle: deque[subprocess.Popen[bytes]] = deque()
         self.closed = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End all processes; threads that wait for one get an error."""
         self.closed = True
         for process in self.started:
             process.kill()
@@ -166,7 +158,7 @@ def read_ahead(
     many : callable
         Says whether the photos are wanted so fast that processes should read them.
     """
-    most = 2 * cores()
+    most, processors = readers(root), cores()
 
     def read(chunk: list[str]) -> list[LoadedPhoto]:
         if len(chunk) > 1:
@@ -178,11 +170,11 @@ def read_ahead(
         return max(photos // CHUNK, 1) if many() else photos
 
     def workers() -> int:
-        return cores() if many() else most
+        return processors if many() else most
 
     chunks = _chunks(paths, lambda: CHUNK if many() else 1)
     with (
-        ReaderProcesses(root, size) as others,
+        closing(ReaderProcesses(root, size)) as others,
         closing(threads.ahead(read, chunks, workers=workers, limit=limit)) as read_chunks,
     ):
         for chunk in read_chunks:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def processes(root: Path) -> Iterator[ReaderProcesses]:
-    with ReaderProcesses(root, SIZE) as found:
+    with closing(ReaderProcesses(root, SIZE)) as found:
         yield found
 
 
@@ -91,7 +92,7 @@ def test_a_process_that_dies_is_named_by_its_photos(
 
 
 def test_processes_end_with_the_reading(root: Path) -> None:
-    with ReaderProcesses(root, SIZE) as processes:
+    with closing(ReaderProcesses(root, SIZE)) as processes:
         processes.read(["01.jpg", "02.jpg"])
         processes.read(["03.jpg", "04.jpg"])
         # The first one was idle.
