@@ -271,7 +271,7 @@ def curve_interval(summary: Summary, *, tested: int) -> Summary:
     Parameters
     ----------
     summary : dict
-        Of the accuracy, see `summary`.
+        The summary of the accuracy, see `summary`.
     tested : int
         The number of test photos.
 
@@ -299,7 +299,7 @@ def split_interval(summary: Summary, *, trained: int, tested: int, repeats: int)
     Parameters
     ----------
     summary : dict
-        Of the metric, see `summary`.
+        The summary of the metric, see `summary`.
     trained, tested : int
         The number of photos that a split has to train and to test.
     repeats : int

@@ -77,7 +77,7 @@ class Predictions:
     probabilities : ndarray of shape (n, k), float32
         One row per photo; each sums to 1.
     on_train : ndarray of shape (n, k), float32, or None
-        Of a model that learned from train and val: what it predicts if it is fitted to train alone.
+        What a model that learned from train and val predicts if it is fitted to train alone.
     """
 
     paths: list[str]

@@ -19,7 +19,7 @@ MOST = 0.75
 """How far the hottest colour covers the photo."""
 
 QUALITY = 75
-"""Of JPEG and WebP files, 0 to 100."""
+"""The quality of JPEG and WebP files, 0 to 100."""
 
 
 def overlaid(photo: Image.Image, heat: NDArray[np.floating]) -> Image.Image:

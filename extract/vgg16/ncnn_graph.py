@@ -38,8 +38,9 @@ def text(size: int = SIZE, outputs: Collection[str] = tuple(TAPS)) -> str:
     ----------
     size : int
     outputs : collection of str
-        Taps, and layers that no tap reads. The network ends at the deepest of them. Of a tap of
-        pairs it gives the averaged products, which `extract.vgg16.pairs.in_bins` puts into bins.
+        Taps, and layers that no tap reads. The network ends at the deepest of them. For a
+        tap of pairs it gives the averaged products, which `extract.vgg16.pairs.in_bins` puts into
+        bins.
     """
     lines = ["Input rgb 0 1 rgb", "Convolution bgr 1 1 rgb bgr 0=3 1=1 5=1 6=9"]
     x = "bgr"

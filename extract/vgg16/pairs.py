@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHANNELS = 512
-"""Of each map whose pairs are taken."""
+"""The channels of each map whose pairs are taken."""
 
 BINS = 4096
 

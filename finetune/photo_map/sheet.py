@@ -26,7 +26,7 @@ class Sheet:
     ----------
     webp : bytes
     side : int
-        Of each square, in pixels.
+        The side of each square in pixels.
     rows : int
     shapes : list of (width, height) or None
         Size of each picture as a share of its square; None where there is no picture.

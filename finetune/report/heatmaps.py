@@ -24,8 +24,8 @@ from finetune.report.thumbnails import SIDE
 PER_CLASS = 2
 
 CLASSES = 20
-"""Of more classes, those are shown that the model gets wrong most often. All would take minutes,
-and a large part of what the page may hold."""
+"""If there are more classes, those are shown that the model gets wrong most often. All would take
+minutes, and a large part of what the page may hold."""
 
 
 @dataclass(frozen=True)
