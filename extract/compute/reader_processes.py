@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -37,7 +38,7 @@ START = "from extract.compute import reader_processes; reader_processes.serve()"
 
 
 class ReaderProcesses:
-    """Processes that read, hash and decode photos. They start as they are needed.
+    """Processes that read, hash and decode photos, one for each core.
 
     A process is given little memory, and refuses what takes more or what cannot be read. The thread
     that asked reads such a photo itself, with the memory that all threads share.
@@ -54,6 +55,7 @@ class ReaderProcesses:
         self.size = size
         self.started: list[subprocess.Popen[bytes]] = []
         self.idle: deque[subprocess.Popen[bytes]] = deque()
+        self.lock = threading.Lock()
         self.closed = False
 
     def close(self) -> None:
@@ -120,10 +122,14 @@ class ReaderProcesses:
 
     def _process(self) -> subprocess.Popen[bytes]:
         """Return a process without work; a new one if there is none."""
-        try:
+        with self.lock:
+            # A process takes half a second to start. All of them start at once, for photos are
+            # wanted in order, and each late one would keep the others waiting.
+            while len(self.started) < cores() or not self.idle:
+                self.idle.append(self._start())
             return self.idle.popleft()
-        except IndexError:
-            pass
+
+    def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-c", START],
             stdin=subprocess.PIPE,
