@@ -56,11 +56,12 @@ class ReaderProcesses:
         self.started: list[subprocess.Popen[bytes]] = []
         self.idle: deque[subprocess.Popen[bytes]] = deque()
         self.lock = threading.Lock()
-        self.closed = False
+        self.starting = self.closed = False
 
     def close(self) -> None:
         """End all processes; threads that wait for one get an error."""
-        self.closed = True
+        with self.lock:
+            self.closed = True
         for process in self.started:
             process.kill()
         for process in self.started:
@@ -69,17 +70,19 @@ class ReaderProcesses:
     def read(self, paths: Sequence[str]) -> list[LoadedPhoto]:
         """Return what `extract.compute.reading.read` returns for each of some files.
 
-        Threads may call it. Each has a process for itself meanwhile.
+        Threads may call it. Each has a process for itself meanwhile, and reads the files itself
+        as long as none has started.
 
         Raises
         ------
         InputError
             As `extract.compute.reading.read` does it, or if the process died.
         """
+        self._start_all()
         try:
-            process = self._process()
-        except OSError:
-            # No process can be started at the moment.
+            process = self.idle.popleft()
+        except IndexError:
+            # It has not started yet, or it cannot be started.
             return [reading.read(self.root, path, size=self.size) for path in paths]
         try:
             found = self._answers(process, paths)
@@ -120,27 +123,38 @@ class ReaderProcesses:
             )
         return found
 
-    def _process(self) -> subprocess.Popen[bytes]:
-        """Return a process without work; a new one if there is none."""
+    def _start_all(self) -> None:
+        """Start all processes at once, because photos are wanted in order and wait for each."""
         with self.lock:
-            # A process takes half a second to start. All of them start at once, for photos are
-            # wanted in order, and each late one would keep the others waiting.
-            while len(self.started) < cores() or not self.idle:
-                self.idle.append(self._start())
-            return self.idle.popleft()
+            if self.starting:
+                return
+            self.starting = True
+        for _ in range(cores()):
+            threading.Thread(target=self._start, daemon=True).start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # It finds the packages that this process finds.
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            pipesize=PIPE,
-        )
-        self.started.append(process)
-        cast(BinaryIO, process.stdin).write(_line([os.getpid(), os.fspath(self.root), self.size]))
-        return process
+    def _start(self) -> None:
+        """Start a process, which takes half a second, and say when it is ready."""
+        try:
+            with self.lock:
+                if self.closed:
+                    return
+                process = subprocess.Popen(
+                    [sys.executable, "-c", START],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    # It finds the packages that this process finds.
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    pipesize=PIPE,
+                )
+                self.started.append(process)
+            requests, output = cast(BinaryIO, process.stdin), cast(BufferedReader, process.stdout)
+            requests.write(_line([os.getpid(), os.fspath(self.root), self.size]))
+            requests.flush()
+            if output.readline():
+                self.idle.append(process)
+        except (OSError, ValueError):
+            # There are too many processes, or this one was ended while it started.
+            return
 
 
 def read_ahead(
@@ -198,6 +212,8 @@ def serve() -> None:
     parent, root, size = json.loads(requests.readline())
     processes.end_with(parent)
     memory.allow(max(memory.MOST // cores(), LEAST_SHARE))
+    answers.write(b"\n")
+    answers.flush()
     while request := requests.readline():
         _answer(answers, [_read(Path(root), path, size) for path in json.loads(request)])
 
