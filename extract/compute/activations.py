@@ -124,6 +124,9 @@ class WriterOfBoth(shards.Writer):
         super().__exit__(kind, error, traceback)
         self.maps.__exit__(kind, error, traceback)
 
+    def expect_many(self) -> None:
+        """Keep shards small: with their activations, many images would take much memory."""
+
     def add(self, digests: Sequence[str], taps: shards.Taps, *, engine: str) -> None:
         """Add the taps of a batch, and the activations of the wanted images in it."""
         values = dict(taps)

@@ -179,7 +179,9 @@ def compute(
         done.seconds["for photos"] = 0.0
         if batch_size is None and engine.batch_size != BATCH_SIZE:
             demand.photos = engine.batch_size
-        demand.is_fast = engine.batch_size > BATCH_SIZE
+        if engine.batch_size > BATCH_SIZE:
+            demand.is_fast = True
+            writer.expect_many()
         network = _Network(engine, done.seconds)
         with closing(_written(chain([first], batches), network, writer)) as written:
             for batch in written:
@@ -222,11 +224,12 @@ def _written(
         return batch
 
     most = network.engine.in_flight
+    waiting = max(writer.waiting // network.engine.batch_size, 1)
     # An engine must not be at work when the process ends, and a shard must be written whole.
     in_turn = partial(threads.ahead, patience=None)
     with (
         closing(in_turn(network.forward, batches, workers=most, limit=most)) as computed,
-        closing(in_turn(write, computed, workers=1, limit=1)) as written,
+        closing(in_turn(write, computed, workers=1, limit=waiting)) as written,
     ):
         yield from written
 

@@ -81,5 +81,10 @@ def test_decoding_and_the_pipeline_are_measured(bench: Bench) -> None:
 
     bench.engine = Engine("stand-in", forward)
     bench.forward = 10 * bench.decoding
-    (row,) = gpu_parts.end_to_end(bench)
-    assert row.note == f"{row.value / bench.decoding:.0%} of decoding"
+    steady, whole = gpu_parts.end_to_end(bench)
+    assert (steady.what, whole.what.split()[1:]) == (
+        "photos into shards, once started",
+        ["photos", "into", "shards"],
+    )
+    for row in (steady, whole):
+        assert row.note == f"{row.value / bench.decoding:.0%} of decoding"

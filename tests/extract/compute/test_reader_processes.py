@@ -1,5 +1,6 @@
 """Processes read photos as this process would, and none of their troubles goes unnoticed."""
 
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -37,6 +38,15 @@ def processes(root: Path) -> Iterator[ReaderProcesses]:
         yield found
 
 
+def ready(processes: ReaderProcesses) -> None:
+    """Start the processes and wait until all of them can read."""
+    processes.read(["00.jpg"])
+    deadline = time.monotonic() + 20
+    while len(processes.idle) < cores():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def same(one: LoadedPhoto, other: LoadedPhoto) -> bool:
     return (one.path, one.digest, one.reason) == (other.path, other.digest, other.reason) and (
         np.array_equal(one.photo, other.photo)
@@ -71,6 +81,7 @@ def test_a_photo_that_a_process_refuses_is_read_by_the_one_that_asked(
         "from extract.compute import reader_processes as started; started.LEAST_SHARE = 1000;"
         "started.cores = lambda: 10**9; started.serve()",
     )
+    ready(processes)
     here: list[str] = []
     read = reading.read
 
@@ -87,18 +98,39 @@ def test_a_photo_that_a_process_refuses_is_read_by_the_one_that_asked(
 def test_a_process_that_dies_is_named_by_its_photos(
     processes: ReaderProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader_processes, "START", "import os; os._exit(9)")
+    start = "import os; os.write(1, b'\\n'); os.read(0, 1000); os.read(0, 1000); os._exit(9)"
+    monkeypatch.setattr(reader_processes, "START", start)
+    ready(processes)
     with pytest.raises(InputError, match=r"05.jpg or one of the 1 photos after it: .* code 9"):
         processes.read(["05.jpg", "06.jpg"])
 
 
 def test_processes_end_with_the_reading(root: Path) -> None:
     with closing(ReaderProcesses(root, SIZE)) as processes:
+        ready(processes)
         processes.read(["01.jpg", "02.jpg"])
-        processes.read(["03.jpg", "04.jpg"])
-        # One was idle the second time.
-        assert len(processes.started) == cores()
     deadline = time.monotonic() + 5
     while any(process.poll() is None for process in processes.started):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_files_are_read_without_processes_that_cannot_start(
+    root: Path, processes: ReaderProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise BlockingIOError("there are too many processes")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    (found,) = processes.read(["05.jpg"])
+    assert same(found, reading.read(root, "05.jpg", size=SIZE))
+
+
+def test_processes_that_are_still_starting_end_with_the_reading(root: Path) -> None:
+    with closing(ReaderProcesses(root, SIZE)) as processes:
+        processes.read(["01.jpg"])
+    deadline = time.monotonic() + 5
+    while any(process.poll() is None for process in processes.started):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert not processes.idle

@@ -48,6 +48,21 @@ def test_writer_makes_a_shard_when_it_is_full(
     assert set(shard_index.read(tmp_path, RECIPE)) == set(digests(*"abcdefghi"))
 
 
+def test_shards_are_larger_when_many_images_are_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 2)
+    image = sum(values[0].nbytes for values in taps(digests("a")).values())
+    monkeypatch.setattr(shards, "LARGE_SHARD_BYTES", 4 * image)
+    with Writer(tmp_path, RECIPE) as writer:
+        writer.expect_many()
+        assert writer.waiting == 4
+        for batch in ("ab", "cd", "ef"):
+            writer.add(digests(*batch), taps(digests(*batch)), engine="test")
+    sizes = sorted(len(h5py.File(path)["digest"]) for path in tmp_path.glob("*.h5"))
+    assert sizes == [2, 4]
+
+
 def test_writer_makes_a_shard_when_time_is_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
