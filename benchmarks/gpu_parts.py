@@ -216,6 +216,7 @@ def matrix(bench: Bench) -> Iterator[Row]:
 
 def forward(bench: Bench) -> Iterator[Row]:
     """Time the forward pass by batch size and number format, one batch at a time."""
+    keras_backend.find_fastest()
     built: dict[str, Forward] = {}
     for size in bench.scale.batches:
         for precision, build in keras_engine.builders(bench.weights, TAPS, SIZE).items():

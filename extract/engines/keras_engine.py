@@ -96,6 +96,7 @@ def tune(
     size = photos.shape[1]
     key = (weights.digest, size, outputs)
     try:
+        keras_backend.find_fastest()
         if key not in _tuned:
             _tuned[key] = tuning.choose(builders(weights, outputs, size), photos)
         return _tuned[key]
@@ -116,6 +117,8 @@ def build_for_gpu(
     size: int = SIZE,
 ) -> Engine:
     """Build the engine that computes outputs on a GPU as a setting says."""
+    if setting is not tuning.UNTUNED:
+        keras_backend.find_fastest()
     forward = Fitted(
         builders(weights, outputs, size)[setting.precision](),
         setting.batch_size,

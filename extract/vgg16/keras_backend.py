@@ -32,6 +32,7 @@ except ImportError as missing:
 
 __all__ = [
     "allow_tensor_float_32",
+    "find_fastest",
     "free_memory",
     "full_disk",
     "gpus",
@@ -84,7 +85,13 @@ def allow_tensor_float_32(allowed: bool) -> None:
 
         torch.backends.cuda.matmul.allow_tf32 = allowed
         torch.backends.cudnn.allow_tf32 = allowed
-        # Batches have few sizes, so the fastest way to compute one is worth finding.
+
+
+def find_fastest() -> None:
+    """Let PyTorch try all ways to compute a convolution: seconds for each new batch size."""
+    if keras.backend.backend() == "torch":
+        import torch
+
         torch.backends.cudnn.benchmark = True
 
 

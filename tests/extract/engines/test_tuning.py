@@ -57,12 +57,11 @@ def gpu() -> Gpu:
     return Gpu()
 
 
-def test_the_batch_grows_while_photos_per_second_rise(gpu: Gpu) -> None:
-    rising = gpu.network(lambda size: min(size, 64))
-    assert grow(rising, PHOTOS, start=16, clock=gpu.clock) == (64, 64)
-    assert max(gpu.sizes) == 128
-    hardly = gpu.network(lambda size: 100 * 1.04 ** np.log2(size))
-    assert grow(hardly, PHOTOS, start=16, clock=gpu.clock)[0] == 16
+def test_the_batch_grows_until_photos_per_second_fall(gpu: Gpu) -> None:
+    even = gpu.network(lambda size: min(size, 64) if size < 512 else 50)
+    assert grow(even, PHOTOS, start=16, clock=gpu.clock) == (256, 64)
+    falling = gpu.network(lambda size: 100 * 0.97 ** np.log2(size))
+    assert grow(falling, PHOTOS, start=16, clock=gpu.clock)[0] == 32
 
 
 def test_the_last_batch_that_fits_is_taken(gpu: Gpu) -> None:
@@ -110,8 +109,8 @@ def test_float32_stays_if_no_format_agrees_or_is_faster(gpu: Gpu) -> None:
         "bfloat16": lambda: gpu.network(lambda size: 900.0, error=2e-3),
     }
     setting, _ = choose(builders, PHOTOS, clock=gpu.clock)
-    assert setting == Setting("float32", tuning.START, pytest.approx(100), 0.0)
-    assert setting.describe() == "float32, batches of 64"
+    assert setting == Setting("float32", tuning.LARGEST, pytest.approx(100), 0.0)
+    assert setting.describe() == "float32, batches of 512"
 
 
 def test_no_format_is_tried_after_the_time_is_over(gpu: Gpu) -> None:
