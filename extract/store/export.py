@@ -6,6 +6,7 @@ Memory holds 1,024 photos at once, whatever their number.
 import csv
 import importlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -115,7 +116,7 @@ def _write_parquet(
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise InputError(
-            "--to parquet needs the package pyarrow; install it with .venv/bin/python -m pip "
+            f"--to parquet needs the package pyarrow; install it with {sys.executable} -m pip "
             "install pyarrow, or choose --to npy or csv"
         ) from error
     columns = _columns(features)

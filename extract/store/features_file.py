@@ -425,7 +425,7 @@ class Features:
                     )
                 raise InputError(
                     f"{self.file.filename}: it has no tap {tap}, only taps of photos at "
-                    f"{', '.join(map(str, self.sizes))} pixels; run make features with other SIZES"
+                    f"{', '.join(map(str, self.sizes))} pixels; run make features for other sizes"
                 )
 
     def _block(self, tap: str, block: slice | NDArray[np.intp]) -> NDArray[np.float32]:

@@ -112,15 +112,48 @@ C_LIBRARY = ctypes.CDLL("ucrtbase" if os.name == "nt" else None)
 STARTED_AS = "ONEPASS_STARTED_AS"
 """The environment variable with the program whose commands messages name: onepass, or make."""
 
-TARGETS = re.compile(
-    r"\bmake (?=(?:features|heads|finetune|compare|predict|sort|serve|label|export)\b)"
-)
+VERBS = "features|heads|finetune|compare|predict|sort|serve|label|export"
+
+VALUE = r"""(?:\$?'(?:[^'\\]|\\.)*'|"[^"]*"|[^\s'";)])+"""
+"""One word of a shell, quoted or not."""
+
+MAKE = re.compile(rf"\bmake (?:({VERBS})\b((?: [A-Z_]+={VALUE})*)|(DATA={VALUE}))")
+
+MODULE = re.compile(r"\bpython -m (extract|classify|finetune) ([a-z]+)")
+
+RENAMED = {"classify train": "heads", "finetune train": "finetune", "extract export": "table"}
+"""Commands of the packages that have another name as commands of onepass."""
 
 
 def as_started(text: str) -> str:
-    """Name commands as the user starts them: ``make features`` or ``onepass features``."""
+    """Name commands as the user starts them: ``make heads DATA=chess`` or ``onepass heads chess``.
+
+    Parameters
+    ----------
+    text : str
+        It names commands as ``make`` or ``python -m`` takes them.
+    """
     program = os.environ.get(STARTED_AS, "make")
-    return TARGETS.sub(f"{program} ", text)
+    if program == "make":
+        return text
+    text = MODULE.sub(lambda found: f"{program} {RENAMED.get(found[0][10:], found[2])}", text)
+    return MAKE.sub(lambda found: _with_options(program, found), text)
+
+
+def _with_options(program: str, found: re.Match[str]) -> str:
+    """Give the variables of a make command as the arguments and options of a program."""
+    verb, variables = found[1] or "all", found[2] or found[3] or ""
+    given = dict(re.findall(f"([A-Z_]+)=({VALUE})", variables))
+    words = [program, verb]
+    if verb in ("predict", "sort", "serve", "export"):
+        # Make has a default for the model.
+        words.append(given.pop("MODEL", "svm"))
+        words += [given.pop("IMAGES")] if "IMAGES" in given else []
+    elif "DATA" in given:
+        words.append(given.pop("DATA"))
+    for name, value in given.items():
+        words += [f"--{name.lower().replace('_', '-')}", value]
+    return " ".join(words)
 
 
 def say(message: object) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from classify.results import LEVEL
-from extract.system.console import count
+from extract.system.console import as_started, count
 from finetune.compare.comparison import Comparison
 from finetune.compare.mistakes import shared_mistakes
 from finetune.compare.number_formats import alternatives, decimal, percent
@@ -88,7 +88,7 @@ def _labels(comparison: Comparison, data: str) -> Finding | None:
         f"data sets, {WRONG:.0%} of such labels were wrong (Northcutt, Athalye and Mueller, 2021). "
         f"If that holds here, {percent(wrong)} of the labels are wrong, and a right prediction for "
         "such a photo counts as a mistake.",
-        f"make label DATA={data}",
+        as_started(f"make label DATA={data}"),
     )
 
 
@@ -118,7 +118,7 @@ def _test_photos(comparison: Comparison, data: str) -> Finding | None:
         f"{test.second} for {test.only_second_correct:,}. To find a difference of "
         f"{100 * difference:.1f} points in four of five cases, McNemar's test needs {needed:,} "
         "test photos (Connor, 1987). Until then, the choice may fall on the worse one.",
-        f"make DATA={data}",
+        as_started(f"make DATA={data}"),
     )
 
 
@@ -149,7 +149,7 @@ def _training_photos(comparison: Comparison, data: str) -> Finding | None:
         f"them, when it is fitted without the photo. Fitted on half of the photos, it makes "
         f"{wrong_after_half:,} mistakes instead of {int(wrong.sum()):,}. If twice as many help as "
         f"much again, {avoided:.0%} of the mistakes go.",
-        f"make label DATA={data} POOL=FOLDER",
+        as_started(f"make label DATA={data} POOL=FOLDER"),
     )
 
 
@@ -169,7 +169,7 @@ def _copies(comparison: Comparison, data: str) -> Finding | None:
         f"val. {best.name} is right for {percent(float(best.correct[seen].mean()))} of them and "
         f"for {percent(others)} of the others, so its accuracy flatters. Give photos that belong "
         "together the same group in the manifest, and make everything anew from it.",
-        f"python -m extract manifest {data} --to photos.csv",
+        as_started(f"python -m extract manifest {data} --to photos.csv"),
     )
 
 
@@ -187,7 +187,7 @@ def _model(comparison: Comparison, data: str) -> Finding | None:
         f"{percent(best.accuracy)}, and {cheap.name} for {percent(cheap.accuracy)}. It takes "
         f"{_times(best, cheap)} as long to make. The difference has p = "
         f"{decimal(_p_value(comparison, cheap))} (McNemar's exact test, Holm).",
-        f"make serve DATA={data} MODEL={shlex.quote(best.name)}",
+        as_started(f"make serve DATA={data} MODEL={shlex.quote(best.name)}"),
     )
 
 

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from extract.system.console import as_started
 from extract.vgg16.recipe import SIZE, SIZES, named
 from finetune.compare.comparison import Comparison
 from finetune.compare.records import ModelRecord
@@ -19,13 +20,13 @@ def commands(comparison: Comparison) -> list[str]:
     seed = features.attributes.get("seed", 0)
     further = [str(n) for n in SIZES[1:] if named("seconds", n) in features.attributes]
     sizes = f" --sizes {SIZE} {' '.join(further)}" if further else ""
-    lines = [f"python -m extract {data} --seed {seed}{sizes}"]
+    lines = [f"python -m extract features {data} --seed {seed}{sizes}"]
     for model in sorted(comparison.models, key=lambda model: (model.result.stage, model.name)):
         if model.result.stage == "head":
-            lines.append(f"python -m classify {data} --heads {_options(model)}")
+            lines.append(f"python -m classify train {data} --heads {_options(model)}")
         else:
             lines.append(f"python -m finetune train {data} --models {_options(model)}")
-    return [*lines, f"python -m finetune compare {data}"]
+    return [as_started(line) for line in [*lines, f"python -m finetune compare {data}"]]
 
 
 def quoted(name: str) -> str:

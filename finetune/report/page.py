@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from classify import results
 from extract.store.features_file import Features
-from extract.system.console import count, one_line
+from extract.system.console import as_started, count, one_line
 from finetune.compare import significance
 from finetune.compare.comparison import Comparison
 from finetune.compare.mistakes import (
@@ -148,6 +148,7 @@ def _tables(comparison: Comparison) -> dict[str, Any]:
         "provenance": tables.provenance(comparison),
         "origins": _origins(comparison),
         "commands": commands(comparison),
+        "heads_command": as_started("make heads"),
     }
 
 

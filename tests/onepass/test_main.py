@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from extract.system import console
 from onepass import __main__ as onepass
 from tests import commands
 from tests.conftest import CHECKOUT, MakePhotos
@@ -64,6 +65,38 @@ def test_heads_compute_the_features_first_if_there_are_none(
     assert done.returncode == 2
     assert "no such file; run onepass features first" in done.stderr
     assert os.environ["ONEPASS_STARTED_AS"] == "onepass"
+
+
+@pytest.mark.parametrize("word", list(onepass.COMMANDS))
+def test_a_command_of_a_package_is_named_as_it_was_started(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = onepass.COMMANDS[word]
+    text = f"run python -m {command.package} {command.name} pets"
+    assert console.as_started(text) == text
+    monkeypatch.setenv("ONEPASS_STARTED_AS", "onepass")
+    assert console.as_started(text) == f"run onepass {word} pets"
+
+
+@pytest.mark.parametrize(
+    ("of_make", "of_onepass"),
+    [
+        ("run make features first", "run onepass features first"),
+        ("make DATA=chess", "onepass all chess"),
+        ("make label DATA='my \"pets\"' POOL=FOLDER", "onepass label 'my \"pets\"' --pool FOLDER"),
+        ("make serve DATA=./-a MODEL=finetuned-all", "onepass serve finetuned-all --data ./-a"),
+        ('make predict IMAGES="new photos" shows', 'onepass predict svm "new photos" shows'),
+        ("(make finetune MODELS=baseline)", "(onepass finetune --models baseline)"),
+        (r"make heads DATA=$'a\'b c'; done", r"onepass heads $'a\'b c'; done"),
+        ("make features make makefile", "onepass features make makefile"),
+    ],
+)
+def test_variables_of_make_are_options_of_onepass(
+    of_make: str, of_onepass: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert console.as_started(of_make) == of_make
+    monkeypatch.setenv("ONEPASS_STARTED_AS", "onepass")
+    assert console.as_started(of_make) == of_onepass
 
 
 def test_a_command_that_is_mistyped_gets_one_line(calls: list[list[str]]) -> None:

@@ -2,6 +2,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from finetune.compare.comparison import compare
 from finetune.report.commands import commands
@@ -25,11 +26,28 @@ def test_commands_repeat_and_quote_the_options_that_were_given(tmp_path: Path) -
         ),
     ]
     assert commands(compare(features, folders)) == [
-        "python -m extract 'my photos' --seed 3 --sizes 224 320",
-        "python -m classify 'my photos' --heads svm --seed 7",
+        "python -m extract features 'my photos' --seed 3 --sizes 224 320",
+        "python -m classify train 'my photos' --heads svm --seed 7",
         "python -m finetune train 'my photos' --models baseline --seed 0 --epochs 2 --again "
         "--taps a 'b c'",
         "python -m finetune compare 'my photos'",
+    ]
+
+
+def test_commands_are_those_of_onepass_if_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEPASS_STARTED_AS", "onepass")
+    features = fake_features(["a", "b"], data="my photos")
+    folders = [
+        save(tmp_path, features, "svm", [0]),
+        save(tmp_path, features, "baseline", [0], stage="network"),
+    ]
+    assert commands(compare(features, folders)) == [
+        "onepass features 'my photos' --seed 0",
+        "onepass heads 'my photos' --heads svm --seed 0",
+        "onepass finetune 'my photos' --models baseline --seed 0",
+        "onepass compare 'my photos'",
     ]
 
 

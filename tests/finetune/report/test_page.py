@@ -142,7 +142,7 @@ def test_page_holds_every_part(found: Comparison, shown: Page) -> None:
     assert ["seed", "3"] in shown.tables["provenance"]
     assert ["weights", "VGG16 <ImageNet>"] in shown.tables["provenance"]
     assert [row[3] for row in shown.tables["made"][1:]] == ["a <machine>"] * 5
-    assert "python -m classify chess --heads svm --seed 0" in shown.words
+    assert "python -m classify train chess --heads svm --seed 0" in shown.words
     assert "old: made from other photos" in shown.words
     root = found.features.attributes["root"]
     assert root not in shown.words
