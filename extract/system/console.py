@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -263,6 +264,12 @@ def run(main: Callable[[], None]) -> NoReturn:
         sys.exit(128 + SIGPIPE)
     except MemoryError as error:
         warn(f"error: not enough memory{f' ({error})' if str(error) else ''}; {MEMORY_ADVICE}")
+        sys.exit(UNUSABLE)
+    except BrokenExecutor:
+        warn(
+            "error: a process that did a part of the work was ended, most likely because memory "
+            f"ran out; {MEMORY_ADVICE}"
+        )
         sys.exit(UNUSABLE)
     except OSError as error:
         if error.errno not in ADVICE:

@@ -229,6 +229,22 @@ def test_signals_run_the_clean_up_and_give_their_exit_code(
     assert err.startswith("stopped")
 
 
+def test_a_worker_that_is_killed_is_told_in_one_line() -> None:
+    program = (
+        "import os, signal\n"
+        "from joblib import delayed\n"
+        "from extract.system import console, processes\n"
+        "def main(): processes.parallel(2)(delayed(os._exit)(9) for _ in range(2))\n"
+        "console.run(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: a process that did a part of the work was ended, most ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_defect_in_a_process_shows_where(tmp_path: Path) -> None:
     program = (
         "from extract.system import console\n"
