@@ -3,7 +3,7 @@
 DATA ?= chess#       a data set: chess, cats_vs_dogs, caltech101, a folder or URL of class folders, a CSV file
 SEED ?= 0#           the seed of the split and of everything random in training
 SIZES ?= 224#        sides of the squares that VGG16 sees: 224, or several such as "224 320"
-PAIRS ?= no#         yes: also products of pairs of channels, for textures; no
+PAIRS ?= auto#       products of pairs of channels, for textures: yes, no, or auto: unless photos would be computed again
 GROUP_BY ?= #        what stays in one split: folder, or a pattern on the path such as '^(.*)-'
 ON ?= #              the cluster for features and heads: empty for this machine, ray, ray://HOST:PORT
 OUT ?= .#            the folder for features/, runs/, reports/ and labels/

@@ -82,7 +82,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs",
         choices=("auto", "yes", "no"),
-        default="no",
+        default=build.Options.pairs,
         help="also keep products of pairs of channels, 8 KB more for each photo and size; auto: "
         "unless photos in the cache would have to be computed again (default %(default)s)",
     )

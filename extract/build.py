@@ -90,7 +90,7 @@ class Options:
     on: str | None = None
     activations: str | None = None
     keep_twins: bool = False
-    pairs: str = "no"
+    pairs: str = "auto"
     group_by: str = ""
     cache: Location | None = None
 
@@ -289,8 +289,10 @@ def _refuse_another(
 
 
 def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
-    """Load the weights, prepare the folders, and return a job for each size."""
+    """Load the weights, and return a job for each size."""
     own_cache = shards.cache_of(options.out)
+    # The photos are read next, which may take long.
+    atomic.make_writable(own_cache, "--out")
     vgg16 = weights.load(options.weights, cache=own_cache)
     say(f"weights: VGG16 {vgg16.digest[:12]} from {vgg16.origin}")
     if note := pixels_note():
@@ -299,7 +301,6 @@ def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
     for size in sizes:
         the_recipe = recipe(vgg16.digest, size=size)
         local_folder = shards.folder_of(options.out, the_recipe)
-        _make_ready(local_folder, options.cache)
         shard_folder = (options.cache or own_cache) / local_folder.name
         jobs.append(Job(root, vgg16, the_recipe, shard_folder, local_folder, options.engine))
     return jobs
@@ -307,18 +308,21 @@ def _jobs(root: Location, sizes: Sequence[int], options: Options) -> list[Job]:
 
 def _decided(jobs: Sequence[Job], images: Images, options: Options) -> list[Job]:
     """Return the jobs with pairs of channels or without, and prepare their folders."""
-    if options.pairs == "no":
-        return [*jobs]
-    if options.pairs == "auto" and (known := missing.without_pairs(jobs, images)):
+    chosen = [job.with_pairs() for job in jobs] if _with_pairs(jobs, images, options) else [*jobs]
+    for job in chosen:
+        _make_ready(job.local_folder, options.cache)
+    return chosen
+
+
+def _with_pairs(jobs: Sequence[Job], images: Images, options: Options) -> bool:
+    if options.pairs != "auto":
+        return options.pairs == "yes"
+    if known := missing.without_pairs(jobs, images):
         say(
             f"pairs of channels: left out, because {count(known, 'image')} had been computed "
             "without them; --pairs yes (PAIRS=yes) computes these again"
         )
-        return [*jobs]
-    richer = [job.with_pairs() for job in jobs]
-    for job in richer:
-        _make_ready(job.local_folder, options.cache)
-    return richer
+    return not known
 
 
 def _wanted(found: Scan, images: Images, options: Options) -> Wanted | None:

@@ -250,11 +250,9 @@ def test_a_further_size_is_computed_beside_the_first_and_never_again(
         assert contents(path)["@recipe_digest"] == expected["@recipe_digest"]
 
 
-def test_pairs_of_channels_are_computed_on_request_and_kept(
-    photos: MakePhotos, out: Path, path: Path
-) -> None:
+def test_pairs_of_channels_are_computed_and_kept(photos: MakePhotos, out: Path, path: Path) -> None:
     root = photos()
-    done, given = stand_in.run(root, out, "--pairs", "yes")
+    done, given = stand_in.run(root, out)
     assert (done.code, given) == (0, 12), done.err
     assert right(path, root)
     with features_file.open(path) as features:
@@ -268,22 +266,24 @@ def test_pairs_of_channels_are_computed_on_request_and_kept(
     assert expected["block4_pairs"].min() < 0
     np.testing.assert_allclose(found, np.hstack([expected[tap] for tap in PAIRS]), rtol=1e-3)
     # The other taps lie in the same shards.
-    done, given = stand_in.run(root, out)
+    done, given = stand_in.run(root, out, "--pairs", "no")
     assert (done.code, given) == (0, 0), done.err
     assert right(path, root)
     with features_file.open(path) as features:
         assert features.taps == TAPS
     assert stand_in.upkeep("gc", out).code == 0
-    assert stand_in.run(root, out, "--pairs", "auto")[1] == 0
+    assert stand_in.run(root, out)[1] == 0
     with features_file.open(path) as features:
         assert features.taps == ALL_TAPS
 
 
 def test_nothing_is_computed_again_for_pairs_unless_they_are_asked_for(
-    pets: Path, out: Path, path: Path
+    photos: MakePhotos, out: Path, path: Path
 ) -> None:
+    pets = photos()
+    stand_in.run(pets, out, "--pairs", "no")
     write_photos(pets, {"birds": 3}, seed=7)
-    done, given = stand_in.run(pets, out, "--pairs", "auto")
+    done, given = stand_in.run(pets, out)
     assert (done.code, given) == (0, 3), done.err
     assert "left out, because 12 images had been computed without them" in done.out
     with features_file.open(path) as features:
