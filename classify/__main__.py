@@ -228,10 +228,10 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 def _serve(given: argparse.Namespace) -> None:
     # Importing Flask takes a while, and the other commands do not need it.
-    from classify.serving import site, web
+    from classify.serving import server, web
 
     run = _run(given)
-    site.check_address(given.host, given.port)
+    server.check_address(given.host, given.port)
     loaded = model.load_model(run, **_vgg16(given))
     vgg16 = _of_224(loaded, given)
     training = _training(loaded, vgg16, given)
@@ -240,8 +240,9 @@ def _serve(given: argparse.Namespace) -> None:
         model.warn_without_novelty(run, loaded)
     app = web.application(loaded, vgg16, training, unsure=given.unsure, keep=keep, host=given.host)
     photos = console.count(len(training.paths) if training else 0, "training photo")
-    server = site.server(app, host=given.host, port=given.port)
-    site.serve(server, given.host, f"{run}: {{url}}, compared with {photos}; stop it with Ctrl-C")
+    listening = server.Server(app, host=given.host, port=given.port)
+    told = f"{run}: {{url}}, compared with {photos}; stop it with Ctrl-C"
+    server.serve(listening, given.host, told)
 
 
 def _add_label(commands: Any) -> None:
@@ -282,9 +283,9 @@ def _add_label(commands: Any) -> None:
 
 def _label(given: argparse.Namespace) -> None:
     from classify.labeling import album, answers, command, facts, session, web
-    from classify.serving import site
+    from classify.serving import server
 
-    site.check_address(given.host, given.port)
+    server.check_address(given.host, given.port)
     with features_file.open_data_set(given.data, given.out) as features:
         file = command.file_of_answers(features, given.out, given.to)
         with answers.opened(file, [*album.lines_of(features).values()]) as opened:
@@ -293,11 +294,11 @@ def _label(given: argparse.Namespace) -> None:
             running = session.Session(photos, opened)
             anew = command.command(file, given.out)
             app = web.application(
-                running, command=anew, done=lambda: server.shutdown(), host=given.host
+                running, command=anew, done=lambda: listening.shutdown(), host=given.host
             )
-            server = site.server(app, host=given.host, port=given.port)
+            listening = server.Server(app, host=given.host, port=given.port)
             said = f"{features.data}: {{url}}; answers go to {file}; stop it with q or Ctrl-C"
-            site.serve(server, given.host, said)
+            server.serve(listening, given.host, said)
             say(facts.summary(running))
             say(f"{file}: make everything anew with {anew}")
 
