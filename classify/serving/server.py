@@ -21,6 +21,10 @@ CONNECTIONS = 400
 IDLE = 30
 """Seconds after which a connection is closed that sends nothing and waits for no answer."""
 
+M_ARENA_MAX, ARENAS = -8, 2
+"""A setting of the C library of Linux, and its value. By default every thread soon has memory of
+its own, which stays as large as the largest photo that the thread has had."""
+
 RECEIVED_AT_ONCE = 262_144
 """Bytes; waitress would take a large photo in pieces of 8 KB."""
 
@@ -54,6 +58,8 @@ class Server:
     def __init__(self, app: Flask, *, host: str = HOST, port: int = PORT) -> None:
         listening = addresses.listen(host, port)
         self.address, self.port = listening.getsockname()[:2]
+        if hasattr(console.C_LIBRARY, "mallopt"):
+            console.C_LIBRARY.mallopt(M_ARENA_MAX, ARENAS)
         self._ended = threading.Event()
         self._sockets: dict[int, wasyncore.dispatcher] = {}
         self._waitress = waitress.create_server(
