@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 from PIL import Image
 
-from classify.serving import neighbours, web
+from classify.serving import HOST, neighbours, web
 from classify.serving.model import Model
 from classify.serving.neighbours import TrainingPhotos
 from extract.compute.reading import LoadedPhoto, Squares
@@ -33,7 +33,7 @@ def app(tmp_path: Path) -> Flask:
     return made(tmp_path, "cats", "dogs")
 
 
-def made(tmp_path: Path, *classes: str) -> Flask:
+def made(tmp_path: Path, *classes: str, host: str = HOST) -> Flask:
     write_photos(tmp_path / "pets", dict.fromkeys(classes, 3))
     paths = sorted(p.relative_to(tmp_path / "pets").as_posix() for p in tmp_path.rglob("*.png"))
     pixels = [np.asarray(Image.open(tmp_path / "pets" / path)) for path in paths]
@@ -50,7 +50,7 @@ def made(tmp_path: Path, *classes: str) -> Flask:
     model = Model(result, {224: ()}, probabilities)  # type: ignore[arg-type]
     digests = [sha256((tmp_path / "pets" / path).read_bytes()).hexdigest() for path in paths]
     training = TrainingPhotos(tmp_path / "pets", paths, digests, names, vectors)
-    return web.application(model, Red(), training, unsure=0.6)  # type: ignore[arg-type]
+    return web.application(model, Red(), training, unsure=0.6, host=host)  # type: ignore[arg-type]
 
 
 def png(red: int) -> bytes:

@@ -139,6 +139,20 @@ def test_names_are_shown_as_text_and_nothing_comes_from_other_sites(client: Flas
     assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
 
 
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [
+        ("127.0.0.1", "stay on this machine"),
+        ("[::1]", "stay on this machine"),
+        ("0.0.0.0", "go only to the machine that this page comes from"),
+        ("192.168.1.7", "go only to the machine that this page comes from"),
+    ],
+)
+def test_the_page_says_where_photos_go(tmp_path: Path, host: str, where: str) -> None:
+    page = made(tmp_path, "cats", "dogs", host=host).test_client().get("/")
+    assert f"Your photos {where}." in page.text
+
+
 def test_names_in_an_answer_can_be_shown(tmp_path: Path) -> None:
     names = [name for name in HOSTILE if "/" not in name and not name.isprintable()][:2]
     found = send(made(tmp_path, *names).test_client(), png(204))[1]
