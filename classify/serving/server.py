@@ -129,8 +129,9 @@ def serve(server: Server, host: str, said: str) -> None:
     """
     url = addresses.url(host, server.port)
     everywhere = " (also at every other address of this machine)"
-    console.say(said.replace("{url}", url + (everywhere if addresses.is_for_all(host) else "")))
-    if sys.stdout.isatty():
-        webbrowser.open(url)
+    shown = url + (everywhere if addresses.is_for_all(host) else "")
     with suppress(console.Stopped):
+        console.say(said.replace("{url}", shown))
+        if sys.stdout.isatty():
+            webbrowser.open(url)
         server.wait()

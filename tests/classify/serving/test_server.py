@@ -152,6 +152,16 @@ def test_a_signal_ends_the_server_while_it_answers(held: Held) -> None:
     listening.close()
 
 
+def test_a_signal_ends_the_server_as_soon_as_its_address_is_told(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.console, "say", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    listening = Server(held.app, port=0)
+    done = commands.run(lambda: server.serve(listening, HOST, "see {url}"))
+    assert (done.returncode, done.stderr) == (0, "")
+    listening.close()
+
+
 def test_an_answer_may_end_the_server_and_is_sent_before() -> None:
     app = Flask("onepass")
     app.config["MAX_CONTENT_LENGTH"] = 1000
