@@ -229,10 +229,10 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
+    run = _run(given)
     # Importing Flask takes a while, and the other commands do not need it.
     from classify.serving import server, web
 
-    run = _run(given)
     server.check_address(given.host, given.port)
     loaded = model.load_model(run, **_vgg16(given, run))
     vgg16 = _of_224(loaded, _vgg16(given, run))
