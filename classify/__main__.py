@@ -148,14 +148,15 @@ def _add_predict(commands: Any) -> None:
 
 
 def _predict(given: argparse.Namespace) -> None:
+    run = _run(given)
     predict.predict_photos(
-        _run(given),
+        run,
         given.photos,
         write=partial(given.write, top=given.top),
         unsure=given.unsure,
         keep=_keep(given),
         heatmaps=given.heatmaps,
-        **_vgg16(given),
+        **_vgg16(given, run),
     )
 
 
@@ -198,7 +199,8 @@ class _Undo(argparse.Action):
 
 def _sort(given: argparse.Namespace) -> None:
     wanted = sort.Wanted(given.to, given.how, given.unsure, _keep(given))
-    sort.sort_photos(_run(given), given.photos, wanted, **_vgg16(given))
+    run = _run(given)
+    sort.sort_photos(run, given.photos, wanted, **_vgg16(given, run))
 
 
 def _add_serve(commands: Any) -> None:
@@ -227,21 +229,22 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
-    # Importing Flask takes a while, and the other commands do not need it.
-    from classify.serving import site, web
-
     run = _run(given)
-    site.check_address(given.host, given.port)
-    loaded = model.load_model(run, **_vgg16(given))
-    vgg16 = _of_224(loaded, given)
-    training = _training(loaded, vgg16, given)
+    # Importing Flask takes a while, and the other commands do not need it.
+    from classify.serving import server, web
+
+    server.check_address(given.host, given.port)
+    loaded = model.load_model(run, **_vgg16(given, run))
+    vgg16 = _of_224(loaded, _vgg16(given, run))
+    training = _training(loaded, vgg16, results.out_of(run), given.out)
     keep = _keep(given)
     if keep is not None:
         model.warn_without_novelty(run, loaded)
     app = web.application(loaded, vgg16, training, unsure=given.unsure, keep=keep, host=given.host)
     photos = console.count(len(training.paths) if training else 0, "training photo")
-    server = site.server(app, host=given.host, port=given.port)
-    site.serve(server, given.host, f"{run}: {{url}}, compared with {photos}; stop it with Ctrl-C")
+    listening = server.Server(app, host=given.host, port=given.port)
+    told = f"{run}: {{url}}, compared with {photos}; stop it with Ctrl-C"
+    server.serve(listening, given.host, told)
 
 
 def _add_label(commands: Any) -> None:
@@ -282,9 +285,9 @@ def _add_label(commands: Any) -> None:
 
 def _label(given: argparse.Namespace) -> None:
     from classify.labeling import album, answers, command, facts, session, web
-    from classify.serving import site
+    from classify.serving import server
 
-    site.check_address(given.host, given.port)
+    server.check_address(given.host, given.port)
     with features_file.open_data_set(given.data, given.out) as features:
         file = command.file_of_answers(features, given.out, given.to)
         with answers.opened(file, [*album.lines_of(features).values()]) as opened:
@@ -293,30 +296,31 @@ def _label(given: argparse.Namespace) -> None:
             running = session.Session(photos, opened)
             anew = command.command(file, given.out)
             app = web.application(
-                running, command=anew, done=lambda: server.shutdown(), host=given.host
+                running, command=anew, done=lambda: listening.shutdown(), host=given.host
             )
-            server = site.server(app, host=given.host, port=given.port)
+            listening = server.Server(app, host=given.host, port=given.port)
             said = f"{features.data}: {{url}}; answers go to {file}; stop it with q or Ctrl-C"
-            site.serve(server, given.host, said)
+            server.serve(listening, given.host, said)
             say(facts.summary(running))
             say(f"{file}: make everything anew with {anew}")
 
 
-def _of_224(loaded: model.Model, given: argparse.Namespace) -> CachedVGG16:
+def _of_224(loaded: model.Model, given: dict[str, Any]) -> CachedVGG16:
     """Return VGG16 at the size at which similar photos are found."""
     of_model = next(iter(loaded.vgg16.values()), None)
     if of_model is None:
-        return CachedVGG16(**_vgg16(given))
+        return CachedVGG16(**given)
     return loaded.vgg16.get(SIZE) or of_model.of_size(SIZE)
 
 
 def _training(
-    loaded: model.Model, vgg16: CachedVGG16, given: argparse.Namespace
+    loaded: model.Model, vgg16: CachedVGG16, *outs: Path | None
 ) -> neighbours.TrainingPhotos | None:
     """Return the training photos of a model, or say why there are none."""
     result = loaded.result
+    files = [features_file.path_of(result.data, out) for out in outs if out]
+    file = next((file for file in files if file.exists()), files[0])
     try:
-        file = features_file.path_of(result.data, given.out)
         return neighbours.training_photos(file, result, weights_digest=vgg16.weights.digest)
     except InputError as error:
         warn(f"no similar photos are shown: {error}")
@@ -329,12 +333,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "run",
         metavar="MODEL",
         type=options.path,
-        help="the folder of a result, runs/<data>/<model>: a head or a network",
+        help="the folder of a result, runs/<data>/<model>, of this or another OUT: a head or a "
+        "network",
     )
     parser.add_argument(
         "--data",
         type=options.data_set,
-        help="a data set; MODEL is then the name of one of its models, such as svm",
+        help="a data set; MODEL may then be the name of one of its models, such as svm",
     )
     options.add_out(parser, "features/")
     parser.add_argument(
@@ -370,20 +375,21 @@ def _keep(given: argparse.Namespace) -> float | None:
 
 def _run(given: argparse.Namespace) -> Path:
     """Return the folder of the result that the options of `_add_model` name."""
-    run: Path = given.run
-    if given.data is None:
-        return run
-    name = features_file.name_of(given.data)
-    if features_file.file_of(given.data, given.out).exists():
+    name = "" if given.data is None else features_file.name_of(given.data)
+    if name and features_file.file_of(given.data, given.out).exists():
         with features_file.open_data_set(given.data, given.out) as features:
             name = features.data
-    return results.runs_of(name, given.out) / run
+    return results.find(given.run, given.out, name)
 
 
-def _vgg16(given: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `_add_model` that are about VGG16."""
+def _vgg16(given: argparse.Namespace, run: Path | None = None) -> dict[str, Any]:
+    """Return the options of `_add_model` that are about VGG16.
+
+    A result may be used from anywhere, so its own cache comes before the download of weights.
+    """
+    caches = [shards.cache_of(out) for out in (given.out, run and results.out_of(run)) if out]
     return {
-        "cache": shards.cache_of(given.out),
+        "cache": next((cache for cache in caches if cache.exists()), caches[0]),
         "weights_file": given.weights,
         "engine": given.engine,
     }

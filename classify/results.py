@@ -600,3 +600,42 @@ def folders(runs: Path) -> list[Path]:
     saved = {path.parent for path in runs.glob("*/result.json")}
     committed = {path.parents[1] for path in runs.glob(f"*/{atomic.COMMITTED}/result.json")}
     return sorted(saved | committed)
+
+
+def find(model: Path, out: Path, data: str = "") -> Path:
+    """Return the folder of the result that a user names.
+
+    Parameters
+    ----------
+    model : Path
+        The folder of a result, a file in it or, with `data`, the name of a model.
+    out : Path
+        The folder that has ``runs/``.
+    data : str
+        The name of a data set, if the user gives one.
+
+    Raises
+    ------
+    InputError
+        If there is no such result. It says which there are.
+    """
+    runs = runs_of(data, out)
+    folder = model.parent if model.name in (*MODELS, "result.json") else model
+    candidates = [runs / folder, folder] if data else [folder]
+    for candidate in candidates:
+        if any((candidate / place / "result.json").exists() for place in ("", atomic.COMMITTED)):
+            return candidate
+    if data:
+        known = [found.name for found in folders(runs)]
+    else:
+        places = [model, model.parent] if model.parent != Path() else [model]
+        known = [str(found) for place in places for found in folders(place)]
+    known = known or [str(found) for place in (out / "runs").glob("*") for found in folders(place)]
+    one_of = f"give one of {', '.join(sorted(known))}" if known else "make heads trains some"
+    raise InputError(f"{candidates[0]}: no result there; {one_of}")
+
+
+def out_of(folder: Path) -> Path | None:
+    """Return the folder that has ``runs/`` with a result; None if the result lies elsewhere."""
+    parents = (folder if len(folder.parents) > 2 else folder.absolute()).parents
+    return parents[2] if len(parents) > 2 and parents[1].name == "runs" else None

@@ -276,7 +276,7 @@ def _export(chosen: argparse.Namespace) -> None:
     from finetune.export import model_file
 
     path, difference = model_file.write(
-        chosen.run,
+        results.find(chosen.run, chosen.out),
         to=chosen.to,
         out=chosen.out,
         weights_file=chosen.weights,

@@ -121,6 +121,8 @@ def test_a_model_is_found_by_its_name_and_its_data_set(
 ) -> None:
     asked: list[Path] = []
     monkeypatch.chdir(out.parent)
+    (out / "runs/photos/svm").mkdir(parents=True)
+    (out / "runs/photos/svm/result.json").touch()
     monkeypatch.setattr(
         classify.predict, "predict_photos", lambda run, photos, **options: asked.append(run)
     )

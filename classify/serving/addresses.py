@@ -52,6 +52,11 @@ def is_for_all(host: str) -> bool:
     return host.strip("[]") in WILDCARDS
 
 
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can ask a host."""
+    return host.strip("[]") in ("localhost", "::1") or host.startswith("127.")
+
+
 def is_ours(asked: str, *, host: str) -> bool:
     """Say whether a Host header may name this server, which listens on `host`.
 

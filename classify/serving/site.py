@@ -1,9 +1,7 @@
 """What every page on this machine has in common: who may ask for it, and what it may load."""
 
 import hashlib
-import sys
-import webbrowser
-from contextlib import suppress
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,9 @@ from typing import Any
 import flask
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from classify.serving import HOST, PORT, addresses
+from classify.serving import addresses
 from extract.photos import decode, files
-from extract.system import console
 from extract.system.console import InputError, one_line
 from extract.system.locations import Location
 from extract.system.memory import OutOfMemory
@@ -45,59 +41,9 @@ def application(templates: Path, *, host: str, megabytes: float) -> Flask:
     for lack in (OutOfMemory, MemoryError):
         app.register_error_handler(lack, lambda error: ({"error": NO_MEMORY}, 503))
     app.after_request(_isolate)
+    app.logger.setLevel(logging.INFO)
+    app.after_request(partial(_log, app.logger))
     return app
-
-
-def server(app: Flask, *, host: str = HOST, port: int = PORT) -> BaseWSGIServer:
-    """Listen for requests, and answer each in a thread of its own.
-
-    Raises
-    ------
-    InputError
-        If the host is not an address of this machine, or the port is in use or not allowed.
-    """
-    with addresses.listen(host, port) as listening:
-        address = listening.getsockname()[0]
-        fd = listening.fileno()
-        return make_server(address, port, app, threaded=True, request_handler=_Handler, fd=fd)
-
-
-def check_address(host: str, port: int) -> None:
-    """Make sure that a port can be listened on, before anything that takes a while.
-
-    Raises
-    ------
-    InputError
-        As `server` does it.
-    """
-    addresses.listen(host, port).close()
-
-
-def serve(server: BaseWSGIServer, host: str, said: str) -> None:
-    """Answer requests until the server is shut down or a signal comes.
-
-    Parameters
-    ----------
-    server : BaseWSGIServer
-    host : str
-        The address that it was asked to listen on.
-    said : str
-        What the user is told first, with ``{url}`` for the address of the page.
-    """
-    url = addresses.url(host, server.port)
-    everywhere = " (also at every other address of this machine)"
-    console.say(said.replace("{url}", url + (everywhere if addresses.is_for_all(host) else "")))
-    if sys.stdout.isatty():
-        webbrowser.open(url)
-    with suppress(console.Stopped):
-        server.serve_forever()
-
-
-class _Handler(WSGIRequestHandler):
-    """Writes each request to the log as it came; Werkzeug would decode it, and colour the line."""
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.log("info", '"%s" %s %s', one_line(self.requestline), code, size)
 
 
 def _refuse_other_sites(host: str) -> None:
@@ -130,4 +76,12 @@ def _isolate(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = f"{allowed}; frame-ancestors 'none'"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    return response
+
+
+def _log(log: logging.Logger, response: Response) -> Response:
+    """Write a request to the log as it came, without what would control a terminal."""
+    asked = flask.request.environ
+    line = f"{asked['REQUEST_METHOD']} {asked.get('REQUEST_URI', flask.request.path)}"
+    log.info(one_line(f'{asked.get("REMOTE_ADDR")} "{line}" {response.status_code}'))
     return response

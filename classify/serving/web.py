@@ -18,7 +18,7 @@ from flask import Flask, Response
 from classify.heads import tap_columns
 from classify.heatmaps import picture
 from classify.novelty.detector import KEEP, TAP
-from classify.serving import HOST, heatmaps, site
+from classify.serving import HOST, addresses, heatmaps, site
 from classify.serving.answer_formats import Predicted, as_json
 from classify.serving.model import (
     Answer,
@@ -86,7 +86,8 @@ def application(
     def page() -> str:
         title = one_line(f"{model.result.model}, trained on {model.result.data}")
         told = {"result": model.result, "megabytes": MEGABYTES, "unsure": unsure}
-        return flask.render_template("serve.html", title=title, **told)
+        local = addresses.is_loopback(host)
+        return flask.render_template("serve.html", title=title, local=local, **told)
 
     @app.post("/predict")
     def predict() -> Any:

@@ -110,7 +110,7 @@ def test_splits_that_are_too_small_are_refused(
         (("train", "chess", "--repeats", 0), "--repeats: 0 is less than 1"),
         (("chess", "--heads", "tree"), "--heads: invalid choice"),
         (("serve", "runs/chess/svm", "--port", 70000), "--port: 70000 is more than 65535"),
-        (("serve", "nowhere/svm"), "nowhere/svm/result.json: not there"),
+        (("serve", "nowhere/svm"), "error: nowhere/svm: no result there; "),
     ],
 )
 def test_a_wrong_command_line_is_an_error_of_one_line(

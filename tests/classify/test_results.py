@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from classify import results
+from extract.system import atomic
 from extract.system.console import InputError
 from tests.damage import as_empty, as_text, as_truncated
 from tests.failing_writes import every_full_disk, every_kill
@@ -350,3 +351,48 @@ def test_predictions_that_cannot_be_are_refused(
         file.create_dataset(name, **how)
     with pytest.raises(InputError, match=said):
         results.load_predictions(tmp_path)
+
+
+def test_a_result_is_found_by_its_name_its_folder_and_a_file_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/pets/svm", f"other/runs/pets/svm/{atomic.COMMITTED}"):
+        Path(folder).mkdir(parents=True)
+        Path(folder, "result.json").touch()
+    own, other, here = Path("runs/pets/svm"), Path("other/runs/pets/svm"), Path()
+    assert results.find(Path("svm"), here, "pets") == own
+    assert results.find(Path("svm"), Path("other"), "pets") == other
+    for named in (other, other / "result.json", other / "head.skops", other / "model.keras"):
+        assert results.find(named, here) == other
+        assert results.find(named, here, "pets") == other
+    assert [results.out_of(found) for found in (own, other)] == [here, Path("other")]
+    assert results.out_of(Path("copied/svm")) is None
+    monkeypatch.chdir(own)
+    assert results.find(here, Path("nowhere")) == here
+    assert results.out_of(here) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "said"),
+    [
+        ("svm", "", "svm: no result there; give one of runs/pets/mlp, runs/pets/svm"),
+        ("runs/pets", "", "runs/pets: no result there; give one of runs/pets/mlp, runs/pets/svm"),
+        ("runs/pets/sv", "", "runs/pets/sv: no result there; give one of runs/pets/mlp, runs/"),
+        ("tree", "pets", "runs/pets/tree: no result there; give one of mlp, svm"),
+        ("svm", "chess", "runs/chess/svm: no result there; give one of runs/pets/mlp, runs/"),
+        ("model.onnx", "", "model.onnx: no result there; give one of runs/pets/mlp, runs/pets"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told_with_those_that_are(
+    model: str, data: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no result there; make heads trains some"):
+        results.find(Path(model), Path(), data)
+    for name in ("svm", "mlp"):
+        Path("runs/pets", name).mkdir(parents=True)
+        Path("runs/pets", name, "result.json").touch()
+    with pytest.raises(InputError) as refused:
+        results.find(Path(model), Path(), data)
+    assert str(refused.value).startswith(said)

@@ -13,7 +13,7 @@ from classify.labeling import session as sessions
 from classify.labeling import web
 from classify.labeling.album import Album
 from classify.labeling.session import Session
-from classify.serving import site
+from classify.serving.server import Server
 from extract.photos import manifest
 from tests import browser
 from tests.classify.labeling.conftest import running
@@ -216,11 +216,7 @@ def test_only_photos_of_the_session_are_shown_and_other_sites_are_refused(
 def test_a_session_by_keyboard_in_a_browser(album: Album, file: Path) -> None:
     with running(album, file) as session, browser.running() as chromium:
         app = web.application(session, command="make DATA=x.csv", done=lambda: None)
-        server = site.server(app, port=0)
-        thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        )
-        thread.start()
+        server = Server(app, port=0)
         url = f"http://127.0.0.1:{server.port}"
         seen = browser.visit(chromium, url, width=390, dark=True)
         page = seen.page
@@ -248,8 +244,7 @@ def test_a_session_by_keyboard_in_a_browser(album: Album, file: Path) -> None:
         assert page.locator("pre").inner_text() == "make DATA=x.csv"
         assert seen.complaints == []
         assert all(address.startswith(url) for address in seen.requests)
-        server.shutdown()
-        thread.join()
+        server.close()
     assert effective(file)["red/0.png"] == ("label", "red", "train")
     # Copies of a photo are answered together.
     names = [row.label for row in manifest.read(file).answers()]

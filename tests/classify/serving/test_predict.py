@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from classify import __main__ as command
-from classify.serving import answer_formats, heatmap_files, predict
+from classify.serving import answer_formats, heatmap_files, predict, server
 from classify.serving.model import Answer, load_model
-from extract.store import shards
+from extract.store import features_file, shards
 from extract.system import console
 from extract.system.console import InputError
 from tests.conftest import CHECKOUT, write_photos
@@ -55,7 +55,7 @@ def test_the_command_prints_answers_and_nothing_else(house: Path, vgg16_weights:
     [
         (("runs/pets/svm", "nowhere.png"), "nowhere.png: no such file or folder"),
         (("runs/pets/svm", "features/pets.h5"), "features/pets.h5: no photo there"),
-        (("runs/pets", "pets"), "result.json: not there"),
+        (("runs/pets", "pets"), "runs/pets: no result there; give one of runs/pets/"),
         (("runs/pets/svm", "pets", "--top", "0"), "--top: 0 is less than 1"),
         (("runs/pets/svm", "pets", "--unsure", "60"), "--unsure: 60 is not between 0 and 1"),
         (("runs/pets/svm", "pets", "--keep", "95"), "--keep: 95 is not between 0 and 1"),
@@ -76,6 +76,26 @@ def test_unusable_input_is_an_error_of_one_line(
     with pytest.raises((InputError, SystemExit)) as told:
         command.main()
     assert said in str(told.value) + capsys.readouterr().err
+
+
+def test_a_result_of_another_folder_is_served_with_its_training_photos(
+    house: Path, vgg16_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+
+    def serve(listening: server.Server, host: str, said: str) -> None:
+        told.append(said)
+        listening.close()
+
+    monkeypatch.setattr(server, "serve", serve)
+    monkeypatch.setattr(command, "PORT", 0)
+    run = house / "runs/pets/svm"
+    command.main(["serve", str(run / "head.skops"), "--weights", str(vgg16_weights)])
+    with features_file.open(house / "features/pets.h5") as features:
+        photos = len(features.rows("train"))
+    assert told == [f"{run}: {{url}}, compared with {photos} training photos; stop it with Ctrl-C"]
+    assert not [*tmp_path.iterdir()]
 
 
 def predict_with_heatmaps(

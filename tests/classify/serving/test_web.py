@@ -8,7 +8,6 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
-from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +22,7 @@ from PIL import Image
 from classify.results import Result
 from classify.serving import addresses, heatmaps, neighbours, site, web
 from classify.serving.model import Model
-from classify.serving.neighbours import TrainingPhotos
+from classify.serving.server import Server
 from extract.compute import reading
 from extract.compute.reading import LoadedPhoto, Squares
 from extract.photos import decode
@@ -31,54 +30,13 @@ from extract.store import features_file
 from extract.system import memory
 from extract.system.console import InputError, one_line
 from tests import browser, synthetic
-from tests.conftest import HOSTILE, picture, png_header, write_photos
-
-
-class Red:
-    """Takes the place of VGG16: the redder a photo, the more it is a cat."""
-
-    known: dict[str, Any] = {}  # noqa: RUF012
-
-    def taps(self, items: list[LoadedPhoto], taps: object) -> dict[str, np.ndarray]:
-        return {
-            web.SIMILARITY_TAP: np.array([i.photo.mean(axis=(0, 1)) for i in items], np.float32)
-        }
-
-
-@pytest.fixture
-def app(tmp_path: Path) -> Flask:
-    return made(tmp_path, "cats", "dogs")
-
-
-def made(tmp_path: Path, *classes: str) -> Flask:
-    write_photos(tmp_path / "pets", dict.fromkeys(classes, 3))
-    paths = sorted(p.relative_to(tmp_path / "pets").as_posix() for p in tmp_path.rglob("*.png"))
-    pixels = [np.asarray(Image.open(tmp_path / "pets" / path)) for path in paths]
-    vectors = neighbours.unit(np.array([p.mean(axis=(0, 1)) for p in pixels], np.float32))
-    names = [path.split("/")[0] for path in paths]
-    result: Any = type("Result", (), {})()
-    result.model, result.data, result.class_names = "svm", "<pets>\u202e", classes
-    result.metrics = {"accuracy": 0.75}
-
-    def probabilities(items: list[Squares]) -> np.ndarray:
-        red = [item[224].photo[..., 0].mean() / 255 for item in items]
-        return np.array([[r, 1 - r] for r in red], np.float32)
-
-    model = Model(result, {224: ()}, probabilities)  # type: ignore[arg-type]
-    digests = [sha256((tmp_path / "pets" / path).read_bytes()).hexdigest() for path in paths]
-    training = TrainingPhotos(tmp_path / "pets", paths, digests, names, vectors)
-    return web.application(model, Red(), training, unsure=0.6)  # type: ignore[arg-type]
+from tests.classify.serving.conftest import Red, made, png
+from tests.conftest import HOSTILE, picture, png_header
 
 
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
-
-
-def png(red: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (30, 20), (red, 50, 50)).save(file, "PNG")
-    return file.getvalue()
 
 
 def send(client: FlaskClient, data: bytes, name: str = "a.png") -> tuple[int, Any]:
@@ -181,6 +139,20 @@ def test_names_are_shown_as_text_and_nothing_comes_from_other_sites(client: Flas
     assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
 
 
+@pytest.mark.parametrize(
+    ("host", "where"),
+    [
+        ("127.0.0.1", "stay on this machine"),
+        ("[::1]", "stay on this machine"),
+        ("0.0.0.0", "go only to the machine that this page comes from"),
+        ("192.168.1.7", "go only to the machine that this page comes from"),
+    ],
+)
+def test_the_page_says_where_photos_go(tmp_path: Path, host: str, where: str) -> None:
+    page = made(tmp_path, "cats", "dogs", host=host).test_client().get("/")
+    assert f"Your photos {where}." in page.text
+
+
 def test_names_in_an_answer_can_be_shown(tmp_path: Path) -> None:
     names = [name for name in HOSTILE if "/" not in name and not name.isprintable()][:2]
     found = send(made(tmp_path, *names).test_client(), png(204))[1]
@@ -210,24 +182,24 @@ def test_twenty_at_once_are_all_answered_and_far_more_are_told_to_wait(
 
 
 def test_it_listens_on_this_machine_only(app: Flask) -> None:
-    server = site.server(app, port=0)
-    assert server.server_address[0] == "127.0.0.1"
+    server = Server(app, port=0)
+    assert server.address == "127.0.0.1"
     with pytest.raises(InputError, match=f"{server.port}: .*choose another with --port"):
-        site.server(app, port=server.port)
-    server.server_close()
+        Server(app, port=server.port)
+    server.close()
     with socket.create_server(("127.0.0.1", server.port)):
         pass
 
 
 def test_the_log_shows_a_request_as_it_came(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    address, path = urlsplit(url), "/%1b[31m%e2%80%ae\x9b"
-    with caplog.at_level("INFO", "werkzeug"):
+    address, path = urlsplit(url), "/%1b[31m%e2%80%ae"
+    with caplog.at_level("INFO", "onepass"):
         with socket.create_connection((address.hostname, address.port)) as sent:
-            sent.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode("latin-1"))
+            sent.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
             assert b"404" in sent.recv(1000)
         while not caplog.messages:
             pass
-    assert rf'"GET {path[:-1]}\x9b HTTP/1.0" 404' in caplog.messages[0]
+    assert caplog.messages == [f'127.0.0.1 "GET {path}" 404']
 
 
 def test_the_training_photos_of_a_features_file_are_read(tmp_path: Path) -> None:
@@ -352,19 +324,16 @@ def test_it_listens_on_any_address_of_this_machine(
     app: Flask, host: str, address: str, shown: str
 ) -> None:
     try:
-        server = site.server(app, host=host, port=0)
+        server = Server(app, host=host, port=0)
     except InputError:
         assert ":" in host
         pytest.skip("this machine has no IPv6")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
     url = addresses.url(host, server.port)
     assert url.startswith(shown)
-    assert server.server_address[0] == (address or server.server_address[0])
+    assert server.address == (address or server.address)
     with urllib.request.urlopen(url) as answer:
         assert answer.status == 200
-    server.shutdown()
-    thread.join()
+    server.close()
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "203.0.113.9", "", "http://localhost", "::9"])
@@ -397,12 +366,9 @@ def test_programs_send_one_photo_as_the_body_or_several_as_files(client: FlaskCl
 @pytest.fixture
 def url(app: Flask) -> Iterator[str]:
     """Serve the page."""
-    server = site.server(app, port=0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
+    server = Server(app, port=0)
     yield f"http://127.0.0.1:{server.port}"
-    server.shutdown()
-    thread.join()
+    server.close()
 
 
 DROP = """files => {
