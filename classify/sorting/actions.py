@@ -119,7 +119,7 @@ def _are_one(place: Path, source: Path, row: Row) -> bool:
 
 def _target(row: Row) -> str:
     # It begins in the folder that the link lies in.
-    return os.path.join("..", row.source)
+    return os.path.normpath(os.path.join("..", row.source))
 
 
 def _is_our_link(row: Row, root: Path) -> bool:
