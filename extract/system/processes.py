@@ -44,8 +44,8 @@ def _watch(parent: int) -> None:
         with suppress(OSError):
             handle = _winapi.OpenProcess(_winapi.SYNCHRONIZE, False, parent)
             _winapi.WaitForSingleObject(handle, _winapi.INFINITE)
-        os._exit(1)
-    # An orphan gets another parent.
-    while os.getppid() == parent:
-        time.sleep(SECONDS)
+    else:
+        # An orphan gets another parent.
+        while os.getppid() == parent:
+            time.sleep(SECONDS)
     os._exit(1)
