@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -183,6 +184,10 @@ def _move(source: Path, place: Path, digest: str) -> str:
 
 def _rename(path: Path, place: Path) -> None:
     """Give a file another name, but never that of another file; the old one may stay as well."""
+    if sys.platform == "win32":
+        # There it refuses a name that is in use.
+        os.rename(path, place)
+        return
     try:
         os.link(path, place)
     except OSError as error:
