@@ -53,6 +53,10 @@ NEEDS_UNIX = re.compile(
 
 NEEDS_LINUX = "/proc/"
 
+not_on_windows = pytest.mark.skipif(
+    sys.platform == "win32", reason="it needs names that Windows lacks"
+)
+
 Arrays = list[NDArray[np.float32]]
 MakePhotos = Callable[..., Path]
 
