@@ -87,6 +87,7 @@ check: $(INSTALLED)  ## check lint, format and types
 	$(RUN) ruff check
 	$(RUN) ruff format --check
 	$(RUN) mypy
+	$(RUN) mypy --platform win32 --cache-dir .mypy_cache/win32
 
 bench: .venv/bench/installed  ## measure DATA's extraction against other libraries (installs them)
 	.venv/bench/bin/python -m benchmarks.extract --json benchmarks/extract.json -- "$$DATA"
@@ -114,7 +115,9 @@ help:  ## this list
 
 $(INSTALLED): pyproject.toml requirements/$(TF).txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11, 4) <= sys.version_info < (3, 14))' || { \
-	  echo "error: $(PYTHON) is not Python 3.11.4 to 3.13; name another with PYTHON=" >&2; exit 2; }
+	  echo "error: $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo missing), and Python 3.11.4 to 3.13 is" \
+	    "needed; install one of them, from python.org or with uv python install 3.13," \
+	    "and name it: make PYTHON=python3.13" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  -r requirements/$(TF).txt

@@ -2,7 +2,9 @@
 
 import gc
 import os
+import re
 import struct
+import sys
 import tempfile
 import threading
 import zlib
@@ -42,6 +44,19 @@ HOSTILE = [
 ]
 """Names of classes, files, models or data sets that some output could take for more than text."""
 
+NEEDS_UNIX = re.compile(
+    r"\b(fcntl|resource|fork|killpg|mkfifo|symlink(_to)?|chmod|geteuid|unprivileged|stand_in"
+    r"|failing_writes|start_new_session|SIG(KILL|STOP|PIPE)|send_signal)\b|/dev/"
+    r"|\"(make|sh|bash)\""
+)
+"""What is in a file of tests that Windows cannot run."""
+
+NEEDS_LINUX = "/proc/"
+
+not_on_windows = pytest.mark.skipif(
+    sys.platform == "win32", reason="it needs names that Windows lacks"
+)
+
 Arrays = list[NDArray[np.float32]]
 MakePhotos = Callable[..., Path]
 
@@ -51,6 +66,15 @@ def pytest_configure(config: pytest.Config) -> None:
     home = tempfile.TemporaryDirectory(prefix="keras-home-")
     config.add_cleanup(home.cleanup)
     os.environ["KERAS_HOME"] = home.name
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what the system cannot run."""
+    if sys.platform == "linux" or not collection_path.name.startswith("test_"):
+        return None
+    text = collection_path.read_text("utf-8")
+    unix = sys.platform == "win32" and NEEDS_UNIX.search(text)
+    return True if unix or NEEDS_LINUX in text else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

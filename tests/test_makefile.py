@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,50 @@ def test_clean_refuses_an_out_that_is_no_path(out: str, checkout: Path) -> None:
     assert done.stderr.startswith("error: ")
     assert (checkout / "runs").is_dir()
     assert (checkout / ".venv").is_dir()
+
+
+PYTHON = f"""#!{sys.executable} -S
+import sys
+if sys.argv[1] == "-V":
+    print("Python {{0}}")
+elif sys.argv[1] == "-c":
+    sys.version_info = tuple(map(int, "{{0}}".split(".")))
+    exec(sys.argv[2])
+else:
+    print(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"),
+    [("3.10.13", False), ("3.11.3", False), ("3.11.4", True), ("3.13.9", True), ("3.14.0", False)],
+)
+def test_an_unsuitable_python_is_told_what_to_install(
+    version: str, fits: bool, checkout: Path
+) -> None:
+    for name in ("cpu", "gpu"):
+        (checkout / f".venv/installed-{name}").unlink()
+    python = checkout / "python3"
+    python.write_text(PYTHON.format(version), "utf-8")
+    python.chmod(0o755)
+    done = make(checkout, "compare", PATH=f"{checkout}:{os.environ['PATH']}")
+    if fits:
+        assert "['-m', 'venv', '.venv']" in done.stdout
+    else:
+        (line, *_) = done.stderr.splitlines()
+        assert line.startswith(f"error: python3 is Python {version}, and Python 3.11.4 to 3.13 is")
+        assert line.endswith("and name it: make PYTHON=python3.13")
+        assert not done.stdout
+
+
+def test_a_missing_python_is_told_too(checkout: Path) -> None:
+    for name in ("cpu", "gpu"):
+        (checkout / f".venv/installed-{name}").unlink()
+    done = make(checkout, "compare", "PYTHON=python3.99")
+    assert "error: python3.99 is missing, and Python 3.11.4 to 3.13 is needed" in done.stderr
+
+
+def test_make_and_the_wheel_take_the_same_pythons() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert project["requires-python"] == ">=3.11.4,<3.14"
+    assert "(3, 11, 4) <= sys.version_info < (3, 14)" in (CHECKOUT / "Makefile").read_text("utf-8")

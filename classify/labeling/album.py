@@ -1,6 +1,5 @@
 """All photos of a labelling session: those of the data set, and those of the pool."""
 
-import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,7 +76,7 @@ def lines_of(features: Features) -> dict[str, Line]:
     return {
         place: Line(place, features.class_names[label], str(split), group)
         for path, label, split, group in rows
-        if (place := os.path.normpath(os.path.join(features.root, path)))
+        if (place := locations.plain(features.root, path))
     }
 
 
@@ -99,7 +98,7 @@ def read(features: Features, pool: Pool | None, *, include_test: bool) -> Album:
     for position, row in enumerate(rows):
         digest = features.digests[row]
         first += [position] if digest not in places else []
-        place = os.path.normpath(os.path.join(features.root, features.paths[row]))
+        place = locations.plain(features.root, features.paths[row])
         places.setdefault(digest, []).append(place)
     X, chosen = X[first], rows[first]
     labels, split = features.labels[chosen], features.splits[chosen]

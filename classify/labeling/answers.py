@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from extract.photos import manifest
 from extract.photos.manifest import Reading
-from extract.system import atomic, lock
+from extract.system import atomic, locations, lock
 from extract.system.console import InputError, warn
 from extract.system.provenance import now
 
@@ -131,7 +131,7 @@ def opened(file: Path, photos: Sequence[Line]) -> Iterator[Answers]:
                 f"{file}: answers cannot be written to it, because it lacks the columns answer and "
                 "time or is not UTF-8; choose another file with --to"
             )
-        descriptor = os.open(file, os.O_RDWR | os.O_APPEND)
+        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
         try:
             answers = Answers(file, manifest.read(file), descriptor)
             answers.complete(photos)
@@ -148,7 +148,7 @@ def _as_text(file: Path, reading: Reading, lines: Sequence[Line], *, time: str) 
         text, delimiter=reading.delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL
     )
     for line in lines:
-        path = manifest.safe_path(os.path.relpath(line.place, folder))
+        path = manifest.safe_path(locations.relative(line.place, folder))
         values = line._asdict() | {"path": path, "time": time}
         writer.writerow([values.get(name, "") for name in reading.columns])
     return text.getvalue()

@@ -17,7 +17,7 @@ from extract.compute.reading import LoadedPhoto
 from extract.photos import hashes, scan
 from extract.system import console, lock
 from extract.system.console import InputError, count, say, warn
-from extract.system.locations import readable_name
+from extract.system.locations import plain, readable_name
 from extract.vgg16.recipe import SIZE, recipe_digest
 
 REASONS = 5
@@ -79,7 +79,7 @@ def read(
     places: dict[str, list[str]] = {}
     for path, digest in digests.items():
         if digest not in known and path not in unreadable:
-            places.setdefault(digest, []).append(os.path.join(str(found.root), path))
+            places.setdefault(digest, []).append(plain(str(found.root), path))
     _report(folder, found, places, unreadable)
     if not places:
         raise InputError(f"--pool {folder}: no photo in it that DATA lacks; give another folder")

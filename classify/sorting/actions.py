@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def _are_one(place: Path, source: Path, row: Row) -> bool:
 
 def _target(row: Row) -> str:
     # It begins in the folder that the link lies in.
-    return os.path.join("..", row.source)
+    return os.path.normpath(os.path.join("..", row.source))
 
 
 def _is_our_link(row: Row, root: Path) -> bool:
@@ -183,6 +184,10 @@ def _move(source: Path, place: Path, digest: str) -> str:
 
 def _rename(path: Path, place: Path) -> None:
     """Give a file another name, but never that of another file; the old one may stay as well."""
+    if sys.platform == "win32":
+        # There it refuses a name that is in use.
+        os.rename(path, place)
+        return
     try:
         os.link(path, place)
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from classify.sorting import record
 from extract.photos import tree
+from extract.system.locations import DEVICE, FORBIDDEN
 
 UNSURE = "unsure"
 """The folder of photos whose most probable class is not probable enough."""
@@ -25,14 +26,8 @@ LONGEST = 255
 
 LONGEST_FOLDER = 200
 
-FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
-"""Characters that separate folders, or that Windows and its disks refuse."""
-
 BEGINNING = re.compile(r"^[.\s=+\-@]+")
 """What hides a folder, or begins a formula or an option."""
-
-DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-"""Names that Windows reserves."""
 
 
 def folders(class_names: Iterable[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from extract.photos import manifest
 from extract.system import atomic
 from extract.system.console import InputError
+from extract.system.locations import slashed
 
 NAME = "onepass-sort.csv"
 
@@ -80,9 +81,9 @@ def _row(file: Path, number: int, fields: list[str]) -> Row:
     if len(fields) != len(Row._fields):
         raise InputError(f"{file}: row {number:,} has {len(fields)} columns; leave it as it was")
     row = Row(*fields)
-    row = row._replace(path=os.path.normpath(row.path))
+    row = row._replace(path=slashed(os.path.normpath(row.path)))
     if row.how != FOLDER:
-        row = row._replace(source=os.path.normpath(row.source))
+        row = row._replace(source=slashed(os.path.normpath(row.source)))
     parts = row.path.split("/")
     wanted = 1 if row.how == FOLDER else 2
     usable = (
@@ -90,7 +91,9 @@ def _row(file: Path, number: int, fields: list[str]) -> Row:
         and (row.how == FOLDER or DIGEST.fullmatch(row.digest))
         and len(parts) == wanted
         and not {"", ".."} & {*parts}
-        and not os.path.isabs(row.source)
+        and not os.path.splitdrive(row.path)[0]
+        # On Windows, the way to another drive begins with its letter.
+        and (os.path.splitdrive(row.source)[0] or not os.path.isabs(row.source))
         and "\0" not in row.path + row.source
     )
     if not usable:

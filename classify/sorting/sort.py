@@ -30,7 +30,7 @@ from extract.compute import reading
 from extract.compute.reading import Squares
 from extract.system import console
 from extract.system.console import InputError, count, say, warn
-from extract.system.locations import readable_name
+from extract.system.locations import readable_name, relative
 
 AT_ONCE = 1000
 """Photos that are predicted before they are put into their folders; a killed run predicts at most
@@ -192,7 +192,7 @@ class _Plan:
 
     def _source(self, path: str) -> str:
         folder, name = os.path.split(path)
-        return os.path.relpath(os.path.join(self._real(folder), name), self.folder.root)
+        return relative(os.path.join(self._real(folder), name), str(self.folder.root))
 
     def _is_sorted(self, source: str, path: str) -> bool:
         """Say whether a photo lies in one of the folders, or is linked or copied there already."""
@@ -218,7 +218,9 @@ def _check_how(folder: SortedFolder, wanted: Wanted) -> None:
 
 def _check_removable(paths: Iterable[str]) -> None:
     for folder in sorted({os.path.dirname(path) or "." for path in paths}):
-        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        # Windows knows no other ones.
+        effective = os.access in os.supports_effective_ids
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=effective):
             raise InputError(
                 f"{readable_name(folder)}: photos cannot be moved out of this folder (no "
                 "permission to write); nothing was moved. Use --how copy or link"

@@ -5,6 +5,7 @@ the next one could not finish or undo.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +70,8 @@ class SortedFolder:
                 finally:
                     with suppress(OSError):
                         (self.path / LOCK).unlink()
+            if sys.platform == "win32":
+                self._remove_lock()
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -178,12 +181,23 @@ class SortedFolder:
         with suppress(OSError):
             record.write(self.file, self.rows.values())
 
+    def _remove_lock(self) -> None:
+        """Remove the lock, and the folder too if nothing is in it.
+
+        Windows removes no file while it is locked, and so no folder with a lock in it.
+        """
+        with suppress(OSError):
+            (self.path / LOCK).unlink(missing_ok=True)
+            if "." in self.rows and not self.photos:
+                os.rmdir(self.root)
+
     def _remove_what_was_made(self) -> None:
         """Remove the record and the folders that were made, unless something is in them."""
         with suppress(OSError):
             self.file.unlink(missing_ok=True)
-            # It would keep the folder from being removed.
-            (self.path / LOCK).unlink(missing_ok=True)
+            # It would keep the folder from being removed. Windows removes it later.
+            with suppress(PermissionError):
+                (self.path / LOCK).unlink(missing_ok=True)
             for folder in sorted(self.rows, reverse=True):
                 with suppress(OSError):
                     os.rmdir(self.root / folder)

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,10 +68,11 @@ def _load(ncnn: Any, weights: Weights, text: str) -> Any:
     network.opt.use_fp16_storage = False
     network.opt.use_fp16_arithmetic = False
     network.opt.use_bf16_storage = False
-    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
-        file.write(ncnn_graph.weights(weights.arrays))
-        file.flush()
-        if network.load_param_mem(text) or network.load_model(file.name):
+    # Windows opens no file twice that is deleted when it is closed.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "vgg16.bin")
+        file.write_bytes(ncnn_graph.weights(weights.arrays))
+        if network.load_param_mem(text) or network.load_model(str(file)):
             raise Unusable("ncnn cannot be used: it rejects the network")
     return network
 

@@ -233,7 +233,7 @@ def _choose_keras(
 
 def _recorded(path: Path) -> dict[str, Any]:
     """Return what was found out about engines on this machine and others."""
-    recorded: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    recorded: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return recorded
 
 

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 import pooch
 import requests
@@ -255,7 +255,7 @@ def _record_path(root: Path) -> Path:
 
 def _recorded(root: Path) -> str | None:
     path = _record_path(root)
-    return json.loads(path.read_text())["sha256"] if path.exists() else None
+    return json.loads(path.read_text("utf-8"))["sha256"] if path.exists() else None
 
 
 def _record(root: Path, archive: Path) -> None:
@@ -290,8 +290,7 @@ def _unpack(archive: Path, target: Path, *, only: str = "") -> None:
             raise InputError(
                 f"{archive}: damaged or unsafe archive ({error}); it was removed, try again"
             ) from error
-        # Windows has no such function.
-        if hasattr(os, "sync"):
+        if sys.platform != "win32":
             os.sync()
         os.replace(folder, target)
 
@@ -299,7 +298,7 @@ def _unpack(archive: Path, target: Path, *, only: str = "") -> None:
 def _target_path(name: str, only: str) -> PurePosixPath | None:
     """Return the path to unpack a member to, or None if it is not below `only`."""
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
+    if path.is_absolute() or PureWindowsPath(path).drive or ".." in path.parts:
         raise ValueError(f"member {name!r} leaves the folder")
     return path.relative_to(only) if path.is_relative_to(only) else None
 

@@ -175,7 +175,7 @@ def write(file: Path, found: Scan) -> None:
     optional = [name for name in ("split", "group") if any(getattr(p, name) for p in found.photos)]
     rows = [["path", "label", *optional]]
     for photo in found.photos:
-        path = os.path.relpath(os.path.join(str(found.root), photo.path), folder)
+        path = locations.relative(os.path.join(str(found.root), photo.path), folder)
         more = [getattr(photo, name) for name in optional]
         rows.append([safe_path(path), photo.class_name, *more])
     for name in found.class_names:
@@ -363,7 +363,7 @@ def _place(folder: Path, text: str) -> str:
         raise ValueError("the path is empty")
     problem = ""
     for name in _spellings(text):
-        place = os.path.normpath(os.path.join(folder, name))
+        place = locations.plain(str(folder), name)
         try:
             mode = os.stat(place).st_mode
         except OSError as error:
@@ -433,12 +433,11 @@ def _effective(rows: Sequence[Row]) -> Row:
 
 
 def _as_scan(found: Reading, rows: Sequence[Row]) -> Scan:
-    folder = str(found.file.parent)
-    root = folder
+    folder = root = found.file.parent.as_posix()
     inside = folder.rstrip("/") + "/"
     outside = {os.path.dirname(row.place) for row in rows if not row.place.startswith(inside)}
     if outside:
-        root = os.path.commonpath([folder, *outside])
+        root = _common(found.file, [folder, *outside])
     begin = len(root.rstrip("/")) + 1
     any_split = any(row.split for row in rows)
     photos = [
@@ -460,6 +459,15 @@ def _as_scan(found: Reading, rows: Sequence[Row]) -> Scan:
         class_names=class_names,
         notes=[*_notes(found, rows, any_split=any_split), *scan.alike(class_names)],
     )
+
+
+def _common(file: Path, folders: Sequence[str]) -> str:
+    try:
+        return locations.slashed(os.path.commonpath(folders))
+    except ValueError as error:
+        raise InputError(
+            f"{file}: its photos lie on several drives; copy them, and it, to one drive"
+        ) from error
 
 
 def _notes(found: Reading, rows: Sequence[Row], *, any_split: bool) -> list[str]:

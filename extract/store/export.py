@@ -105,7 +105,7 @@ def _write_npy(
                 file.write(np.ascontiguousarray(values, "<f4").tobytes())
         with (new / "photos.csv").open("w", encoding="utf-8", newline="") as photos:
             _write_photos(_columns(features), photos)
-        (new / "about.json").write_text(json.dumps(about, indent=1) + "\n")
+        (new / "about.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 
 
 def _write_parquet(

@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,10 @@ def name_of(data: str) -> str:
             f"{data}: the name of this data set has more than {LONGEST_NAME} bytes, which is too "
             "long for files that are named after it; rename it"
         )
+    if not locations.is_name_here(name):
+        raise InputError(
+            f"{data}: Windows has no files that are named after this data set, {name!r}; rename it"
+        )
     return name
 
 
@@ -148,7 +153,8 @@ def check_name(data: str) -> None:
     ValueError
         If it could lead out of the folder that it is put in.
     """
-    if data in ("", ".", "..") or {"/", "\0"} & set(data) or len(data.encode()) > LONGEST_NAME:
+    outside = data in ("", ".", "..") or {"/", "\0"} & set(data) or not locations.is_name_here(data)
+    if outside or len(data.encode()) > LONGEST_NAME:
         raise ValueError(f"its data set is called {data[:80]!r}, which is not a plain name")
 
 
@@ -501,6 +507,8 @@ def _check_results(features: Features, path: Path, out: Path) -> None:
 
 
 def _is_below_root(path: str) -> bool:
+    if sys.platform == "win32" and {"\\", ":"} & set(path):
+        return False
     return "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
 
 

@@ -1,5 +1,6 @@
 """Read rows of many shards in any order, and keep only a bounded number of them open."""
 
+import sys
 import threading
 from collections import OrderedDict
 from typing import Any
@@ -11,18 +12,8 @@ from extract.store import hdf5
 from extract.system import availability
 from extract.system.locations import Location
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:
-
-    def _open_files() -> int:
-        # On Windows C's library opens no more for a process.
-        return 512
-else:
-
-    def _open_files() -> int:
-        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
 
 SHARE = 4
 """One in this many of the files that this process may have open is a shard."""
@@ -68,6 +59,13 @@ class OpenShards:
             self.files[shard] = hdf5.open_whole(shard)
         self.files.move_to_end(shard)
         return self.files[shard]
+
+
+def _open_files() -> int:
+    if sys.platform != "win32":
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    # C's library opens no more for a process.
+    return 512
 
 
 def limit() -> int:

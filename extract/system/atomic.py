@@ -9,25 +9,25 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from extract.system.console import InputError
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:
-    # Windows has no locks of folders.
-    CAN_LOCK = False
-else:
-    CAN_LOCK = True
 
 COMMITTED = ".new"
 """Folder with files that were all written and wait to be moved into the folder that it lies in."""
 
 LAST = "result.json"
 """A file that is moved after all others, for programs that take its presence for completeness."""
+
+PAUSES = (0.05, 0.2, 1.0)
+"""Seconds to wait on Windows for whoever has opened a file that is to be replaced."""
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\..+\.[0-9a-f]{16}\.tmp")
 """The names of temporary files, now and in earlier versions."""
@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with writing(path.parent), _named_for(path, temporary(path)) as new:
         yield new
         _sync(new)
-        os.replace(new, path)
+        _patiently(os.replace, new, path)
         sync_folder(path.parent)
 
 
@@ -86,7 +86,7 @@ def finish(folder: Path) -> None:
     for name in sorted(names, key=lambda name: (name == LAST, name)):
         # Another process may have moved it.
         with suppress(FileNotFoundError):
-            os.replace(committed / name, folder / name)
+            _patiently(os.replace, committed / name, folder / name)
     # There may be files in it again, of a later write.
     with suppress(OSError):
         committed.rmdir()
@@ -109,7 +109,7 @@ def sync_folder(folder: Path) -> None:
 
     Windows cannot open a folder; its file system keeps a journal of renames.
     """
-    if not CAN_LOCK:
+    if sys.platform == "win32":
         return
     with _opened(folder) as descriptor:
         os.fsync(descriptor)
@@ -117,13 +117,23 @@ def sync_folder(folder: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes left in a folder, unless another process is writing to it."""
-    if not CAN_LOCK:
-        return
     with suppress(OSError), _opened(folder) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, shared=False)
         for path in folder.iterdir():
             if TEMPORARY.fullmatch(path.name):
                 _remove(path)
+
+
+def _patiently(move: Callable[[Path, Path], None], path: Path, place: Path) -> None:
+    """Rename a file or folder. On Windows, a virus scanner may have it open for a moment."""
+    for seconds in PAUSES if sys.platform == "win32" else ():
+        try:
+            move(path, place)
+        except PermissionError:
+            time.sleep(seconds)
+        else:
+            return
+    move(path, place)
 
 
 def _sync(path: Path) -> None:
@@ -136,7 +146,7 @@ def _commit(new: Path, folder: Path) -> None:
     while True:
         finish(folder)
         try:
-            os.rename(new, folder / COMMITTED)
+            _patiently(os.rename, new, folder / COMMITTED)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -175,13 +185,20 @@ def writing(folder: Path) -> Iterator[None]:
     without such locks, nothing is ever swept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if not CAN_LOCK:
+    if sys.platform == "win32":
+        # It has no locks of folders.
         yield
         return
     with _opened(folder) as descriptor:
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            _lock(descriptor, shared=True)
         yield
+
+
+def _lock(folder: int, *, shared: bool) -> None:
+    """Lock an open folder, or raise OSError if the others do not allow it now."""
+    if sys.platform != "win32":
+        fcntl.flock(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ that fails or a lack of memory says nothing about the content.
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,7 +59,8 @@ def expected(path: object) -> Iterator[None]:
 
 def unavailable(path: object, number: int) -> Unavailable:
     """Return the error that tells the user about the system's error of this number."""
-    advice = ADVICE.get(
+    open_elsewhere = sys.platform == "win32" and number == errno.EACCES
+    advice = "close the program that has it open, or " * open_elsewhere + ADVICE.get(
         number, "check the disk or the network, or move the file away if it alone cannot be read"
     )
     problem = f"it cannot be read now ({os.strerror(number)})"

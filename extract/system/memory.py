@@ -5,18 +5,23 @@ when as much of it is asked for once more.
 """
 
 import mmap
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from extract.system.console import MEMORY_ADVICE, InputError
 
 MOST = 2_000_000_000
 """Bytes that all photos that are being decoded may take together; no photo may take more."""
 
-PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+PRIVATE: dict[str, Any] = {}
 """Memory on Windows has no flags."""
+
+if sys.platform != "win32":
+    PRIVATE["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 SPARE = 64_000_000
 """If so many bytes more than needed can be had, a failure had another cause than memory."""

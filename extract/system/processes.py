@@ -1,8 +1,10 @@
 """Processes that help this one: they end when it dies, however it dies."""
 
 import os
+import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from joblib import Parallel
@@ -33,7 +35,17 @@ def end_with(parent: int) -> None:
 
 
 def _watch(parent: int) -> None:
-    # An orphan gets another parent.
-    while os.getppid() == parent:
-        time.sleep(SECONDS)
+    if sys.platform == "win32":
+        # There an orphan keeps the number of its parent, and between the two may be Python's
+        # launcher, whose number it then has.
+        import _winapi
+
+        # There is no such process if it has died already.
+        with suppress(OSError):
+            handle = _winapi.OpenProcess(_winapi.SYNCHRONIZE, False, parent)
+            _winapi.WaitForSingleObject(handle, _winapi.INFINITE)
+    else:
+        # An orphan gets another parent.
+        while os.getppid() == parent:
+            time.sleep(SECONDS)
     os._exit(1)

@@ -9,6 +9,7 @@ import pytest
 
 from extract import __main__ as extract
 from extract import options
+from tests.conftest import not_on_windows
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         (["chess", "--unknown"], "unrecognized arguments: --unknown; see python -m extract"),
         (["my", "photos"], "unrecognized arguments: photos; a path that contains spaces needs"),
         ([""], "DATA: it is empty"),
-        (["C:\\photos"], "DATA: C:\\photos is a Windows path"),
+        pytest.param(["C:\\photos"], "DATA: C:\\photos is a Windows path", marks=not_on_windows),
         (["pets", "--out", "s3://bucket/out"], "--out: s3://bucket/out is a URL, and a path "),
         (["pets", "--out", ""], "--out: it is empty"),
         (["pets", "--weights", "file://server/x"], "--weights: file://server/x names the machine"),

@@ -1,20 +1,27 @@
 """Names of class folders and of files: usable everywhere, distinct, and never leading elsewhere."""
 
 import os
+import sys
 from pathlib import Path
 
+import pytest
+
 from classify.sorting import names, record
+from extract.system import locations
 from tests.conftest import HOSTILE
 
 ODD = [
     *HOSTILE,
     *("..", ".", "", "/etc/passwd", "../up", "a/../../b", "a\\b", ".git", "~", "CON", "nul.txt"),
+    *("com1", "COM¹", "con .txt", "conin$", "a. ", "a:b", "C:"),
     *("unsure", "Unsure", "none", record.NAME, "King", "king", "king ", "king.", "lost+found"),
     *("é" * 300, "é" * 299, "e\u0301", "\u00e9", "\udcff", "a\0b", " ", "-rf", "--to"),
 ]
 
 
-def test_every_class_has_a_folder_of_its_own_inside_the_folder(tmp_path: Path) -> None:
+def test_every_class_has_a_folder_of_its_own_inside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = names.folders(ODD)
     assert [*found] == ODD
     assert len({names.key(name) for name in found.values()}) == len(ODD)
@@ -26,6 +33,8 @@ def test_every_class_has_a_folder_of_its_own_inside_the_folder(tmp_path: Path) -
         assert names.key(name) not in (names.UNSURE, names.NONE, record.NAME)
         (tmp_path / name).mkdir()
     assert {path.name for path in tmp_path.iterdir()} == {*found.values()}
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert all(map(locations.is_name_here, found.values()))
 
 
 def test_plain_names_stay_and_reserved_ones_say_that_they_are_classes() -> None:

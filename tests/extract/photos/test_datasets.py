@@ -209,7 +209,14 @@ def test_unreachable_site_says_the_address_and_where_to_put_the_photos(
     assert files_below(tmp_path) == {}
 
 
-EVIL = ["../evil.jpg", "wrapper/../../evil.jpg", "{tmp}/evil.jpg", "..\\evil.jpg", "a\\..\\..\\b"]
+EVIL = [
+    "../evil.jpg",
+    "wrapper/../../evil.jpg",
+    "{tmp}/evil.jpg",
+    "..\\evil.jpg",
+    "a\\..\\..\\b",
+    "C:/b",
+]
 
 
 @pytest.mark.parametrize("evil", EVIL)

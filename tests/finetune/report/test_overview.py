@@ -8,8 +8,11 @@ from rich.console import Console
 from finetune.compare.comparison import Comparison
 from finetune.report import overview
 from finetune.report.json_record import SCHEMA, json_record
+from tests.conftest import not_on_windows
 from tests.finetune.report.parsed_page import Page
 from tests.synthetic_results import comparison, fake_features
+
+pytestmark = not_on_windows
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from finetune.findings.next_steps import next_steps
 from finetune.photo_map import placement
 from finetune.report import page
 from tests import browser
-from tests.conftest import HOSTILE, picture
+from tests.conftest import HOSTILE, not_on_windows, picture
 from tests.finetune.report.parsed_page import Page
 from tests.synthetic_results import MODELS, comparison, fake_features, five, save
 
@@ -214,6 +214,7 @@ def test_models_that_tie(tmp_path: Path) -> None:
     assert shown.tables["pairs"][1] == ["x", "y", "0", "0", "1.000", "1.000"]
 
 
+@not_on_windows
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     features = fake_features(
         HOSTILE, skipped=[("<img src=x onerror=alert(1)>\u202e.jpg", "`|\n# no")]
