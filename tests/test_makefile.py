@@ -15,6 +15,7 @@ from tests.conftest import CHECKOUT
 ODD = """it's "a" b$HOME$(OUT)`id`;#*\\n
 c\\"""
 KEPT = ["--activations", "block4_pool"]
+PAIRS = ["--pairs=auto"]
 STUB = f"""#!{sys.executable} -S
 import json, sys
 print(json.dumps(sys.argv[1:]))
@@ -57,7 +58,18 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
     where, data = [f"--out={odd}", "--seed=0"], ["--", odd]
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        ["-m", "extract", "features", *where, *KEPT, "--sizes", "224", "320", "--pairs=no", *data],
+        [
+            "-m",
+            "extract",
+            "features",
+            *where,
+            *KEPT,
+            "--sizes",
+            "224",
+            "320",
+            "--pairs=auto",
+            *data,
+        ],
         ["-m", "classify", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", "--so-far", *data],
         ["-m", "finetune", "train", *where, *data],
@@ -66,7 +78,7 @@ def test_commands_are_given_what_was_typed(odd: str, checkout: Path) -> None:
     done = make(checkout, "finetune", "compare", f"DATA={odd}", f"OUT={odd}")
     assert done.returncode == 0, done.stderr
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
-        ["-m", "extract", "features", *where, *KEPT, "--sizes", "224", "--pairs=no", *data],
+        ["-m", "extract", "features", *where, *KEPT, "--sizes", "224", *PAIRS, *data],
         ["-m", "finetune", "train", *where, *data],
         ["-m", "finetune", "compare", f"--out={odd}", *data],
     ]
@@ -107,7 +119,7 @@ def test_activations_are_kept_where_a_network_will_be_fine_tuned_on_this_machine
     words: list[str], kept: list[str], checkout: Path
 ) -> None:
     first = json.loads(make(checkout, *words).stdout.splitlines()[0])
-    what = ["--sizes", "224", "--pairs=no", "--", "chess"]
+    what = ["--sizes", "224", *PAIRS, "--", "chess"]
     assert first[3:] == ["--out=.", "--seed=0", *kept, *what]
 
 

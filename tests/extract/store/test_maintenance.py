@@ -12,7 +12,7 @@ import pytest
 
 from extract.store import features_file, maintenance, shards
 from extract.system.console import InputError
-from extract.vgg16.recipe import TAPS, recipe_digest
+from extract.vgg16.recipe import ALL_TAPS, TAPS, recipe_digest
 from tests import stand_in
 from tests.conftest import MakePhotos, picture, write_photos
 from tests.damage import (
@@ -112,7 +112,7 @@ def test_info_says_everything_in_the_file(
         f"class cats: {shares.format(*per_class['cats'])}",
         f"class dogs: {shares.format(*per_class['dogs'])}",
         f"split: {shares.format(*totals)}; {about['split_rule']}; seed 0",
-        "taps: " + ", ".join(f"{tap} {width:,}" for tap, width in TAPS.items()),
+        "taps: " + ", ".join(f"{tap} {width:,}" for tap, width in ALL_TAPS.items()),
         f"recipe: {about['recipe_digest']}",
         *(f"  {key}: {value}" for key, value in recipe.items() if key != "taps"),
         "weights: stand-in",
@@ -137,7 +137,7 @@ def test_info_tells_the_taps_and_the_recipe_of_every_size(
     maintenance.info(out / "features" / "pets.h5")
     lines = capfd.readouterr().out.splitlines()
     (taps,) = (line for line in lines if line.startswith("taps: "))
-    assert "block3_max 256, block5_avg_96 512, block5_avg3x3_96 4,608" in taps
+    assert "block4_pairs 4,096, block5_avg_96 512, block5_avg3x3_96 4,608" in taps
     folders = {path.parent.name for path in shards_in(out)}
     assert {line.removeprefix("recipe: ") for line in lines if line.startswith("recipe")} == folders
     assert [line for line in lines if line.startswith("  size: ")] == ["  size: 224", "  size: 96"]
