@@ -137,11 +137,12 @@ def upkeep(name: str, out: Path, **settings: Any) -> Done:
 
 
 def values(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """Return taps that tell photos apart, and by their cosine alike ones from others."""
+    """Return all taps; they tell photos apart, and by their cosine alike ones from others."""
     seen = photos.reshape(len(photos), -1)[:, :4608].astype(np.float32)
     seen -= seen.mean(axis=1, keepdims=True)
     seen = seen.clip(0)
-    return {tap: seen[:, :width] * (i + 1) for i, (tap, width) in enumerate(TAPS.items())}
+    taps = {tap: seen[:, :width] * (i + 1) for i, (tap, width) in enumerate(TAPS.items())}
+    return taps | pairs(photos)
 
 
 def pairs(photos: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -220,7 +221,7 @@ def _child(job: dict[str, Any]) -> None:
         with open(job["log"], "a") as log:
             log.writelines(f"{hashlib.md5(photo.tobytes()).hexdigest()}\n" for photo in photos)
         time.sleep(job.get("seconds", 0))
-        return values(photos) | pairs(photos)
+        return values(photos)
 
     shards.SHARD_IMAGES = job.get("shard_images", shards.SHARD_IMAGES)
     defaults: Any = pipeline.compute.__kwdefaults__

@@ -275,7 +275,7 @@ def test_foreign_shard_is_set_aside(twelve: Undisturbed, tmp_path: Path) -> None
 # Full disks
 
 
-LIMITS = [2_000, 9_000, 16_000, 24_000, 40_000, 100_000, 155_000, 200_000, 220_000, 240_000]
+LIMITS = [2_000, 9_000, 16_000, 24_000, 40_000, 100_000, 200_000, 290_000, 350_000, 450_000]
 
 
 @pytest.mark.parametrize("limit", LIMITS)

@@ -179,14 +179,14 @@ def _load_network(run: Path, result: Result) -> Model:
 
 def _check_recipe(run: Path, result: Result, *, weights_digest: str) -> None:
     """Make sure that a head is given features like those it was trained on."""
-    here, with_pairs = (
+    without, with_pairs = (
         joint_digest([recipe(weights_digest, size=size, with_pairs=pairs) for size in result.sizes])
         for pairs in (False, True)
     )
-    if result.recipe_digest not in (here, with_pairs):
+    if result.recipe_digest not in (without, with_pairs):
         raise InputError(
             f"{run}: trained on features of recipe {result.recipe_digest[:12]}, but this version "
-            f"makes {here[:12]} with these weights{_because()}; run make features heads"
+            f"makes {with_pairs[:12]} with these weights{_because()}; run make features heads"
         )
 
 

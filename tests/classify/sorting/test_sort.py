@@ -43,6 +43,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     result: Any = SimpleNamespace(model="svm", data="pets", class_names=class_names)
     loaded = Model(result, {32: ()}, probabilities)
     monkeypatch.setattr(sort, "load_model", lambda run, **vgg16: loaded)
+    monkeypatch.setattr(command.results, "find", lambda model, *where: model)
     return class_names
 
 
