@@ -113,13 +113,13 @@ for name in ("replace", "rename", "unlink", "remove"):
 PROGRAM = """
 from extract.engines import selection
 from extract.engines.base import Engine
-from extract.vgg16.recipe import TAPS
+from extract.vgg16.recipe import ALL_TAPS
 from onepass import __main__ as onepass
 
 
 def values(photos):
     seen = photos.reshape(len(photos), -1)[:, ::16].astype("float32")
-    return {tap: seen[:, :width] for tap, width in TAPS.items()}
+    return {tap: seen[:, :width] for tap, width in ALL_TAPS.items()}
 
 
 selection.choose = lambda *wanted, **how: Engine("stand-in", values)
