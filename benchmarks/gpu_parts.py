@@ -440,9 +440,8 @@ class _Progress:
 
     def advance(self, n: int) -> None:
         self.done += n
-        self.ended = time.perf_counter()
         if not self.skipped and self.done >= self.n // 4:
-            self.skipped, self.quarter = self.done, self.ended
+            self.skipped, self.quarter = self.done, time.perf_counter()
 
     def whole(self) -> float:
         return self.n / (self.ended - self.started)
@@ -461,12 +460,13 @@ def _pipeline(
     paths = sorted(path.name for path in root.glob("*.jpg")) or write_jpegs(root, bench.scale.jpegs)
     speeds = [speed for speed in (bench.forward, bench.decoding) if speed]
     n = max(1, int(share * min([bench.scale.photos, *(PIPELINE_SECONDS * one for one in speeds)])))
-    progress = _Progress(len(paths[:n]))
+    given = paths[:n]
+    progress = _Progress(len(given))
     with tempfile.TemporaryDirectory(dir=bench.folder) as out:
         with Writer(Path(out), the_recipe) as writer:
             pipeline.compute(
                 root,
-                paths[:n],
+                given,
                 build_engine=lambda photos: engine,
                 writer=writer,
                 advance=progress.advance,

@@ -234,8 +234,9 @@ def _serve(given: argparse.Namespace) -> None:
     from classify.serving import server, web
 
     server.check_address(given.host, given.port)
-    loaded = model.load_model(run, **_vgg16(given, run))
-    vgg16 = _of_224(loaded, _vgg16(given, run))
+    about_vgg16 = _vgg16(given, run)
+    loaded = model.load_model(run, **about_vgg16)
+    vgg16 = _of_224(loaded, about_vgg16)
     training = _training(loaded, vgg16, results.out_of(run), given.out)
     keep = _keep(given)
     if keep is not None:

@@ -96,8 +96,8 @@ def tune(
     size = photos.shape[1]
     key = (weights.digest, size, outputs)
     try:
-        keras_backend.find_fastest()
         if key not in _tuned:
+            keras_backend.find_fastest()
             _tuned[key] = tuning.choose(builders(weights, outputs, size), photos)
         return _tuned[key]
     except Exception as error:

@@ -35,7 +35,7 @@ SCHEMA = 1
 SHARD_IMAGES = 256
 
 LARGE_SHARD_BYTES = 32_000_000
-"""The taps of a shard from a fast network. Whatever its size, a shard takes 50 ms to be on disk."""
+"""The taps of a shard from a fast network. Each shard costs some 50 ms, however small it is."""
 
 CHUNK_ROWS = 64
 
