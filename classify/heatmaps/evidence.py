@@ -116,14 +116,23 @@ def _products(values: Map) -> NDArray[np.float32]:
 
 
 def _pairs_without(values: Map) -> Matrix:
-    """Return the pairs of a map without each of its positions, row by row."""
-    whole, n = _products(values), values.shape[0] * values.shape[1]
-    rows = []
-    for row in values:
-        own = (row[:, :, None] * row[:, None, :]).reshape(len(row), -1) / n
+    """Return the pairs of a map without each of its positions, row by row.
+
+    Most channels are 0 at a position, so only the products of the others are computed again.
+    """
+    whole, positions = _products(values), values.reshape(-1, values.shape[-1])
+    bins, signs = pairs.places()
+    roots = np.sqrt(whole)
+    found = np.repeat(pairs.in_bins(whole[None]), len(positions), axis=0)
+    for tap, position in zip(found, positions, strict=True):
+        active = np.flatnonzero(position)
+        first, second = (active[some] for some in np.triu_indices(len(active)))
+        products = first * len(position) + second
         # Rounding must not leave less than nothing.
-        rows.append(pairs.in_bins((whole - own).clip(0)))
-    return np.concatenate(rows)
+        left = whole[products] - position[first] * position[second] / len(positions)
+        change = signs[products] * (np.sqrt(left.clip(0)) - roots[products])
+        tap += np.bincount(bins[products], change, pairs.BINS)
+    return found
 
 
 def maps_without(values: Map) -> Iterator[Map]:

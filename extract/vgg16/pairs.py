@@ -58,6 +58,27 @@ def table() -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     return positions, signs
 
 
+@cache
+def places() -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return the bin that each product is added to, and its sign: `table` the other way round.
+
+    Returns
+    -------
+    bins : ndarray of shape (CHANNELS * CHANNELS,), intp
+        By the position of the product in a flattened matrix. Only products of channels i <= j have
+        a bin.
+    signs : ndarray of the same shape, float32
+        1 or -1, and 0 for a product that has no bin.
+    """
+    positions, signs = table()
+    taken = np.flatnonzero(signs)
+    bins = np.zeros(CHANNELS * CHANNELS, np.intp)
+    bins[positions[taken]] = taken % BINS
+    signs_of = np.zeros(CHANNELS * CHANNELS, np.float32)
+    signs_of[positions[taken]] = signs[taken]
+    return bins, signs_of
+
+
 def in_bins(products: Any, ops: Any = np) -> Any:
     """Return a tap of photos from the averaged products of every channel with every other.
 
