@@ -17,7 +17,8 @@ from sklearn.model_selection import StratifiedKFold
 
 from classify import heads, out_of_core
 from classify.calibration import fit_temperature
-from classify.novelty.detector import KEEP, TAP, Distances, Statistics, prepared
+from classify.novelty import KEEP
+from classify.novelty.detector import TAP, Distances, Statistics, prepared
 from classify.novelty.left_out import GROUPS
 from extract.store import features_file
 

@@ -3,6 +3,8 @@
 ``python -m classify chess`` is short for ``python -m classify train chess``.
 """
 
+from __future__ import annotations
+
 import signal
 
 if __name__ == "__main__":
@@ -13,20 +15,21 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from classify import protocols, ray_backend, results, train
-from classify.heads import HEADS
-from classify.novelty.detector import KEEP
-from classify.protocols import Measurement
-from classify.serving import HOST, PORT, answer_formats, model, neighbours, predict
-from classify.sorting import record, sort
+from classify import HEADS
+from classify.novelty import KEEP
+from classify.serving import HOST, PORT, UNSURE
+from classify.sorting import record
 from extract import options
-from extract.compute.cached_vgg16 import CachedVGG16
-from extract.store import features_file, shards
-from extract.system import atomic, console
-from extract.system.console import InputError, say, warn
-from extract.vgg16.recipe import SIZE
+from extract.system import console
+
+# What a command runs is imported by it, because scikit-learn takes seconds, and --help or a wrong
+# option is answered without it.
+if TYPE_CHECKING:
+    from classify.serving import neighbours
+    from classify.serving.model import Model
+    from extract.compute.cached_vgg16 import CachedVGG16
 
 
 def main(words: Sequence[str] | None = None, *, name: str = "") -> None:
@@ -63,7 +66,7 @@ def _add_train(commands: Any) -> None:
         metavar="HEAD",
         nargs="+",
         choices=HEADS,
-        default=list(HEADS),
+        default=[*HEADS],
         help=f"the heads to train (default: {', '.join(HEADS)})",
     )
     options.add_balanced(parser)
@@ -93,12 +96,16 @@ def _add_train(commands: Any) -> None:
 
 
 def _train(given: argparse.Namespace) -> None:
+    from classify import protocols, ray_backend, results, train
+    from extract.store import features_file
+    from extract.system import atomic
+
     with (
         features_file.open_data_set(given.data, given.out) as features,
         ray_backend.parallel_on(given.on),
     ):
         atomic.make_writable(results.runs_of(features.data, given.out), "--out")
-        measurement = Measurement(given.heads, given.repeats, given.seed, given.balanced)
+        measurement = protocols.Measurement(given.heads, given.repeats, given.seed, given.balanced)
         if given.protocol:
             protocols.report_per_class(
                 features, measurement, train=given.train, test=given.test, out=given.out
@@ -139,20 +146,19 @@ def _add_predict(commands: Any) -> None:
         "photo, and heatmaps.csv, into a folder that is new or empty",
     )
     write = parser.add_mutually_exclusive_group()
-    for flag, function, what in (
-        ("--json", answer_formats.as_json, "print one JSON object"),
-        ("--csv", answer_formats.as_csv, "print CSV"),
-    ):
-        write.add_argument(flag, dest="write", action="store_const", const=function, help=what)
-    parser.set_defaults(command=_predict, write=answer_formats.as_text)
+    for form, what in (("json", "print one JSON object"), ("csv", "print CSV")):
+        write.add_argument(f"--{form}", dest="form", action="store_const", const=form, help=what)
+    parser.set_defaults(command=_predict, form="text")
 
 
 def _predict(given: argparse.Namespace) -> None:
+    from classify.serving import answer_formats, predict
+
     run = _run(given)
     predict.predict_photos(
         run,
         given.photos,
-        write=partial(given.write, top=given.top),
+        write=partial(answer_formats.WRITE[given.form], top=given.top),
         unsure=given.unsure,
         keep=_keep(given),
         heatmaps=given.heatmaps,
@@ -193,11 +199,15 @@ class _Undo(argparse.Action):
     """Undo a sort at once, as ``--help`` helps: the arguments of a sort are not needed for it."""
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        from classify.sorting import sort
+
         sort.undo(given[1])
         parser.exit()
 
 
 def _sort(given: argparse.Namespace) -> None:
+    from classify.sorting import sort
+
     wanted = sort.Wanted(given.to, given.how, given.unsure, _keep(given))
     run = _run(given)
     sort.sort_photos(run, given.photos, wanted, **_vgg16(given, run))
@@ -229,10 +239,10 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
-    run = _run(given)
-    # Importing Flask takes a while, and the other commands do not need it.
-    from classify.serving import server, web
+    from classify import results
+    from classify.serving import model, server, web
 
+    run = _run(given)
     server.check_address(given.host, given.port)
     about_vgg16 = _vgg16(given, run)
     loaded = model.load_model(run, **about_vgg16)
@@ -287,6 +297,8 @@ def _add_label(commands: Any) -> None:
 def _label(given: argparse.Namespace) -> None:
     from classify.labeling import album, answers, command, facts, session, web
     from classify.serving import server
+    from extract.compute.cached_vgg16 import CachedVGG16
+    from extract.store import features_file
 
     server.check_address(given.host, given.port)
     with features_file.open_data_set(given.data, given.out) as features:
@@ -302,12 +314,15 @@ def _label(given: argparse.Namespace) -> None:
             listening = server.Server(app, host=given.host, port=given.port)
             said = f"{features.data}: {{url}}; answers go to {file}; stop it with q or Ctrl-C"
             server.serve(listening, given.host, said)
-            say(facts.summary(running))
-            say(f"{file}: make everything anew with {anew}")
+            console.say(facts.summary(running))
+            console.say(f"{file}: make everything anew with {anew}")
 
 
-def _of_224(loaded: model.Model, given: dict[str, Any]) -> CachedVGG16:
+def _of_224(loaded: Model, given: dict[str, Any]) -> CachedVGG16:
     """Return VGG16 at the size at which similar photos are found."""
+    from extract.compute.cached_vgg16 import CachedVGG16
+    from extract.vgg16.recipe import SIZE
+
     of_model = next(iter(loaded.vgg16.values()), None)
     if of_model is None:
         return CachedVGG16(**given)
@@ -315,16 +330,19 @@ def _of_224(loaded: model.Model, given: dict[str, Any]) -> CachedVGG16:
 
 
 def _training(
-    loaded: model.Model, vgg16: CachedVGG16, *outs: Path | None
+    loaded: Model, vgg16: CachedVGG16, *outs: Path | None
 ) -> neighbours.TrainingPhotos | None:
     """Return the training photos of a model, or say why there are none."""
+    from classify.serving import neighbours
+    from extract.store import features_file
+
     result = loaded.result
     files = [features_file.path_of(result.data, out) for out in outs if out]
     file = next((file for file in files if file.exists()), files[0])
     try:
         return neighbours.training_photos(file, result, weights_digest=vgg16.weights.digest)
-    except InputError as error:
-        warn(f"no similar photos are shown: {error}")
+    except console.InputError as error:
+        console.warn(f"no similar photos are shown: {error}")
         return None
 
 
@@ -347,7 +365,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--unsure",
         metavar="P",
         type=options.probability,
-        default=model.UNSURE,
+        default=UNSURE,
         help="the probability below which a photo is called unsure (default %(default)s)",
     )
     parser.add_argument(
@@ -376,6 +394,9 @@ def _keep(given: argparse.Namespace) -> float | None:
 
 def _run(given: argparse.Namespace) -> Path:
     """Return the folder of the result that the options of `_add_model` name."""
+    from classify import results
+    from extract.store import features_file
+
     name = "" if given.data is None else features_file.name_of(given.data)
     if name and features_file.file_of(given.data, given.out).exists():
         with features_file.open_data_set(given.data, given.out) as features:
@@ -388,6 +409,9 @@ def _vgg16(given: argparse.Namespace, run: Path | None = None) -> dict[str, Any]
 
     A result may be used from anywhere, so its own cache comes before the download of weights.
     """
+    from classify import results
+    from extract.store import shards
+
     caches = [shards.cache_of(out) for out in (given.out, run and results.out_of(run)) if out]
     return {
         "cache": next((cache for cache in caches if cache.exists()), caches[0]),

@@ -6,7 +6,6 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.class_weight import compute_sample_weight
 
 Matrix = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -41,6 +40,9 @@ class TrainingData:
         cls, X: Matrix, taps: Mapping[str, int], labels: Labels, *, balanced: bool = False
     ) -> Self:
         """Weigh every photo the same or, if `balanced`, every class the same."""
+        # This takes a second, and commands that only read results do without it.
+        from sklearn.utils.class_weight import compute_sample_weight
+
         weight = compute_sample_weight("balanced" if balanced else None, labels)
         return cls(X, taps, labels, weight)
 

@@ -19,13 +19,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from sklearn.metrics import (
-    accuracy_score,
-    f1_score,
-    recall_score,
-    top_k_accuracy_score,
-)
 
 from classify.arrays import Labels, Matrix
 from classify.model_card import text as model_card
@@ -176,6 +169,9 @@ def metrics(predictions: Predictions) -> dict[str, float]:
         ``calibration_error`` (see `calibration_error`) and, for more than five classes,
         ``top5_accuracy``.
     """
+    # Importing it takes a second, and most commands that read a result do without it.
+    from sklearn.metrics import accuracy_score, f1_score, recall_score, top_k_accuracy_score
+
     y = predictions.labels
     k = predictions.probabilities.shape[1]
     probabilities = _clipped(predictions)
@@ -201,6 +197,9 @@ def wilson_interval(correct: int, n: int) -> Interval:
     interval of no width: Wilson (1927), JASA 22, 209-212; recommended by Brown, Cai and DasGupta
     (2001), Statistical Science 16, 101-133.
     """
+    # This takes half a second.
+    from scipy.stats import binomtest
+
     bounds = binomtest(correct, n).proportion_ci(confidence_level=1 - LEVEL, method="wilson")
     return float(bounds.low), float(bounds.high)
 

@@ -20,8 +20,8 @@ from classify.arrays import Matrix, Rows, TrainingData
 from classify.calibration import fit_temperature
 from classify.cross_validation import Fold
 from classify.heads import HEADS
-from classify.novelty import left_out
-from classify.novelty.detector import KEEP, MEMBERS, TAP, NoveltyDetector, prepared
+from classify.novelty import KEEP, left_out
+from classify.novelty.detector import MEMBERS, TAP, NoveltyDetector, prepared
 from classify.results import Predictions, Result
 from classify.search import Choice, SearchOutcome, SearchPlan
 from extract.store.features_file import Features
@@ -97,7 +97,8 @@ def train_heads(
         fitted = fit_heads(data, choices, plan, train=train_rows(features), advance=advance)
     novelty = fit_novelty(features, plan)
     for head in fitted:
-        _test_and_save(head, outcome, novelty, features, out=out, seed=seed)
+        asked = {"balanced": balanced}
+        _test_and_save(head, outcome, novelty, features, asked, out=out, seed=seed)
     say(_told(novelty))
 
 
@@ -339,6 +340,7 @@ def _test_and_save(
     outcome: SearchOutcome,
     novelty: Novelty | None,
     features: Features,
+    asked: Mapping[str, bool],
     *,
     out: Path,
     seed: int,
@@ -357,7 +359,7 @@ def _test_and_save(
         recipe_digest=features.recipe_digest,
         sizes=features.sizes,
         class_names=features.class_names,
-        hyperparameters=head.hyperparameters,
+        hyperparameters={"asked": dict(asked), **head.hyperparameters},
         tried=[candidate.record for candidate in outcome.candidates[head.name]],
         seconds={
             "features": features.seconds,

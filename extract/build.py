@@ -400,6 +400,7 @@ def _attributes_of(
         "recipe_digest": joint_digest(job.recipe for job in jobs),
         "split_rule": planned.rule,
         "seed": options.seed,
+        "asked": json.dumps(_asked(options)),
         "data_digest": features_file.data_digest(planned.rows, planned.class_names),
         "skipped_digest": features_file.skipped_digest(planned.skipped),
         "copies": planned.copies,
@@ -407,6 +408,12 @@ def _attributes_of(
         **({"manifest": readable_name(str(file))} if file else {}),
         **{named("recipe", job.size): json.dumps(job.recipe) for job in jobs},
     }
+
+
+def _asked(options: Options) -> dict[str, Any]:
+    """Return the options that change the rows, besides seed and sizes, where they were given."""
+    names = ("background", "allow_conflicts", "group_by", "keep_twins")
+    return {name: value for name in names if (value := getattr(options, name))}
 
 
 def _publish(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from extract.engines.selection import ENGINES
+from extract.engines.base import ENGINES
 from extract.system import console, locations
 from extract.system.console import InputError
 

@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from extract.compute.cached_vgg16 import CachedVGG16
-from extract.engines.selection import ENGINES
+from extract.engines.base import ENGINES
 from extract.photos import decode
 from extract.vgg16.recipe import ALL_TAPS, SIZE, has_pairs
 

@@ -1,5 +1,7 @@
 """Train Keras networks, compare all results of a data set, and export a model as one file."""
 
+from __future__ import annotations
+
 import signal
 
 if __name__ == "__main__":
@@ -10,7 +12,7 @@ import argparse
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -21,12 +23,7 @@ from extract.store import features_file, shards
 from extract.store.features_file import Features
 from extract.system import atomic, console, machine
 from extract.system.console import say, warn
-from finetune.compare.comparison import Comparison, compare_data_set
 from finetune.export.file_formats import FORMATS
-from finetune.report.files import write_report
-from finetune.report.heatmaps import NO_HEATMAPS, draw
-from finetune.report.overview import overview_table, write_overview
-from finetune.report.terminal import comparison_table
 from finetune.train.request import (
     OPTIONS,
     UNFREEZE,
@@ -35,6 +32,11 @@ from finetune.train.request import (
     Request,
     TrainingOptions,
 )
+
+# What a command runs is imported by it, because Keras, scikit-learn and matplotlib take seconds,
+# and --help or a wrong option is answered without them.
+if TYPE_CHECKING:
+    from finetune.compare.comparison import Comparison
 
 SLOWEST = FinetunedAllOptions.model
 """The network that is not trained without a GPU unless it is named."""
@@ -183,7 +185,6 @@ def _train(chosen: argparse.Namespace) -> None:
                 say(f"{request.folder(features)}: nothing to do (--again trains it again)")
                 continue
             atomic.make_writable(results.runs_of(features.data, chosen.out), "--out")
-            # Importing Keras takes seconds, and there may be nothing to do.
             from extract.vgg16 import keras_backend
             from finetune.train import run
 
@@ -224,6 +225,8 @@ def _tell_of_slowest(features: Features, request: Request, trained: dict[str, An
 
 
 def _compare(chosen: argparse.Namespace) -> None:
+    from finetune.report import overview
+
     # Two ways to write a data set are one, and what is refused is refused before any is compared.
     data_sets: dict[Path, str] = {}
     for data in chosen.data:
@@ -234,8 +237,8 @@ def _compare(chosen: argparse.Namespace) -> None:
     written = [page for page, _ in found]
     if len(found) > 1:
         several = [comparison for _, comparison in found]
-        written = write_overview(several, chosen.out / "reports")
-        Console().print(overview_table(several))
+        written = overview.write_overview(several, chosen.out / "reports")
+        Console().print(overview.overview_table(several))
         say(f"all of them: {written[0]}")
     if chosen.open:
         webbrowser.open(written[0].resolve().as_uri())
@@ -243,6 +246,8 @@ def _compare(chosen: argparse.Namespace) -> None:
 
 def _compare_one(data: str, chosen: argparse.Namespace) -> tuple[Path, Comparison]:
     """Compare the results of one data set, write the report and print the table."""
+    from finetune.report.terminal import comparison_table
+
     page, found = _report_one(data, chosen, heat=chosen.heatmaps == "on")
     for sentence in found.refused:
         warn(sentence)
@@ -260,6 +265,10 @@ def _compare_so_far(data: str, chosen: argparse.Namespace) -> tuple[Path, Compar
 
 
 def _report_one(data: str, chosen: argparse.Namespace, *, heat: bool) -> tuple[Path, Comparison]:
+    from finetune.compare.comparison import compare_data_set
+    from finetune.report.files import write_report
+    from finetune.report.heatmaps import NO_HEATMAPS, draw
+
     out: Path = chosen.out
     with features_file.open_data_set(data, out) as features:
         runs = results.runs_of(features.data, out)
@@ -272,7 +281,6 @@ def _report_one(data: str, chosen: argparse.Namespace, *, heat: bool) -> tuple[P
 
 
 def _export(chosen: argparse.Namespace) -> None:
-    # Importing Keras takes seconds.
     from finetune.export import model_file
 
     path, difference = model_file.write(

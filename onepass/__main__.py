@@ -19,8 +19,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 from extract import options
-from extract.engines import selection
-from extract.store.features_file import NoFeatures
 from extract.system import console
 from extract.system.console import InputError, say
 
@@ -105,6 +103,8 @@ def _all(words: Sequence[str]) -> None:
     out, seed = ["--out", str(given.out)], ["--seed", str(given.seed)]
     groups = ["--group-by", given.group_by] if given.group_by else []
     data = ["--", given.data]
+    from extract.engines import selection
+
     if not selection.has_keras():
         _run("features", [*out, *seed, *groups, *data])
         _run("heads", [*out, *seed, *data])
@@ -122,6 +122,8 @@ def _all(words: Sequence[str]) -> None:
 
 def _with_features(word: str, words: Sequence[str]) -> None:
     """Run a command, after the features that it needs and that are not there."""
+    from extract.store.features_file import NoFeatures
+
     try:
         _run(word, words)
     except NoFeatures as missing:

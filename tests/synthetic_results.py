@@ -51,6 +51,7 @@ class FakeFeatures:
     groups: list[str] = field(default_factory=list)
     same: list[tuple[str, str, float]] = field(default_factory=list)
     taps: dict[str, int] = field(default_factory=dict)
+    has_pairs: bool = True
     near_found: int = 1
     near_photos: int = 2
     attributes: dict[str, Any] = field(default_factory=dict)

@@ -227,10 +227,23 @@ def test_no_module_is_called_utils() -> None:
     assert not [path for path in SOURCES if "util" in path.stem or "helper" in path.stem]
 
 
-@pytest.mark.parametrize("module", ["extract.__main__", "classify.__main__"])
-def test_commands_do_not_import_what_few_need(module: str) -> None:
-    few = {"fsspec", "keras", "ray", "s3fs", "tensorflow", "upath"}
-    program = f"import sys, {module}; print(*sorted({few} & set(sys.modules)))"
+FEW_NEED = {"fsspec", "keras", "ray", "s3fs", "tensorflow", "upath"}
+
+
+@pytest.mark.parametrize(
+    ("modules", "slow"),
+    [
+        ("extract.build", FEW_NEED),
+        ("classify.train, classify.serving.predict, classify.sorting.sort", FEW_NEED),
+        # Help, and what is wrong with a command line, come at once.
+        ("extract.__main__", FEW_NEED | {"sklearn", "scipy.stats", "matplotlib", "onnx", "MNN"}),
+        ("classify.__main__", FEW_NEED | {"sklearn", "scipy.stats", "flask"}),
+        ("finetune.__main__", FEW_NEED | {"sklearn", "scipy.stats", "matplotlib", "onnx"}),
+        ("onepass.__main__", FEW_NEED | {"sklearn", "scipy.stats", "h5py", "requests"}),
+    ],
+)
+def test_commands_do_not_import_what_few_need(modules: str, slow: set[str]) -> None:
+    program = f"import sys, {modules}; print(*sorted({slow} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )

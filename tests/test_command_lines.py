@@ -11,6 +11,7 @@ import h5py
 import pytest
 
 from classify import __main__ as classify
+from classify.serving import predict
 from extract import __main__ as extract
 from extract.system.console import InputError
 from finetune import __main__ as finetune
@@ -123,9 +124,7 @@ def test_a_model_is_found_by_its_name_and_its_data_set(
     monkeypatch.chdir(out.parent)
     (out / "runs/photos/svm").mkdir(parents=True)
     (out / "runs/photos/svm/result.json").touch()
-    monkeypatch.setattr(
-        classify.predict, "predict_photos", lambda run, photos, **options: asked.append(run)
-    )
+    monkeypatch.setattr(predict, "predict_photos", lambda run, photos, **options: asked.append(run))
     words = ["predict", "svm", "photo.png", "--data", data, "--out", "out"]
     monkeypatch.setattr(sys, "argv", ["onepass", *words])
     classify.main()

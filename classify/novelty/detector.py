@@ -22,6 +22,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from classify.novelty import KEEP
+
 TAP, WIDTH = "block5_avg", 512
 """The tap that photos are compared by, and its number of values."""
 
@@ -36,9 +38,6 @@ LEVELS = np.linspace(0, 1, 1001)
 
 MEMBERS = "novelty/"
 """Where the arrays of a detector lie in the file of a head."""
-
-KEEP = 0.95
-"""The share of known photos that is kept unless another is asked for."""
 
 LARGEST = 1e9
 """No number of a detector is as large."""

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
+from classify.novelty import KEEP
 from classify.novelty.detector import (
-    KEEP,
     LEVELS,
     Distances,
     NoveltyDetector,

@@ -77,3 +77,7 @@ def as_json(predicted: Predicted, *, top: int) -> str:
         "skipped": [{"path": path, "reason": reason} for path, reason in predicted.skipped],
     }
     return json.dumps(record, indent=1, allow_nan=False) + "\n"
+
+
+WRITE = {"text": as_text, "csv": as_csv, "json": as_json}
+"""The formats by name."""

@@ -16,8 +16,10 @@ from sklearn.pipeline import Pipeline
 from classify import results
 from classify.arrays import Matrix
 from classify.heads import tap_columns
-from classify.novelty.detector import KEEP, TAP, NoveltyDetector
+from classify.novelty import KEEP
+from classify.novelty.detector import TAP, NoveltyDetector
 from classify.results import Result
+from classify.serving import UNSURE
 from classify.serving.head_file import load
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.compute.reading import BATCH_SIZE, LoadedPhoto, Squares
@@ -33,10 +35,6 @@ from extract.vgg16.recipe import (
     recipe,
     size_of,
 )
-
-UNSURE = 0.6
-"""A photo whose most probable class is less probable than this is called unsure. With two classes,
-a probability of one half means that the model knows nothing."""
 
 
 class Model(NamedTuple):

@@ -11,17 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from classify.novelty.detector import KEEP
-from classify.serving import heatmap_files
+from classify.novelty import KEEP
+from classify.serving import UNSURE, heatmap_files
 from classify.serving.answer_formats import Predicted
-from classify.serving.model import (
-    UNSURE,
-    Answer,
-    Model,
-    answers,
-    load_model,
-    warn_without_novelty,
-)
+from classify.serving.model import Answer, Model, answers, load_model, warn_without_novelty
 from extract.compute import reading
 from extract.photos import files, scan
 from extract.system import console, locations

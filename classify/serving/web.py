@@ -17,7 +17,8 @@ from flask import Flask, Response
 
 from classify.heads import tap_columns
 from classify.heatmaps import picture
-from classify.novelty.detector import KEEP, TAP
+from classify.novelty import KEEP
+from classify.novelty.detector import TAP
 from classify.serving import HOST, addresses, heatmaps, site
 from classify.serving.answer_formats import Predicted, as_json
 from classify.serving.model import (

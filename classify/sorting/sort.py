@@ -13,16 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from classify.novelty.detector import KEEP
-from classify.serving import predict
-from classify.serving.model import (
-    UNSURE,
-    Answer,
-    Model,
-    answers,
-    load_model,
-    warn_without_novelty,
-)
+from classify.novelty import KEEP
+from classify.serving import UNSURE, predict
+from classify.serving.model import Answer, Model, answers, load_model, warn_without_novelty
 from classify.sorting import actions, names, record
 from classify.sorting.record import COPY, LINK, MOVE, Row
 from classify.sorting.sorted_folder import SortedFolder

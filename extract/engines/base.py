@@ -6,6 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
+"""The engines that are not the reference; they run on a CPU. The values are their packages."""
+
+ENGINES = ("auto", "keras", *PACKAGES)
+"""The values of ``--engine``."""
+
 TOLERANCE = 1e-3
 """The largest relative L2 difference from the reference that an engine may have in any tap."""
 

@@ -22,8 +22,8 @@ import numpy as np
 from joblib.externals import loky
 from numpy.typing import NDArray
 
-from extract.engines import mnn_engine, ncnn_engine
 from extract.engines.base import (
+    PACKAGES,
     PHOTOS_COMPARED,
     TOLERANCE,
     Engine,
@@ -36,12 +36,6 @@ from extract.system import atomic, machine, processes
 from extract.system.console import InputError, say
 from extract.vgg16.recipe import MAPS, SIZE, TAPS
 from extract.vgg16.weights import Weights
-
-PACKAGES = {"mnn": "MNN", "ncnn": "ncnn"}
-"""The engines that are not the reference; they run on a CPU. The values are their packages."""
-
-ENGINES = ("auto", "keras", *PACKAGES)
-"""The values of ``--engine``."""
 
 RECORD = "engines.json"
 """The file in a recipe's folder that keeps what was measured."""
@@ -88,7 +82,7 @@ def choose(
     Parameters
     ----------
     wanted : str
-        One of `ENGINES`.
+        One of `extract.engines.base.ENGINES`.
     weights : Weights
     photos : ndarray of shape (n, size, size, 3), uint8
         The first photos to be computed. The engine is built for their size.
@@ -138,15 +132,20 @@ def build(
     outputs: Sequence[str] = tuple(TAPS),
     size: int = SIZE,
 ) -> Engine:
-    """Build one of the engines in `PACKAGES` for photos of a size.
+    """Build one of the engines in `extract.engines.base.PACKAGES` for photos of a size.
 
     Raises
     ------
     Unusable
         If it cannot be used here.
     """
+    # A process that only names the engines does without these.
     if name == "mnn":
+        from extract.engines import mnn_engine
+
         return mnn_engine.build(weights, folder, outputs=outputs, size=size)
+    from extract.engines import ncnn_engine
+
     return ncnn_engine.build(weights, outputs=outputs, size=size)
 
 

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import onnx
 import pooch
 import requests
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from extract.system import atomic, availability, bounded, downloads, lock
 from extract.system.console import InputError, say, warn
@@ -226,6 +224,10 @@ def _array(dataset: h5py.Dataset) -> NDArray[np.float32]:
 
 def _from_onnx(data: bytes) -> Arrays:
     """Read the convolutions of a Keras model that was exported to ONNX."""
+    # Importing it takes a moment, and the weights are kept in another format.
+    import onnx
+    from onnx import numpy_helper
+
     initializers = {item.name: item for item in onnx.load_model_from_string(data).graph.initializer}
     arrays = []
     for layer in CONVOLUTIONS:

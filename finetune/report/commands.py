@@ -1,8 +1,10 @@
 """The commands that make a comparison again, from what its results recorded."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from extract.system.console import as_started
 from extract.vgg16.recipe import SIZE, SIZES, named
@@ -13,14 +15,16 @@ from finetune.compare.records import ModelRecord
 def commands(comparison: Comparison) -> list[str]:
     """Return the commands that make the features, the models and the comparison again.
 
-    Whether heads were trained with ``--balanced`` is not recorded, so the commands lack it.
+    Features and heads of an older version do not record all options, so the commands lack these.
     """
     features = comparison.features
     data = quoted(features.data)
     seed = features.attributes.get("seed", 0)
     further = [str(n) for n in SIZES[1:] if named("seconds", n) in features.attributes]
     sizes = f" --sizes {SIZE} {' '.join(further)}" if further else ""
-    lines = [f"python -m extract features {data} --seed {seed}{sizes}"]
+    pairs = "" if features.has_pairs else " --pairs no"
+    asked = _asked(json.loads(features.attributes.get("asked", "{}")))
+    lines = [f"python -m extract features {data} --seed {seed}{sizes}{pairs}{asked}"]
     for model in sorted(comparison.models, key=lambda model: (model.result.stage, model.name)):
         if model.result.stage == "head":
             lines.append(f"python -m classify train {data} --heads {_options(model)}")
@@ -33,9 +37,14 @@ def quoted(name: str) -> str:
     """Quote the name of a data set for a shell, on one line."""
     if not re.match(r"\w", name):
         name = f"./{name}"  # Otherwise it could be taken for an option, or for a user's home.
-    if name.isprintable():
-        return shlex.quote(name)
-    return "$'" + "".join(map(_escaped, name)) + "'"
+    return _quoted(name)
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for a shell, on one line."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return "$'" + "".join(map(_escaped, word)) + "'"
 
 
 def _escaped(character: str) -> str:
@@ -45,14 +54,19 @@ def _escaped(character: str) -> str:
 
 
 def _options(model: ModelRecord) -> str:
-    words = [model.result.model, "--seed", str(model.result.seed)]
-    asked = model.result.hyperparameters.get("asked", {})
-    for option, value in asked.items() if isinstance(asked, dict) else ():
+    name, seed = model.result.model, model.result.seed
+    return f"{name} --seed {seed}{_asked(model.result.hyperparameters.get('asked', {}))}"
+
+
+def _asked(options: Any) -> str:
+    """Return recorded options as a shell reads them, each after a space."""
+    words = []
+    for option, value in options.items() if isinstance(options, dict) else ():
         if value is None or value is False:
             continue
         words.append(f"--{option.replace('_', '-')}")
         words += [] if value is True else _words(value)
-    return shlex.join(words)
+    return "".join(f" {_quoted(word)}" for word in words)
 
 
 def _words(value: object) -> Sequence[str]:

@@ -8,6 +8,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+import classify
 from classify import heads, out_of_core, train
 from classify.arrays import TrainingData
 from classify.heads import (
@@ -255,3 +256,7 @@ def test_parameters_are_counted_by_hand() -> None:
     assert parameters(fitted("svm", X, labels)) == 3 * d + 3
     assert parameters(fitted("kernel", X, labels)) == 30 * d + 3 * 30 + 3
     assert parameters(fitted("mlp", X, labels)) == d * 128 + 128 + 128 * 3 + 3
+
+
+def test_the_command_line_names_every_head() -> None:
+    assert (*heads.HEADS,) == classify.HEADS

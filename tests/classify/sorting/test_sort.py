@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from classify import __main__ as command
+from classify import results
 from classify.serving.model import Model
 from classify.sorting import actions, record, sort
 from extract.photos import manifest
@@ -43,7 +44,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     result: Any = SimpleNamespace(model="svm", data="pets", class_names=class_names)
     loaded = Model(result, {32: ()}, probabilities)
     monkeypatch.setattr(sort, "load_model", lambda run, **vgg16: loaded)
-    monkeypatch.setattr(command.results, "find", lambda model, *where: model)
+    monkeypatch.setattr(results, "find", lambda model, *where: model)
     return class_names
 
 

@@ -1,3 +1,4 @@
+import json
 import subprocess
 from pathlib import Path
 
@@ -32,6 +33,17 @@ def test_commands_repeat_and_quote_the_options_that_were_given(tmp_path: Path) -
         "--taps a 'b c'",
         "python -m finetune compare 'my photos'",
     ]
+
+
+def test_commands_repeat_the_options_of_the_features(tmp_path: Path) -> None:
+    asked = {"allow_conflicts": True, "group_by": "(a\nb)'", "keep_twins": False}
+    attributes = {"seed": np.int64(0), "asked": json.dumps(asked)}
+    features = fake_features(["a", "b"], attributes=attributes, has_pairs=False)
+    first, *_ = commands(compare(features, [save(tmp_path, features, "svm", [0])]))
+    assert first == (
+        "python -m extract features chess --seed 0 --pairs no --allow-conflicts "
+        r"--group-by $'(a\012b)\047'"
+    )
 
 
 def test_commands_are_those_of_onepass_if_it_was_started(
