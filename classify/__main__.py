@@ -24,8 +24,8 @@ from classify.sorting import record
 from extract import options
 from extract.system import console
 
-# What a command runs is imported by it, because scikit-learn takes seconds, and --help or a wrong
-# option is answered without it.
+# What a command runs is imported by it, because scikit-learn takes seconds, and --help, a wrong
+# option or a model that is not there is answered without it.
 if TYPE_CHECKING:
     from classify.serving import neighbours
     from classify.serving.model import Model
@@ -152,9 +152,9 @@ def _add_predict(commands: Any) -> None:
 
 
 def _predict(given: argparse.Namespace) -> None:
+    run = _run(given)
     from classify.serving import answer_formats, predict
 
-    run = _run(given)
     predict.predict_photos(
         run,
         given.photos,
@@ -239,10 +239,10 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
+    run = _run(given)
     from classify import results
     from classify.serving import model, server, web
 
-    run = _run(given)
     server.check_address(given.host, given.port)
     about_vgg16 = _vgg16(given, run)
     loaded = model.load_model(run, **about_vgg16)
