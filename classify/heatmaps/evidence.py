@@ -15,16 +15,11 @@ from scipy.special import logsumexp
 
 from classify.arrays import Matrix
 from extract.vgg16 import pairs
-from extract.vgg16.architecture import TAP_LAYERS, windows
-
-Map = NDArray[np.float32]
-"""The activations of a layer for one photo, (height, width, channels)."""
+from extract.vgg16.architecture import TAP_LAYERS
+from extract.vgg16.pooling import MAP_OF, Map, halved, products, shares, windows
 
 Scores = Callable[[Matrix], Matrix]
 """From rows to scores whose softmax is the probabilities, (n, classes)."""
-
-MAP_OF = {tap.name: tap.source.replace("_pool", "_conv3") for tap in TAP_LAYERS}
-"""The convolution whose map each tap is computed from."""
 
 
 def log_odds(scores: Matrix, label: int) -> NDArray[np.float64]:
@@ -57,21 +52,6 @@ def evidence(whole: Matrix, without: Matrix, label: int) -> NDArray[np.float64]:
     return (log_odds(whole, label) - log_odds(without, label)).reshape(side, side)
 
 
-def taps(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Matrix]:
-    """Return taps of a photo, each of shape (1, values), from the maps of `MAP_OF`."""
-    pooled = {tap.name: tap.pooling for tap in TAP_LAYERS}
-    found = {}
-    for name in names:
-        values = maps[MAP_OF[name]]
-        if pooled[name] == "avg3x3":
-            found[name] = _windows(_halved(values)).reshape(1, -1)
-        elif pooled[name] == "pairs":
-            found[name] = pairs.in_bins(_products(_halved(values))[None])
-        else:
-            found[name] = (values.mean if pooled[name] == "avg" else values.max)((0, 1))[None]
-    return found
-
-
 def taps_without(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Matrix]:
     """Return taps of a photo without each place, each of shape (places, values).
 
@@ -81,7 +61,7 @@ def taps_without(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Mat
     Parameters
     ----------
     maps : mapping of str to Map
-        The maps of `MAP_OF` that the taps need, and that of ``block5_conv3``.
+        The maps of `extract.vgg16.pooling.MAP_OF` that the taps need, and that of ``block5_conv3``.
     names : iterable of str
     """
     side = maps["block5_conv3"].shape[0]
@@ -93,7 +73,7 @@ def taps_without(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Mat
             found[name] = _windows_without(values)
             continue
         if pooled[name] == "pairs":
-            found[name] = _pairs_without(_halved(values))
+            found[name] = _pairs_without(halved(values))
             continue
         each = len(values) // side
         places = values.reshape(side, each, side, each, -1).swapaxes(1, 2)
@@ -107,31 +87,23 @@ def taps_without(maps: Mapping[str, Map], names: Iterable[str]) -> dict[str, Mat
     return found
 
 
-def _products(values: Map) -> NDArray[np.float32]:
-    """Return the products of every channel with every other, averaged over positions, flat."""
-    positions = values.reshape(-1, values.shape[-1])
-    products: Map = (positions.T @ positions).ravel()
-    products /= len(positions)
-    return products
-
-
 def _pairs_without(values: Map) -> Matrix:
     """Return the pairs of a map without each of its positions, row by row.
 
     Most channels are 0 at a position, so only the products of the others are computed again.
     """
-    whole, positions = _products(values), values.reshape(-1, values.shape[-1])
+    whole, positions = products(values), values.reshape(-1, values.shape[-1])
     bins, signs = pairs.places()
     roots = np.sqrt(whole)
     found = np.repeat(pairs.in_bins(whole[None]), len(positions), axis=0)
     for tap, position in zip(found, positions, strict=True):
         active = np.flatnonzero(position)
         first, second = (active[some] for some in np.triu_indices(len(active)))
-        products = first * len(position) + second
+        changed = first * len(position) + second
         # Rounding must not leave less than nothing.
-        left = whole[products] - position[first] * position[second] / len(positions)
-        change = signs[products] * (np.sqrt(left.clip(0)) - roots[products])
-        tap += np.bincount(bins[products], change, pairs.BINS)
+        left = whole[changed] - position[first] * position[second] / len(positions)
+        change = signs[changed] * (np.sqrt(left.clip(0)) - roots[changed])
+        tap += np.bincount(bins[changed], change, pairs.BINS)
     return found
 
 
@@ -155,29 +127,14 @@ def _largest_without(places: Matrix) -> Matrix:
     return found
 
 
-def _halved(values: Map) -> Map:
-    """Return the maximum of every 2 x 2 positions."""
-    side = len(values) // 2
-    halves = values[: 2 * side, : 2 * side].reshape(side, 2, side, 2, -1)
-    found: Map = halves.max((1, 3))
-    return found
-
-
-def _windows(pooled: Map) -> Map:
-    """Return the nine averages of ``block5_avg3x3``, shape (3, 3, channels)."""
-    weights = _shares(len(pooled))
-    found: Map = np.einsum("ap,bq,pqc->abc", weights, weights, pooled, optimize=True)
-    return found
-
-
 def _windows_without(values: Map) -> Matrix:
     """Return ``block5_avg3x3`` without each place; a place changes one position after pooling."""
     side, half = len(values), len(values) // 2
-    pooled = _halved(values)
+    pooled = halved(values)
     quads = values[: 2 * half, : 2 * half].reshape(half, 2, half, 2, -1).transpose(1, 3, 0, 2, 4)
     quads = quads.reshape(4, half, half, -1)
-    weights = _shares(half)
-    found = np.repeat(_windows(pooled).reshape(1, -1), side * side, axis=0)
+    weights = shares(half)
+    found = np.repeat(windows(pooled).reshape(1, -1), side * side, axis=0)
     for quarter in range(4):
         others = np.delete(quads, quarter, axis=0).max(0)
         change = np.einsum(
@@ -187,12 +144,3 @@ def _windows_without(values: Map) -> Matrix:
         columns = 2 * np.arange(half)[None] + quarter % 2
         found[rows * side + columns] += change
     return found
-
-
-def _shares(side: int) -> Matrix:
-    """Return the weight of each position in each of three windows, shape (3, side)."""
-    window, stride = windows(32 * side)
-    weights = np.zeros((3, side), np.float32)
-    for number in range(3):
-        weights[number, number * stride : number * stride + window] = 1 / window
-    return weights

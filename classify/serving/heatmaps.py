@@ -12,12 +12,13 @@ from scipy.special import softmax
 from classify import heads
 from classify.arrays import Matrix
 from classify.heatmaps import evidence, hiding
-from classify.heatmaps.evidence import Map
 from classify.heatmaps.hiding import Pixels
 from classify.serving.model import Model, joined
 from extract.compute.reading import LoadedPhoto
 from extract.photos import decode
 from extract.system.console import InputError
+from extract.vgg16 import pooling
+from extract.vgg16.pooling import Map
 from extract.vgg16.recipe import named, plain, size_of
 
 AT_ONCE = 8
@@ -168,7 +169,7 @@ def _look_of_head(head: Any, maps: Mapping[int, Mapping[str, Map]]) -> tuple[Mat
     whole = {
         named(tap, size): values
         for size, plains in names.items()
-        for tap, values in evidence.taps(maps[size], plains).items()
+        for tap, values in pooling.taps(maps[size], plains).items()
     }
     without = []
     for size, plains in names.items():

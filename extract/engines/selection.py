@@ -1,6 +1,6 @@
 """Choose the fastest engine that is installed and agrees with the reference.
 
-Keras is the reference, or ONNX Runtime where Keras is not installed. MNN and ncnn compute the same
+Keras is the reference, or NumPy where Keras is not installed. MNN and ncnn compute the same
 numbers by Winograd convolutions, which take fewer multiplications than direct ones. Which of the
 two is faster depends on the processor.
 """
@@ -121,7 +121,7 @@ def choose(
             _announce(described, {name: trial.speed(name) for name in names}, trial.reasons)
             return engine._replace(name=described)
     reason = "; ".join(trial.reasons.values()) or "neither MNN nor ncnn is installed"
-    return by_keras(reason) if has_keras() else _choose_onnx(reason, weights, photos, outputs)
+    return by_keras(reason) if has_keras() else _choose_numpy(reason, weights, outputs)
 
 
 def build(
@@ -169,12 +169,10 @@ def alike(
     return keras_engine.build(weights, outputs=outputs, size=size)
 
 
-def _choose_onnx(
-    reason: str, weights: Weights, photos: NDArray[np.uint8], outputs: Sequence[str]
-) -> Engine:
-    from extract.engines import onnx_engine
+def _choose_numpy(reason: str, weights: Weights, outputs: Sequence[str]) -> Engine:
+    from extract.engines import numpy_engine
 
-    engine = onnx_engine.build(weights, outputs=outputs, size=photos.shape[1])
+    engine = numpy_engine.build(weights, outputs=outputs)
     say(f"engine: {engine.name} ({reason})")
     return engine
 
@@ -187,7 +185,7 @@ def has_keras() -> bool:
 
 def reference_name() -> str:
     """Return the name of what engines are compared with."""
-    return "keras" if has_keras() else "onnxruntime"
+    return "keras" if has_keras() else "numpy"
 
 
 def _choose_keras(
@@ -378,9 +376,9 @@ def _prepare_process(parent: int) -> None:
 
 def _run_reference(weights: Weights, photos: NDArray[np.uint8], outputs: Sequence[str]) -> Taps:
     if not has_keras():
-        from extract.engines import onnx_engine
+        from extract.engines import numpy_engine
 
-        return onnx_engine.build(weights, outputs=outputs, size=photos.shape[1]).forward(photos)
+        return numpy_engine.build(weights, outputs=outputs).forward(photos)
     from extract.engines import keras_engine
 
     return keras_engine.build(weights, outputs=outputs, size=photos.shape[1]).forward(photos)

@@ -2,12 +2,14 @@
 
 import json
 import os
+from importlib.util import find_spec
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from classify.results import Result
+from extract.system.console import InputError
 from extract.vgg16.onnx_graph import Graph, add_vgg16
 from extract.vgg16.recipe import named, plain, size_of
 from extract.vgg16.weights import Arrays
@@ -54,7 +56,18 @@ def encode(model: onnx.ModelProto, result: Result) -> bytes:
 
 
 def load(content: bytes) -> ExportedFunction:
-    """Return the function that an exported file computes."""
+    """Return the function that an exported file computes.
+
+    Raises
+    ------
+    InputError
+        If ONNX Runtime is not installed.
+    """
+    if find_spec("onnxruntime") is None:
+        raise InputError(
+            "--to onnx: ONNX Runtime, which compares the file with the original, is not installed; "
+            "pip install onnxruntime"
+        )
     # From version 1.29 on, ONNX Runtime reports what it runs to its maker from the import on.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime

@@ -3,6 +3,7 @@ import pytest
 
 from classify.heatmaps import evidence
 from classify.heatmaps.evidence import Map
+from extract.vgg16 import pooling
 from extract.vgg16.architecture import output_shapes
 from extract.vgg16.recipe import ALL_TAPS, PAIRS, TAPS
 
@@ -27,7 +28,7 @@ def test_taps_without_a_place_are_those_of_maps_with_zeros_there(side: int) -> N
         for name, each in SIDES.items():
             rows = slice(row * each, (row + 1) * each)
             zeroed[name][rows, column * each : (column + 1) * each] = 0
-        for name, values in evidence.taps(zeroed, ALL_TAPS).items():
+        for name, values in pooling.taps(zeroed, ALL_TAPS).items():
             place = found[name][row * side + column]
             np.testing.assert_allclose(place, values[0], rtol=1e-4, atol=1e-5)
 

@@ -13,6 +13,7 @@ from classify.serving import heatmaps
 from classify.serving.model import Model, joined
 from extract.engines.split_network import split
 from extract.system.console import InputError
+from extract.vgg16 import pooling
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import TAPS, named, plain, size_of
 
@@ -52,7 +53,7 @@ def head_of_two_sizes() -> Pipeline:
 
 def scores(head: Pipeline, maps: dict[int, dict[str, np.ndarray]]) -> np.ndarray:
     taps = {
-        tap: evidence.taps(maps[size_of(tap)], [plain(tap)])[plain(tap)]
+        tap: pooling.taps(maps[size_of(tap)], [plain(tap)])[plain(tap)]
         for tap in heads.tap_columns(head)
     }
     return heads.scores(head[-1], head[:-1].transform(joined(head, taps)))

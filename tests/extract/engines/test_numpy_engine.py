@@ -1,12 +1,11 @@
-"""Where Keras is not installed, ONNX Runtime is the reference, and the engine of last resort."""
+"""Where Keras is not installed, NumPy is the reference, and the engine of last resort."""
 
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from extract.engines import keras_engine, onnx_engine, selection
+from extract.engines import keras_engine, numpy_engine, selection
 from extract.engines.base import relative_difference
 from extract.system import machine
 from extract.vgg16.recipe import ALL_TAPS
@@ -23,12 +22,12 @@ def weights(vgg16_arrays: Arrays) -> Weights:
 
 def test_every_tap_is_that_of_keras(weights: Weights) -> None:
     outputs = tuple(ALL_TAPS)
-    found = onnx_engine.build(weights, outputs=outputs, size=96).forward(PHOTOS)
+    found = numpy_engine.build(weights, outputs=outputs).forward(PHOTOS)
     expected = keras_engine.build(weights, outputs=outputs, size=96).forward(PHOTOS)
     assert relative_difference(found, expected) < 1e-4
 
 
-def test_without_keras_engines_are_compared_with_onnx_runtime(
+def test_without_keras_engines_are_compared_with_numpy(
     weights: Weights,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -38,8 +37,8 @@ def test_without_keras_engines_are_compared_with_onnx_runtime(
     # A GPU is of no use without Keras.
     monkeypatch.setattr(machine, "has_gpu", lambda: True)
     engine = selection.choose("ncnn", weights, PHOTOS, folder=tmp_path)
-    assert engine.name.endswith("of onnxruntime")
+    assert engine.name.endswith("of numpy")
     monkeypatch.setattr(selection, "find_spec", lambda name: None)
     engine = selection.choose("auto", weights, PHOTOS, folder=tmp_path)
-    assert engine.name == f"onnxruntime {version('onnxruntime')}"
+    assert engine.name == f"numpy {np.__version__}"
     assert "neither MNN nor ncnn is installed" in capsys.readouterr().out
