@@ -125,6 +125,9 @@ class Result:
         How well a head tells strangers: ``keep``, the share of known photos that are kept, and,
         unless there are only two classes, the fields of `classify.novelty.left_out.LeftOut`. Empty
         for networks and in older records.
+    asked : dict
+        The options that a head was trained with; empty for networks, which keep theirs among their
+        hyper-parameters, and in older records.
     learned_from : list of str
         The splits whose photos the model was fitted to. Older records do not have it, so it is
         inferred from their stage.
@@ -149,6 +152,7 @@ class Result:
     sizes: list[int] = field(default_factory=lambda: [SIZE])
     model_digest: str = ""
     novelty: dict[str, float] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
     learned_from: list[str] = field(default_factory=lambda: ["train", "val"])
     schema: int = SCHEMA
 
@@ -406,7 +410,12 @@ def _check_fields(result: Result) -> None:
     wrong += [name for name in ("parameters", "seed") if not _is_whole(getattr(result, name))]
     if not (result.epochs is None or _is_whole(result.epochs)):
         wrong.append("epochs")
-    for name, kind in (("hyperparameters", dict), ("tried", list), ("versions", dict)):
+    for name, kind in (
+        ("hyperparameters", dict),
+        ("tried", list),
+        ("versions", dict),
+        ("asked", dict),
+    ):
         if not isinstance(getattr(result, name), kind):
             wrong.append(name)
     if result.stage not in COMMANDS:

@@ -359,7 +359,7 @@ def _test_and_save(
         recipe_digest=features.recipe_digest,
         sizes=features.sizes,
         class_names=features.class_names,
-        hyperparameters={"asked": dict(asked), **head.hyperparameters},
+        hyperparameters=head.hyperparameters,
         tried=[candidate.record for candidate in outcome.candidates[head.name]],
         seconds={
             "features": features.seconds,
@@ -375,6 +375,7 @@ def _test_and_save(
         created=now(),
         machine=machine(),
         novelty=novelty.record if novelty else {},
+        asked=dict(asked),
         learned_from=[split for split in ("train", "val") if len(features.rows(split))],
     )
     folder = results.runs_of(features.data, out) / head.name

@@ -52,6 +52,7 @@ class FakeFeatures:
     same: list[tuple[str, str, float]] = field(default_factory=list)
     taps: dict[str, int] = field(default_factory=dict)
     has_pairs: bool = True
+    asked: dict[str, Any] = field(default_factory=dict)
     near_found: int = 1
     near_photos: int = 2
     attributes: dict[str, Any] = field(default_factory=dict)

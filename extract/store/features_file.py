@@ -234,6 +234,8 @@ class Features:
     taps : dict of str to int
         The number of values of each tap, in the order of the sizes, deepest first within a size;
         see `extract.vgg16.recipe.named`.
+    asked : dict
+        The options that changed the rows, besides seed and sizes; empty in older files.
     has_pairs : bool
         Whether the taps of `PAIRS` are among them, at every size.
     recipes : dict of int to dict
@@ -291,6 +293,7 @@ class Features:
         self.data = text(attributes, "data")
         self.root = text(attributes, "root")
         self.manifest = text(attributes, "manifest") if "manifest" in attributes else ""
+        self.asked = record(attributes, "asked") if "asked" in attributes else {}
         self.origin = self.manifest or self.root
         check_name(self.data)
         self.data_digest = text(attributes, "data_digest")

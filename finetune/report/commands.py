@@ -1,6 +1,5 @@
 """The commands that make a comparison again, from what its results recorded."""
 
-import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ def commands(comparison: Comparison) -> list[str]:
     further = [str(n) for n in SIZES[1:] if named("seconds", n) in features.attributes]
     sizes = f" --sizes {SIZE} {' '.join(further)}" if further else ""
     pairs = "" if features.has_pairs else " --pairs no"
-    asked = _asked(json.loads(features.attributes.get("asked", "{}")))
+    asked = _asked(features.asked)
     lines = [f"python -m extract features {data} --seed {seed}{sizes}{pairs}{asked}"]
     for model in sorted(comparison.models, key=lambda model: (model.result.stage, model.name)):
         if model.result.stage == "head":
@@ -54,8 +53,9 @@ def _escaped(character: str) -> str:
 
 
 def _options(model: ModelRecord) -> str:
-    name, seed = model.result.model, model.result.seed
-    return f"{name} --seed {seed}{_asked(model.result.hyperparameters.get('asked', {}))}"
+    result = model.result
+    asked = result.asked or result.hyperparameters.get("asked", {})
+    return f"{result.model} --seed {result.seed}{_asked(asked)}"
 
 
 def _asked(options: Any) -> str:

@@ -45,7 +45,7 @@ PHASE_HEADINGS = {
 }
 """`PHASES`, and those that only networks have, in the order of the work."""
 RECIPES = {named("recipe", size) for size in SIZES}
-SHOWN_ELSEWHERE = {"data", "schema", "skipped_digest", "near_pairs", "near_photos"} | {
+SHOWN_ELSEWHERE = {"asked", "data", "schema", "skipped_digest", "near_pairs", "near_photos"} | {
     named("seconds", size) for size in SIZES
 }
 PRIVATE = {"root", "manifest"}

@@ -409,9 +409,11 @@ def test_background_class_is_left_out_unless_asked_for(photos: MakePhotos, tmp_p
     assert stand_in.run(root, tmp_path / "out")[1] == 6
     with features_file.open(path) as features:
         assert features.class_names == ["cats", "dogs"]
+        assert features.asked == {}
     assert stand_in.run(root, tmp_path / "out", "--background")[1] == 3
     with features_file.open(path) as features:
         assert features.class_names == ["BACKGROUND_Google", "cats", "dogs"]
+        assert features.asked == {"background": True}
 
 
 @pytest.mark.parametrize("name", ["my pets", "Käse ♞", "line\nbreak", os.fsdecode(b"caf\xe9")])

@@ -2,6 +2,7 @@ import errno
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,12 +188,16 @@ def test_a_failed_read_blames_the_object_or_the_store(s3: ObjectStore) -> None:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let no client ask a store again, which takes seconds."""
     import s3fs
 
+    # A client of an earlier test would ask as often as it was told then, and this one later.
+    s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -1,4 +1,3 @@
-import json
 import subprocess
 from pathlib import Path
 
@@ -37,13 +36,14 @@ def test_commands_repeat_and_quote_the_options_that_were_given(tmp_path: Path) -
 
 def test_commands_repeat_the_options_of_the_features(tmp_path: Path) -> None:
     asked = {"allow_conflicts": True, "group_by": "(a\nb)'", "keep_twins": False}
-    attributes = {"seed": np.int64(0), "asked": json.dumps(asked)}
-    features = fake_features(["a", "b"], attributes=attributes, has_pairs=False)
-    first, *_ = commands(compare(features, [save(tmp_path, features, "svm", [0])]))
-    assert first == (
+    features = fake_features(["a", "b"], asked=asked, has_pairs=False)
+    folder = save(tmp_path, features, "svm", [0], asked={"balanced": True})
+    made, trained, _ = commands(compare(features, [folder]))
+    assert made == (
         "python -m extract features chess --seed 0 --pairs no --allow-conflicts "
         r"--group-by $'(a\012b)\047'"
     )
+    assert trained == "python -m classify train chess --heads svm --seed 0 --balanced"
 
 
 def test_commands_are_those_of_onepass_if_it_was_started(

@@ -206,14 +206,14 @@ def test_rows_of_no_weight_teach_nothing() -> None:
     wrong = labels[:, ::-1]
     given = Weighted(np.concatenate([x, x, x]), np.concatenate([labels, wrong, wrong]), weights)
     network = line()
-    history = fit(network, TrainingData(given, points(1)), Phase("p", Schedule(0.5, 30, 30)))
+    history = fit(network, TrainingData(given, points(1)), Phase("p", Schedule(0.5, 20, 20)))
     assert history["accuracy"][-1] > 0.95
     assert history["val_accuracy"][-1] > 0.95
 
 
 def test_label_smoothing_gives_a_share_of_each_label_to_all_classes() -> None:
     network, (x, labels) = line(), points(1).batch
-    how = Schedule(0.5, 30, 30, label_smoothing=0.2)
+    how = Schedule(0.5, 4, 4, label_smoothing=0.2)
     history = fit(network, TrainingData(points(0), points(1)), Phase("p", how))
     smooth = 0.8 * labels + 0.2 / 2
     losses = -(smooth * np.log(network.predict(x, verbose=0))).sum(axis=1)
@@ -243,7 +243,7 @@ class StoppedBefore(Drawn):
 def test_training_that_is_killed_and_resumed_ends_as_if_it_had_never_stopped(
     tmp_path: Path,
 ) -> None:
-    phase = Phase("p", Schedule(0.05, 8, 8, warmup=1, weight_decay=1e-3))
+    phase = Phase("p", Schedule(0.05, 5, 5, warmup=1, weight_decay=1e-3))
     checkpoint = Checkpoint(tmp_path / "training.h5", {"seed": 0})
     options: dict[str, Any] = {"checkpoint": checkpoint, "logs": tmp_path / "tensorboard"}
     whole = noisy_line()
@@ -254,7 +254,7 @@ def test_training_that_is_killed_and_resumed_ends_as_if_it_had_never_stopped(
         fit(noisy_line(), stopped, phase, **options)
     resumed = noisy_line()
     history = fit(resumed, TrainingData(Drawn(0), points(1)), phase, **options)
-    assert set(curve(tmp_path / "tensorboard")) >= {0, 1, 3, 4, 5, 6, 7}
+    assert set(curve(tmp_path / "tensorboard")) >= {0, 1, 3, 4}
     for name in ("loss", "val_loss", "accuracy", "val_accuracy", "phase"):
         assert history[name] == expected[name]
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
@@ -262,7 +262,7 @@ def test_training_that_is_killed_and_resumed_ends_as_if_it_had_never_stopped(
 
 
 def test_a_state_of_another_training_or_a_damaged_one_is_not_used(tmp_path: Path) -> None:
-    phase = Phase("p", Schedule(0.05, 4, 4))
+    phase = Phase("p", Schedule(0.05, 2, 2))
     checkpoint = Checkpoint(tmp_path / "training.h5", {"seed": 0, "sizes": (1, 2)})
     logs = tmp_path / "tensorboard"
 
@@ -275,18 +275,18 @@ def test_a_state_of_another_training_or_a_damaged_one_is_not_used(tmp_path: Path
                 begun.append(epoch)
 
         data = TrainingData(Counted(0), points(1))
-        assert len(fit(noisy_line(), data, phase, checkpoint=checkpoint, logs=logs)["loss"]) == 4
-        return 4 - begun[1]
+        assert len(fit(noisy_line(), data, phase, checkpoint=checkpoint, logs=logs)["loss"]) == 2
+        return 2 - begun[1]
 
-    assert epochs_run(checkpoint) == 4
+    assert epochs_run(checkpoint) == 2
     equal, other = (Checkpoint(checkpoint.path, {"seed": n, "sizes": (1, 2)}) for n in (0, 1))
     assert epochs_run(equal) == 0
-    assert epochs_run(other) == 4
+    assert epochs_run(other) == 2
     assert checkpoint.read() is None
     other.path.write_bytes(other.path.read_bytes()[:-100])
-    assert epochs_run(other) == 4
+    assert epochs_run(other) == 2
     # The curves of the earlier trainings are gone.
-    assert curve(logs) == list(range(4))
+    assert curve(logs) == list(range(2))
 
 
 def test_a_backend_without_tensorflow_trains_and_writes_no_curves(
@@ -331,7 +331,7 @@ def test_a_signal_leaves_the_best_weights_so_far() -> None:
     class Stopping(Drawn):
         def begin(self, epoch: int) -> None:
             super().begin(epoch)
-            if epoch == 5:
+            if epoch == 3:
                 # The changes since the best epoch must not be kept.
                 network.set_weights([weight * np.nan for weight in network.get_weights()])
                 raise Stopped(2)
