@@ -206,10 +206,10 @@ class _Undo(argparse.Action):
 
 
 def _sort(given: argparse.Namespace) -> None:
+    run = _run(given)
     from classify.sorting import sort
 
     wanted = sort.Wanted(given.to, given.how, given.unsure, _keep(given))
-    run = _run(given)
     sort.sort_photos(run, given.photos, wanted, **_vgg16(given, run))
 
 
