@@ -46,7 +46,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_photos_become_a_comparison_of_five_classifiers(out: Path) -> None:
     photos = out / "photos"
-    said = run("extract", photos, "--out", out)
+    said = run("extract", photos, "--out", out, "--activations", "block4_pool")
     assert f"VGG16: {PHOTOS * len(PIECES)} images computed" in said
     run("classify", photos, "--out", out)
     said = run("finetune", "train", photos, "--out", out, "--epochs", 1)

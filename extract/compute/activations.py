@@ -246,8 +246,7 @@ def _compute(
 
 
 def _engines(out: Path, weights: Weights) -> Path:
-    """Return the folder that keeps converted networks and the checks of engines."""
-    folder = shards.folder_of(out, recipe(weights.digest))
+    folder = shards.engines_of(shards.cache_of(out), recipe(weights.digest))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

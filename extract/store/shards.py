@@ -25,7 +25,7 @@ from extract.system import availability, locations
 from extract.system.console import InputError, finishing, warn
 from extract.system.locations import Location
 from extract.vgg16 import pairs
-from extract.vgg16.recipe import ALL_TAPS, MAPS, PAIRS, dtype_of, recipe_digest
+from extract.vgg16.recipe import ALL_TAPS, MAPS, PAIRS, dtype_of, pairs_added, recipe_digest
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -92,6 +92,15 @@ def cache_of(out: Path) -> Path:
 def folder_of(out: Path, recipe: dict[str, Any]) -> Path:
     """Return the folder of a recipe's shards."""
     return cache_of(out) / recipe_digest(recipe)
+
+
+def engines_of(cache: Path, plain_recipe: dict[str, Any]) -> Path:
+    """Return the folder that keeps converted networks and the checks of engines for a recipe.
+
+    If there are features with pairs of channels, engines were checked for more than the recipe.
+    """
+    richer = cache / recipe_digest(pairs_added(plain_recipe))
+    return richer if richer.is_dir() else cache / recipe_digest(plain_recipe)
 
 
 def files(folder: Location) -> list[Location]:

@@ -1,5 +1,6 @@
 """Cached activations: they equal those of Keras, and each is computed once unless it is damaged."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from extract.compute import activations, missing, pipeline, reading
 from extract.compute.activations import make, variant_recipe, vary
 from extract.engines import keras_engine, selection
 from extract.engines.base import Engine
+from extract.engines.selection import Check
 from extract.store import features_file, maintenance, shards
 from extract.store.features_file import Features
 from extract.system.console import InputError, Stopped
 from extract.vgg16 import weights
-from extract.vgg16.recipe import MAPS, SIZE, TAPS
+from extract.vgg16.recipe import MAPS, SIZE, TAPS, recipe, recipe_digest
 from extract.vgg16.weights import Weights
 from finetune.train.batches import ActivationBatches
 from tests import stand_in
@@ -107,6 +109,24 @@ def test_activations_are_those_of_keras_for_the_variant(
             assert (values.shape, values.dtype) == (MAPS[layer], np.float16)
             difference = np.linalg.norm(values - of_photo) / np.linalg.norm(of_photo)
             assert difference < 1e-3
+
+
+def test_an_engine_that_was_checked_with_the_features_is_not_checked_again(
+    features: Features, vgg16: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*_: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(selection, "PACKAGES", {"ncnn": "ncnn"})
+    monkeypatch.setattr(selection, "_run_reference", again)
+    cache = shards.cache_of(tmp_path)
+    with_pairs = cache / recipe_digest(recipe(vgg16.digest, with_pairs=True))
+    with_pairs.mkdir(parents=True)
+    checked = {selection._key("ncnn", LAYER): Check(1e-6, 9.0)._asdict()}
+    (with_pairs / selection.RECORD).write_text(json.dumps(checked))
+    found = make(features, ("val",), vgg16, layer=LAYER, variant=1, out=tmp_path)
+    assert len(found.rows) == len(features.rows("val"))
+    assert not (cache / recipe_digest(recipe(vgg16.digest))).exists()
 
 
 def test_a_photo_is_computed_once_for_each_variant(
