@@ -83,6 +83,14 @@ def test_a_folded_head_gives_the_same_probabilities(
     np.testing.assert_allclose(found, fitted.predict_proba(X), atol=1e-5)
 
 
+def test_an_export_that_cannot_be_compared_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(onnx_format, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"--to onnx: .* pip install onnxruntime$"):
+        onnx_format.load(b"")
+
+
 @pytest.mark.parametrize("name", ["logistic", "mlp"])
 def test_onnx_runs_without_keras_and_agrees_with_the_head(
     house: Path, vgg16_weights: Path, name: str
