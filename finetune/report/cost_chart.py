@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -91,8 +92,12 @@ class _Layout:
         return self.span * (0.04 + 0.01 * len(name)) * (2 if self.narrow else 1)
 
 
+@lru_cache(1)
 def cost_chart(comparison: Comparison) -> Chart:
-    """Draw the accuracy of each model against the time that it took."""
+    """Draw the accuracy of each model against the time that it took.
+
+    The page and ``compare.svg`` show the same chart, which takes a second to draw.
+    """
     models = comparison.models
     best, fastest = models[0], min(models, key=lambda model: model.total_seconds)
     title = (
