@@ -75,7 +75,7 @@ def test_a_shortened_notebook_runs(tmp_path: Path, house: Path, vgg16_arrays: Ar
         file.attrs["origin"], file.attrs["digest"] = "random", weights.digest(vgg16_arrays)
     # As if an engine had been compared with Keras on this machine: other tests do that themselves.
     check = selection.Check(difference=1e-6, speed=10.0)._asdict()
-    parts = [(name, part) for name in PACKAGES for part in ("", "block4_pool")]
+    parts = [(name, part) for name in PACKAGES for part in ("", "pairs", "block4_pool")]
     checks = {selection._key(*part): check for part in parts}
     (folder,) = (tmp_path / "features/cache").glob(f"{'?' * 64}")
     (folder / selection.RECORD).write_text(json.dumps(checks))

@@ -34,7 +34,7 @@ from extract.engines.base import (
 from extract.engines.tuning import UNTUNED, Setting
 from extract.system import atomic, machine, processes
 from extract.system.console import InputError, say
-from extract.vgg16.recipe import MAPS, SIZE, TAPS
+from extract.vgg16.recipe import MAPS, PAIRS, SIZE, TAPS
 from extract.vgg16.weights import Weights
 
 RECORD = "engines.json"
@@ -256,8 +256,8 @@ def _installed(wanted: str) -> list[str]:
 class Trial:
     """The engines of this machine, tried on some photos; each is built once.
 
-    ``engines.json`` records a `Check` of the taps and one of each map, by engine, version and
-    processor. What is recorded is not measured again.
+    ``engines.json`` records a `Check` of the taps, one of the taps of pairs and one of each map, by
+    engine, version and processor. What is recorded is not measured again.
 
     Attributes
     ----------
@@ -277,8 +277,10 @@ class Trial:
         self.path = folder / RECORD
         self.recorded = _recorded(self.path)
         maps = {layer: [layer] for layer in outputs if layer in MAPS}
-        taps = [output for output in outputs if output not in MAPS]
-        self.parts = ({"": taps} if taps else {}) | maps
+        pairs = [output for output in outputs if output in PAIRS]
+        taps = [output for output in outputs if output not in MAPS and output not in PAIRS]
+        by_part = {"": taps, "pairs": pairs} | maps
+        self.parts = {part: outputs for part, outputs in by_part.items() if outputs}
 
     def speed(self, name: str) -> float:
         """Return an engine's photos per second, with the taps if it was timed with them, or 0."""
@@ -341,7 +343,7 @@ def _package(name: str) -> str:
 
 
 def _key(name: str, part: str) -> str:
-    """Return the name in ``engines.json`` of an engine's taps, or of the map that `part` names."""
+    """Return the name in ``engines.json`` of an engine's taps, its pairs, or the map `part`."""
     return f"{_package(name)} on {machine.processor()}" + (part and f", {part}")
 
 

@@ -100,7 +100,8 @@ def first(tmp_path_factory: pytest.TempPathFactory, vgg16_weights: Path) -> Run:
     kept = shards.folder_of(folder, pairs_added(recipe(vgg16.digest)))
     kept.mkdir(parents=True)
     check = selection.Check(difference=1e-6, speed=10.0)
-    (kept / "engines.json").write_text(json.dumps({selection._key("ncnn", ""): check._asdict()}))
+    checks = {selection._key("ncnn", part): check._asdict() for part in ("", "pairs")}
+    (kept / "engines.json").write_text(json.dumps(checks))
     return Run(photos, folder, extract(photos, folder, *with_ncnn(vgg16_weights)))
 
 

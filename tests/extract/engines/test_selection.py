@@ -21,7 +21,7 @@ from extract.engines.tuning import Setting
 from extract.system import machine
 from extract.system.console import InputError
 from extract.vgg16 import keras_backend, weights
-from extract.vgg16.recipe import MAPS, TAPS
+from extract.vgg16.recipe import ALL_TAPS, MAPS, PAIRS, TAPS
 from extract.vgg16.weights import Weights
 from tests.conftest import CHECKOUT, Arrays
 
@@ -270,6 +270,20 @@ def test_a_nan_in_any_tap_makes_the_difference_nan(tap: str) -> None:
     wrong = reference | {tap: np.full_like(reference[tap], np.nan)}
     assert relative_difference(reference, reference) == 0
     assert np.isnan(relative_difference(wrong, reference))
+
+
+def test_pairs_are_compared_even_if_the_other_taps_were(
+    vgg16: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {tap: np.ones((4, width), np.float32) for tap, width in ALL_TAPS.items()}
+    wrong = expected | {pair: 2 * expected[pair] for pair in PAIRS}
+    monkeypatch.setattr(selection, "build", lambda *_, **__: Engine("ncnn x", lambda photos: wrong))
+    monkeypatch.setattr(selection, "_run_reference", lambda *_: expected)
+    record = {selection._key("ncnn", ""): Check(1e-6, 9.0)._asdict()}
+    (tmp_path / selection.RECORD).write_text(json.dumps(record))
+    trial = selection.Trial(vgg16, noise(4), tmp_path, tuple(ALL_TAPS))
+    trial.check(["ncnn"])
+    assert trial.reasons["ncnn"].endswith("differs from keras by 1")
 
 
 def test_an_engine_that_gives_nan_is_refused(
