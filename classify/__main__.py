@@ -24,8 +24,8 @@ from classify.sorting import record
 from extract import options
 from extract.system import console
 
-# What a command runs is imported by it, because scikit-learn takes seconds, and --help, a wrong
-# option or a model that is not there is answered without it.
+# Each command imports what it runs. scikit-learn takes seconds, and --help, a wrong option and a
+# missing model are answered without it.
 if TYPE_CHECKING:
     from classify.serving import neighbours
     from classify.serving.model import Model

@@ -97,8 +97,7 @@ def train_heads(
         fitted = fit_heads(data, choices, plan, train=train_rows(features), advance=advance)
     novelty = fit_novelty(features, plan)
     for head in fitted:
-        asked = {"balanced": balanced}
-        _test_and_save(head, outcome, novelty, features, asked, out=out, seed=seed)
+        _test_and_save(head, outcome, novelty, features, out=out, seed=seed, balanced=balanced)
     say(_told(novelty))
 
 
@@ -340,10 +339,10 @@ def _test_and_save(
     outcome: SearchOutcome,
     novelty: Novelty | None,
     features: Features,
-    asked: Mapping[str, bool],
     *,
     out: Path,
     seed: int,
+    balanced: bool,
 ) -> None:
     started = time.perf_counter()
     predictions = test(head, features)
@@ -375,7 +374,7 @@ def _test_and_save(
         created=now(),
         machine=machine(),
         novelty=novelty.record if novelty else {},
-        asked=dict(asked),
+        asked={"balanced": balanced},
         learned_from=[split for split in ("train", "val") if len(features.rows(split))],
     )
     folder = results.runs_of(features.data, out) / head.name

@@ -33,8 +33,8 @@ from finetune.train.request import (
     TrainingOptions,
 )
 
-# What a command runs is imported by it, because Keras, scikit-learn and matplotlib take seconds,
-# and --help or a wrong option is answered without them.
+# Each command imports what it runs. Keras, scikit-learn and matplotlib take seconds, and --help and
+# a wrong option are answered without them.
 if TYPE_CHECKING:
     from finetune.compare.comparison import Comparison
 

@@ -94,8 +94,9 @@ def _pairs_without(values: Map) -> Matrix:
     """
     whole, positions = products(values), values.reshape(-1, values.shape[-1])
     bins, signs = pairs.places()
-    roots = np.sqrt(whole)
-    found = np.repeat(pairs.in_bins(whole[None]), len(positions), axis=0)
+    # The products of a bin nearly cancel, so they are added up in double precision.
+    roots = np.sqrt(whole.astype(np.float64))
+    found = np.repeat(pairs.in_bins(whole[None].astype(np.float64)), len(positions), axis=0)
     for tap, position in zip(found, positions, strict=True):
         active = np.flatnonzero(position)
         first, second = (active[some] for some in np.triu_indices(len(active)))
@@ -104,7 +105,7 @@ def _pairs_without(values: Map) -> Matrix:
         left = whole[changed] - position[first] * position[second] / len(positions)
         change = signs[changed] * (np.sqrt(left.clip(0)) - roots[changed])
         tap += np.bincount(bins[changed], change, pairs.BINS)
-    return found
+    return found.astype(np.float32)
 
 
 def maps_without(values: Map) -> Iterator[Map]:

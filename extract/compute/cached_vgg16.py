@@ -78,7 +78,7 @@ class CachedVGG16:
         self.size = size
         self.recipe = recipe(self.weights.digest, size=size, with_pairs=self.with_pairs)
         self.folder = cache / recipe_digest(self.recipe)
-        self.engines = self.folder if self.with_pairs else shards.engines_of(cache, self.recipe)
+        self.engines_in = self.folder if self.with_pairs else shards.engines_of(cache, self.recipe)
         self.engine: Engine | None = None
         self.mapping: Engine | None = None
         self.writer: Writer | None = None
@@ -108,7 +108,11 @@ class CachedVGG16:
         """
         if self.mapping is None:
             self.mapping = selection.alike(
-                self._chosen(photos), self.weights, self.engines, outputs=MAPPED, size=self.size
+                self._chosen(photos),
+                self.weights,
+                self.engines_in,
+                outputs=MAPPED,
+                size=self.size,
             )
         return self.mapping.forward(photos)
 
@@ -120,7 +124,7 @@ class CachedVGG16:
             batch = np.resize(photos[:together], (together, *photos.shape[1:]))
             self.engine = selection.choose(
                 *(self.wanted, self.weights, batch),
-                folder=self.engines,
+                folder=self.engines_in,
                 outputs=tuple(self.recipe["taps"]),
             )
         return self.engine

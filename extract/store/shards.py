@@ -97,7 +97,7 @@ def folder_of(out: Path, recipe: dict[str, Any]) -> Path:
 def engines_of(cache: Path, plain_recipe: dict[str, Any]) -> Path:
     """Return the folder that keeps converted networks and the checks of engines for a recipe.
 
-    If there are features with pairs of channels, engines were checked for more than the recipe.
+    If there are features with pairs of channels, it is theirs, so that no engine is checked twice.
     """
     richer = cache / recipe_digest(pairs_added(plain_recipe))
     return richer if richer.is_dir() else cache / recipe_digest(plain_recipe)

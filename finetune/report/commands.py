@@ -36,10 +36,10 @@ def quoted(name: str) -> str:
     """Quote the name of a data set for a shell, on one line."""
     if not re.match(r"\w", name):
         name = f"./{name}"  # Otherwise it could be taken for an option, or for a user's home.
-    return _quoted(name)
+    return _shell_word(name)
 
 
-def _quoted(word: str) -> str:
+def _shell_word(word: str) -> str:
     """Quote a word for a shell, on one line."""
     if word.isprintable():
         return shlex.quote(word)
@@ -66,7 +66,7 @@ def _asked(options: Any) -> str:
             continue
         words.append(f"--{option.replace('_', '-')}")
         words += [] if value is True else _words(value)
-    return "".join(f" {_quoted(word)}" for word in words)
+    return "".join(f" {_shell_word(word)}" for word in words)
 
 
 def _words(value: object) -> Sequence[str]:

@@ -30,7 +30,7 @@ def test_taps_without_a_place_are_those_of_maps_with_zeros_there(side: int) -> N
             zeroed[name][rows, column * each : (column + 1) * each] = 0
         for name, values in pooling.taps(zeroed, ALL_TAPS).items():
             place = found[name][row * side + column]
-            np.testing.assert_allclose(place, values[0], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(place, values[0], rtol=1e-4, atol=1e-6)
 
 
 def test_no_tap_falls_below_zero_if_a_channel_is_active_at_one_place_only() -> None:
