@@ -30,7 +30,7 @@ from extract.system.machine import cores
 from extract.vgg16 import keras_backend
 from extract.vgg16.architecture import weight_shapes
 from extract.vgg16.keras_backend import keras
-from extract.vgg16.recipe import MAPS, SIZE, TAPS, recipe
+from extract.vgg16.recipe import ALL_TAPS, MAPS, SIZE, TAPS, recipe
 from extract.vgg16.weights import Weights, digest
 from finetune.train import networks
 from finetune.train.batches import one_hot
@@ -235,15 +235,18 @@ def forward(bench: Bench) -> Iterator[Row]:
 
 
 def choice(bench: Bench) -> Iterator[Row]:
-    """Let the engine choose its number format and batch size, as it does for users."""
+    """Let the engine choose its number format and batch size, as it does for many photos.
+
+    It computes all taps, those of pairs of channels too.
+    """
     photos = noise(bench.scale.compared)
     started = time.perf_counter()
     if keras_backend.gpus():
-        setting, refused = keras_engine.tune(bench.weights, photos)
-        engine = keras_engine.build_for_gpu(bench.weights, setting)
+        setting, refused = keras_engine.tune(bench.weights, photos, tuple(ALL_TAPS))
+        engine = keras_engine.build_for_gpu(bench.weights, setting, outputs=ALL_TAPS)
         precision, words = setting.precision, [setting.describe(), *refused]
     else:
-        engine = keras_engine.build(bench.weights)
+        engine = keras_engine.build(bench.weights, outputs=ALL_TAPS)
         precision, words = REFERENCE, [REFERENCE]
     seconds = time.perf_counter() - started
     bench.engine, bench.forward = engine, _in_flight(engine, bench.scale.rounds)
@@ -292,7 +295,7 @@ def end_to_end(bench: Bench) -> Iterator[Row]:
         next(choice(bench))
     engine = bench.engine
     assert engine is not None
-    run = _pipeline(bench, engine, recipe(bench.weights.digest))
+    run = _pipeline(bench, engine, recipe(bench.weights.digest, with_pairs=True))
     stages = {"forward": bench.forward, "decoding": bench.decoding}
     measured = {name: value for name, value in stages.items() if value}
     slower = min(measured, key=lambda name: measured[name])

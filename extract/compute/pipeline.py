@@ -33,6 +33,9 @@ from extract.vgg16.recipe import SIZE
 MANY = 1000
 """Processes read photos only if there are so many: threads read this number in about a second."""
 
+WRITERS = 2
+"""Threads that write what a fast network gives: one alone would write some 3,000 photos/s."""
+
 STAGES = ("engine", "read", "decode", "forward", "write")
 
 WAITS = ("for photos", "for the network", "network idle")
@@ -170,20 +173,20 @@ def compute(
     done, size = Computed.nothing(), writer.recipe["size"]
     demand = _Demand(at_once(size, batch_size or BATCH_SIZE))
     with closing(_items(root, paths, size, known, demand)) as items:
-        batches = _batches(_readable(items, done, advance), demand, done.seconds)
-        if (first := next(batches, None)) is None:
+        photos = _readable(items, done, advance)
+        if not (first := list(islice(photos, demand.photos))):
             return done
         with _timed(done.seconds, "engine"):
-            engine = build_engine(np.stack(first.photos))
-        # Nothing could have been done meanwhile, so nothing was kept waiting.
-        done.seconds["for photos"] = 0.0
+            engine = build_engine(_stacked(first))
         if batch_size is None and engine.batch_size != BATCH_SIZE:
             demand.photos = engine.batch_size
         if engine.batch_size > BATCH_SIZE:
             demand.is_fast = True
             writer.expect_many()
         network = _Network(engine, done.seconds)
-        with closing(_written(chain([first], batches), network, writer)) as written:
+        # The first batch is filled up to the size that the engine wants.
+        batches = _batches(chain(first, photos), demand, done.seconds)
+        with closing(_written(batches, network, writer)) as written:
             for batch in written:
                 done.digests.update(zip(batch.paths, batch.digests, strict=True))
                 advance(len(batch.paths))
@@ -224,12 +227,13 @@ def _written(
         return batch
 
     most = network.engine.in_flight
-    waiting = max(writer.waiting // network.engine.batch_size, 1)
+    writers = WRITERS if writer.waiting else 1
+    waiting = max(writer.waiting // network.engine.batch_size, writers)
     # An engine must not be at work when the process ends, and a shard must be written whole.
     in_turn = partial(threads.ahead, patience=None)
     with (
         closing(in_turn(network.forward, batches, workers=most, limit=most)) as computed,
-        closing(in_turn(write, computed, workers=1, limit=waiting)) as written,
+        closing(in_turn(write, computed, workers=writers, limit=waiting)) as written,
     ):
         yield from written
 
@@ -265,6 +269,10 @@ def _batches(
         pixels = [item.photo for item in batch if item.photo is not None]
         del batch
         yield Batch(paths, digests, pixels, time.perf_counter())
+
+
+def _stacked(items: Sequence[LoadedPhoto]) -> NDArray[np.uint8]:
+    return np.stack([item.photo for item in items if item.photo is not None])
 
 
 def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:

@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -54,7 +54,8 @@ class ReaderProcesses:
         self.root = root
         self.size = size
         self.started: list[subprocess.Popen[bytes]] = []
-        self.idle: deque[subprocess.Popen[bytes]] = deque()
+        self.idle: SimpleQueue[subprocess.Popen[bytes] | None] = SimpleQueue()
+        self.ready = 0
         self.lock = threading.Lock()
         self.starting = self.closed = False
 
@@ -62,6 +63,7 @@ class ReaderProcesses:
         """End all processes; threads that wait for one get an error."""
         with self.lock:
             self.closed = True
+        self.idle.put(None)
         for process in self.started:
             process.kill()
         for process in self.started:
@@ -70,8 +72,8 @@ class ReaderProcesses:
     def read(self, paths: Sequence[str]) -> list[LoadedPhoto]:
         """Return what `extract.compute.reading.read` returns for each of some files.
 
-        Threads may call it. Each has a process for itself meanwhile, and reads the files itself
-        as long as none has started.
+        Threads may call it. Each has a process for itself meanwhile. While some processes have not
+        started yet, a thread that finds none reads the files itself.
 
         Raises
         ------
@@ -80,10 +82,14 @@ class ReaderProcesses:
         """
         self._start_all()
         try:
-            process = self.idle.popleft()
-        except IndexError:
+            process = self.idle.get(block=self.ready == cores())
+        except Empty:
             # It has not started yet, or it cannot be started.
             return [reading.read(self.root, path, size=self.size) for path in paths]
+        if process is None:
+            # The next thread that waits is told as well.
+            self.idle.put(None)
+            raise InputError("stopped")
         try:
             found = self._answers(process, paths)
         except (OSError, EOFError, ValueError) as error:
@@ -95,7 +101,7 @@ class ReaderProcesses:
                 "ran out, close other programs; then run the same command again; what was "
                 "computed is kept"
             ) from error
-        self.idle.append(process)
+        self.idle.put(process)
         return [
             item or reading.read(self.root, path, size=self.size)
             for path, item in zip(paths, found, strict=True)
@@ -151,7 +157,9 @@ class ReaderProcesses:
             requests.write(_line([os.getpid(), os.fspath(self.root), self.size]))
             requests.flush()
             if output.readline():
-                self.idle.append(process)
+                self.idle.put(process)
+                with self.lock:
+                    self.ready += 1
         except (OSError, ValueError):
             # There are too many processes, or this one was ended while it started.
             return

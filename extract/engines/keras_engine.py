@@ -117,8 +117,6 @@ def build_for_gpu(
     size: int = SIZE,
 ) -> Engine:
     """Build the engine that computes outputs on a GPU as a setting says."""
-    if setting is not tuning.UNTUNED:
-        keras_backend.find_fastest()
     forward = Fitted(
         builders(weights, outputs, size)[setting.precision](),
         setting.batch_size,

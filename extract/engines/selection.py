@@ -223,6 +223,8 @@ def _choose_keras(
         for words in refused:
             say(f"not used: {words}")
     setting = Setting(**recorded[key])
+    if expected >= WORTH_TUNING:
+        keras_backend.find_fastest()
     engine = keras_engine.build_for_gpu(weights, setting, outputs=outputs, size=size)
     say(f"engine: {engine.name} ({reason}; {setting.speed:,.0f} photos/s)")
     return engine

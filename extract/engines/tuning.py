@@ -16,7 +16,7 @@ REFERENCE = "float32"
 """The number format that the others are compared with."""
 
 SMALLEST = 16
-"""Batches are filled up to so many photos."""
+"""Smaller batches are filled up to so many photos, and larger ones to the chosen batch size."""
 
 START = 64
 """The batch size at which number formats are compared. On an H200 it was fast in each of them."""
@@ -187,8 +187,9 @@ def _first_line(error: Exception) -> str:
 class Fitted:
     """A forward pass that gives the network few sizes of batches, and smaller ones if it must.
 
-    Batches are filled up to a power of two, because backends prepare for every new size. Whenever
-    memory runs out, batches are halved, and the run goes on. Threads may call it.
+    Backends prepare for every new size, which takes seconds, so batches are filled up and have one
+    of two sizes. Whenever memory runs out, batches are halved, and the run goes on. Threads may
+    call it.
 
     Parameters
     ----------
@@ -260,9 +261,6 @@ class Fitted:
 
 
 def _filled(photos: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    """Repeat photos until their number is a power of two, or `most`."""
-    size = SMALLEST
-    while size < len(photos):
-        size *= 2
-    size = min(size, most)
+    """Repeat photos until their number is `SMALLEST` or `most`."""
+    size = most if len(photos) > SMALLEST else min(SMALLEST, most)
     return photos if size == len(photos) else np.resize(photos, (size, *photos.shape[1:]))

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -133,7 +134,8 @@ def sizes(folder: "UPath") -> dict[str, int]:
 class Writer:
     """Collect taps, and write a shard after 256 images or 60 seconds, whichever comes first.
 
-    At the end of the ``with`` block the rest is written, also after an exception.
+    At the end of the ``with`` block the rest is written, also after an exception. Threads may add
+    batches, and then write several shards at once.
 
     Parameters
     ----------
@@ -169,6 +171,7 @@ class Writer:
         self.waiting = 0
         self.written = 0
         self.engine = ""
+        self.lock = threading.Lock()
         # One list holds both, so a signal never finds the digests of a batch without its taps.
         self.batches: list[tuple[Sequence[str], Taps]] = []
         self.since = time.monotonic()
@@ -195,10 +198,13 @@ class Writer:
                 f"{engine}: VGG16 gave values that are not finite; check the weights, or choose "
                 "another --engine"
             )
-        self.engine = engine
-        self.batches.append((digests, {**taps, **_in_range(taps)}))
-        late = time.monotonic() - self.since >= SHARD_SECONDS
-        if late or sum(len(batch) for batch, _ in self.batches) >= self.images:
+        batch = digests, {**taps, **_in_range(taps)}
+        with self.lock:
+            self.engine = engine
+            self.batches.append(batch)
+            late = time.monotonic() - self.since >= SHARD_SECONDS
+            full = sum(len(batch) for batch, _ in self.batches) >= self.images
+        if late or full:
             self.flush()
 
     def expect_many(self) -> None:
@@ -212,16 +218,28 @@ class Writer:
 
     def flush(self) -> None:
         """Write the batches that are held as one shard."""
-        if self.batches:
-            digests = [digest for batch, _ in self.batches for digest in batch]
-            taps = {
-                tap: np.concatenate([taps[tap] for _, taps in self.batches])
-                for tap in shapes(self.recipe)
-            }
-            seconds = time.monotonic() - self.since if self.timed else 0.0
-            write(self.folder, Shard(digests, taps, self.engine, seconds), self.recipe)
-            self.written += len(digests)
-        self.batches, self.since = [], time.monotonic()
+        with finishing():
+            with self.lock:
+                batches, self.batches = self.batches, []
+                seconds = time.monotonic() - self.since if self.timed else 0.0
+                self.since = time.monotonic()
+            if not batches:
+                return
+            try:
+                write(self.folder, self._shard(batches, seconds), self.recipe)
+            except BaseException:
+                with self.lock:
+                    self.batches = batches + self.batches
+                raise
+            with self.lock:
+                self.written += sum(len(digests) for digests, _ in batches)
+
+    def _shard(self, batches: Sequence[tuple[Sequence[str], Taps]], seconds: float) -> Shard:
+        digests = [digest for batch, _ in batches for digest in batch]
+        taps = {
+            tap: np.concatenate([taps[tap] for _, taps in batches]) for tap in shapes(self.recipe)
+        }
+        return Shard(digests, taps, self.engine, seconds)
 
 
 def _in_range(taps: Taps) -> Taps:

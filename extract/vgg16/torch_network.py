@@ -73,8 +73,8 @@ class Network:
             given = torch.from_numpy(np.ascontiguousarray(photos))
             if self.device.type == "cuda":
                 given = given.pin_memory().to(self.device, non_blocking=True)
-            computed = self._run(given)
-            return {name: values.cpu().numpy() for name, values in computed.items()}
+            computed = _on_host(self._run(given))
+            return {name: values.numpy() for name, values in computed.items()}
 
     def _run(self, photos: Any) -> dict[str, Any]:
         window, stride = windows(photos.shape[1])
@@ -118,6 +118,16 @@ def _convolved(x: Any, kernel: Any, bias: Any) -> Any:
     if x.is_cuda:
         return torch.cudnn_convolution_relu(x, kernel, bias, (1, 1), (1, 1), (1, 1), 1)
     return functional.relu_(functional.conv2d(x, kernel, bias, padding=1))
+
+
+def _on_host(computed: dict[str, Any]) -> dict[str, Any]:
+    """Copy outputs from the GPU. `Tensor.cpu` would keep a core busy until they are computed."""
+    copies = {name: values.to("cpu", non_blocking=True) for name, values in computed.items()}
+    if any(values.is_cuda for values in computed.values()):
+        copied = torch.cuda.Event(blocking=True)
+        copied.record()
+        copied.synchronize()
+    return copies
 
 
 def _pooled(x: Any, tap: Tap, window: int, stride: int) -> Any:

@@ -72,8 +72,8 @@ def vary(photo: NDArray[np.uint8], variation: Variation) -> NDArray[np.uint8]:
     """
     size = len(photo)
     border = _border(size)
-    reflected = np.pad(np.arange(size), border, mode="symmetric")
-    wide = Image.fromarray(photo[reflected[:, None], reflected])
+    sides = (border, border)
+    wide = Image.fromarray(np.pad(photo, (sides, sides, (0, 0)), mode="symmetric"))
     varied = wide.transform(
         (size, size),
         Image.Transform.AFFINE,

@@ -1,6 +1,6 @@
 """Batches of photos or cached activations, which threads read while the network trains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from extract.compute import reading
 from extract.compute.activations import Activations
 from extract.store.features_file import Features
-from extract.system import locations
+from extract.system import locations, threads
 from extract.system.console import InputError
 from extract.system.machine import cores
 from extract.vgg16.keras_backend import keras
@@ -24,8 +24,7 @@ Batch = tuple[NDArray[Any], ...]
 MOST_WORKERS = 8
 """Threads that make batches, at most. Each may hold a batch of block 3's activations, 26 MB."""
 
-# On JAX, Keras 3.15 begins an epoch with batches that its threads fetched for the epoch before.
-WORKERS = min(max(2, cores()), MOST_WORKERS) if keras.backend.backend() == "tensorflow" else 1
+WORKERS = min(max(2, cores()), MOST_WORKERS)
 
 PHOTO_CACHE_BYTES = 1 << 30
 """Largest total size of the decoded photos that are kept in memory for the next epoch."""
@@ -95,13 +94,14 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """The rows of a split in batches. An epoch has every row once; its last batch may be smaller.
 
     All random draws depend only on the seed and the epoch. A resumed training therefore gets the
-    same batches.
+    same batches. Threads make the batches that come next. Keras's own threads would not do: on JAX,
+    Keras 3.15 begins an epoch with batches that they made for the epoch before.
     """
 
     def __init__(
         self, features: Features, split: str, *, seed: int | None, batching: Batching
     ) -> None:
-        super().__init__(workers=WORKERS, max_queue_size=WORKERS + 2)
+        super().__init__()
         rows = features.rows(split)
         self.digests = [features.digests[row] for row in rows]
         self.labels = one_hot(features.labels[rows], len(features.class_names))
@@ -112,6 +112,8 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
         )
         self.seed = seed
         self.batching = batching
+        self.made: Iterator[Batch] = iter(())
+        self.next_number = -1
         self.order = np.arange(len(rows))
         self.begin(0)
 
@@ -129,6 +131,15 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
         sample_weights : ndarray of shape (m,), float32
             Returned only if classes are balanced or batches divided.
         """
+        if number != self.next_number:
+            self.made = threads.ahead(
+                self.batch, range(number, len(self)), workers=WORKERS, limit=WORKERS
+            )
+        self.next_number = number + 1
+        return next(self.made)
+
+    def batch(self, number: int) -> Batch:
+        """Return a batch as the class does for an index; threads call this."""
         size, part = self.batching.batch_size, self.batching.part
         rows = self.order[number * size : (number + 1) * size]
         rows, sample_weights = part.select(rows, self.sample_weights[rows])
@@ -138,6 +149,7 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def begin(self, epoch: int) -> None:
         """Draw the order of the rows for an epoch, counted from 0."""
+        self.next_number = -1
         if self.seed is not None:
             self.draw(np.random.default_rng([self.seed, epoch]))
 

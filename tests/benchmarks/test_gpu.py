@@ -13,7 +13,7 @@ from benchmarks import gpu, gpu_parts
 from benchmarks.gpu_parts import ON_CPU, Bench, Row
 from extract.engines.base import Engine
 from extract.system.machine import cores
-from extract.vgg16.recipe import TAPS
+from extract.vgg16.recipe import ALL_TAPS
 from extract.vgg16.weights import Weights
 
 TINY = replace(ON_CPU, matrix=16, jpegs=3, photos=6, training_batch=2, compared=1, rounds=1)
@@ -77,7 +77,7 @@ def test_decoding_and_the_pipeline_are_measured(bench: Bench) -> None:
     assert bench.decoding == max(row.value for row in decoded[1:])
 
     def forward(photos: np.ndarray) -> dict[str, np.ndarray]:
-        return {tap: np.ones((len(photos), width), np.float32) for tap, width in TAPS.items()}
+        return {tap: np.ones((len(photos), width), np.float32) for tap, width in ALL_TAPS.items()}
 
     bench.engine = Engine("stand-in", forward)
     bench.forward = 10 * bench.decoding

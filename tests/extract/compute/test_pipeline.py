@@ -302,8 +302,8 @@ def test_reading_ahead_follows_batches_and_readers_within_a_number_of_bytes(
     assert photos * size * size * 3 <= reading.READ_AHEAD_BYTES
 
 
-@pytest.mark.parametrize(("wanted", "batches"), [(20, [16, 20, 9]), (16, [16, 16, 13])])
-def test_after_the_first_batch_the_engine_says_how_many_photos_it_wants(
+@pytest.mark.parametrize(("wanted", "batches"), [(20, [20, 20, 5]), (16, [16, 16, 13])])
+def test_the_engine_says_how_many_photos_it_wants(
     wanted: int, batches: list[int], photos: MakePhotos, tmp_path: Path
 ) -> None:
     root, seen = photos({"a": 45}), []

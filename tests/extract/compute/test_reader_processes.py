@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def ready(processes: ReaderProcesses) -> None:
     """Start the processes and wait until all of them can read."""
     processes.read(["00.jpg"])
     deadline = time.monotonic() + 20
-    while len(processes.idle) < cores():
+    while processes.ready < cores():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -115,6 +116,21 @@ def test_processes_end_with_the_reading(root: Path) -> None:
         time.sleep(0.01)
 
 
+def test_more_threads_than_processes_wait_for_one_until_the_reading_ends(
+    root: Path, processes: ReaderProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = "import os, time; os.write(1, b'\\n'); time.sleep(100)"
+    monkeypatch.setattr(reader_processes, "START", start)
+    ready(processes)
+    monkeypatch.delattr(reading, "read")
+    with ThreadPoolExecutor(cores() + 2) as pool:
+        asked = [pool.submit(processes.read, ["05.jpg"]) for _ in range(cores() + 2)]
+        time.sleep(0.2)
+        assert not any(reads.done() for reads in asked)
+        processes.close()
+        assert all("stopped" in str(reads.exception(timeout=5)) for reads in asked)
+
+
 def test_files_are_read_without_processes_that_cannot_start(
     root: Path, processes: ReaderProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,4 +149,4 @@ def test_processes_that_are_still_starting_end_with_the_reading(root: Path) -> N
     while any(process.poll() is None for process in processes.started):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert not processes.idle
+    assert not processes.ready

@@ -1,4 +1,6 @@
+import itertools
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -85,6 +87,43 @@ def test_writer_writes_its_images_when_the_run_is_stopped(
 
     with pytest.raises(error):
         stopped()
+    assert set(shard_index.read(tmp_path, RECIPE)) == set(digests("a", "b"))
+
+
+def test_threads_may_add_batches_and_every_image_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 3)
+    given = [digests(f"{number} a", f"{number} b") for number in range(40)]
+    with Writer(tmp_path, RECIPE) as writer, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda names: writer.add(names, taps(names), engine="test"), given))
+    written = [digest for path in shards.files(tmp_path) for digest in shards.digests_of(path)]
+    assert sorted(written) == sorted(itertools.chain(*given))
+    assert writer.written == len(written)
+    for path in shards.files(tmp_path):
+        held = shards.read(path)
+        np.testing.assert_array_equal(held.taps["block5_avg"], taps(held.digests)["block5_avg"])
+
+
+def test_images_of_a_failed_write_are_written_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 2)
+    write = shards.write
+
+    def failing(*given: object) -> None:
+        monkeypatch.setattr(shards, "write", write)
+        raise ValueError("not now")
+
+    monkeypatch.setattr(shards, "write", failing)
+
+    def run() -> None:
+        with Writer(tmp_path, RECIPE) as writer:
+            for name in "ab":
+                writer.add(digests(name), taps(digests(name)), engine="test")
+
+    with pytest.raises(ValueError, match="not now"):
+        run()
     assert set(shard_index.read(tmp_path, RECIPE)) == set(digests("a", "b"))
 
 

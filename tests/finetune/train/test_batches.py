@@ -73,6 +73,21 @@ def test_each_epoch_has_a_new_order_of_the_same_photos_by_seed(
     assert len(known(first, first_labels)) == len(features.rows("train"))
 
 
+def test_batches_made_ahead_are_not_those_of_the_epoch_before(features: Features) -> None:
+    four = Batching(batch_size=4)
+    split, fresh = (
+        PhotoBatches(features, "train", size=16, seed=3, batching=four) for _ in range(2)
+    )
+    fresh.begin(1)
+    expected = whole(fresh)[0]
+    for taken in range(len(split)):
+        split.begin(0)
+        for number in range(taken):
+            split[number]
+        split.begin(1)
+        np.testing.assert_array_equal(whole(split)[0], expected)
+
+
 def test_augmentation_varies_photos_anew_in_each_epoch_by_seed_in_training_only(
     features: Features,
 ) -> None:
@@ -82,7 +97,6 @@ def test_augmentation_varies_photos_anew_in_each_epoch_by_seed_in_training_only(
     )
     for photos in (split, twin):
         photos.begin(2)
-    # Threads ask for batches in any order.
     later = twin[1][0]
     np.testing.assert_array_equal(twin[0][0], split[0][0])
     np.testing.assert_array_equal(later, split[1][0])

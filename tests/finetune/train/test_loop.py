@@ -58,11 +58,10 @@ class Weighted(Given):
 
 
 class Drawn(Given):
-    """Rows in an order drawn each epoch, in batches of 16, the last of 4, fetched as photos are."""
+    """Rows in an order drawn each epoch, in batches of 16, the last of 4."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(*points(seed).batch)
-        self.workers = batches.WORKERS
         self.begin(0)
 
     def __len__(self) -> int:
