@@ -22,6 +22,10 @@ FEW_ROWS = 1000
 PROCESSES = -1
 """-1 means as many as there are processors. Results do not depend on it."""
 
+LEAST_WORK = 4_000_000
+"""Values, times how often heads are fitted to them, from which on processes save time. On two cores
+they took over a second to start."""
+
 Fold = tuple[Rows, Rows]
 """The rows that are fitted and the rows that are held out."""
 
@@ -120,6 +124,11 @@ def for_all_classes(scores: Matrix, present: Labels, classes: int) -> Matrix:
     return widened
 
 
+def processes(data: TrainingData, *, fits: int) -> int:
+    """Return how many processes shall fit heads to some photos so often, as joblib counts them."""
+    return PROCESSES if data.X.size * fits >= LEAST_WORK else 1
+
+
 def out_of_fold(
     name: str,
     hyperparameters: Mapping[str, Any],
@@ -152,7 +161,7 @@ def out_of_fold(
     classes = int(labels.max()) + 1
     parts = [(np.flatnonzero(dealt != i), np.flatnonzero(dealt == i)) for i in range(FOLDS)]
     parts = [(fitted, held_out) for fitted, held_out in parts if len(fitted) and len(held_out)]
-    answers = parallel(PROCESSES)(
+    answers = parallel(processes(data, fits=len(parts)))(
         delayed(_held_out_scores)(name, hyperparameters, data, part, seed) for part in parts
     )
     scores = np.full((len(labels), classes), -np.inf, np.float32)

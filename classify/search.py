@@ -132,11 +132,12 @@ def search(
     sample = out_of_core.sample(data.labels, rows=out_of_core.SEARCH_ROWS, seed=plan.seed)
     folds = cross_validation.within(plan.folds, sample, rows=len(data.labels))
     data, plan = data.subset(sample), SearchPlan(plan.spaces, folds, plan.seed)
+    processes = cross_validation.processes(data, fits=len(folds))
     by_set: dict[FeatureSet, dict[str, _Tried]] = {}
     if folds:
         # The largest first, so that no processor has to wait for a slow one at the end.
         feature_sets = plan.feature_sets[::-1]
-        answers = parallel(cross_validation.PROCESSES, return_as="generator")(
+        answers = parallel(processes, return_as="generator")(
             delayed(_try)(features, data, plan) for features in feature_sets
         )
         for features, answer in zip(feature_sets, answers, strict=True):
@@ -144,7 +145,7 @@ def search(
             advance(1)
     else:
         advance(len(plan.feature_sets))
-    at_once = min(effective_n_jobs(cross_validation.PROCESSES), len(plan.feature_sets))
+    at_once = min(effective_n_jobs(processes), len(plan.feature_sets))
     tried = {
         name: [by_set[one][name] for one in space.feature_sets if one in by_set]
         for name, space in plan.spaces.items()

@@ -179,7 +179,8 @@ def fit_heads(
         delayed(_timed_fit)(name, choice, data, fold, train, plan.seed)
         for name, choice in choices.items()
     ]
-    answers = parallel(cross_validation.PROCESSES if is_small else 1)(jobs)
+    processes = cross_validation.processes(data, fits=len(jobs)) if is_small else 1
+    answers = parallel(processes)(jobs)
     fitted = []
     for (name, choice), answer in zip(choices.items(), answers, strict=True):
         pipeline, seconds, on_train = answer

@@ -33,6 +33,9 @@ from extract.vgg16.recipe import SIZE
 MANY = 1000
 """Processes read photos only if there are so many: threads read this number in about a second."""
 
+HARDLY = 0.05
+"""A network that is idle for less than this share of its time is what the others wait for."""
+
 WRITERS = 2
 """Threads that write what a fast network gives: one alone would write some 3,000 photos/s."""
 
@@ -82,7 +85,8 @@ class Computed(NamedTuple):
         seconds = self.seconds
         if seconds["engine"] > seconds["forward"] + seconds["network idle"]:
             return "choosing and building the engine"
-        if seconds["for the network"] >= seconds["network idle"]:
+        idle = seconds["network idle"]
+        if seconds["for the network"] >= idle or idle < HARDLY * seconds["forward"]:
             return "the network"
         if seconds["write"] > seconds["for photos"]:
             return "writing"

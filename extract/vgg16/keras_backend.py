@@ -26,8 +26,9 @@ try:
     import keras
 except ImportError as missing:
     raise InputError(
-        f"{missing.name} is not installed, and networks, exports and --engine keras need it: "
-        "pip install 'onepass[cpu]' (or gpu) installs Keras with TensorFlow; heads do without it"
+        f"{missing.name} is not installed, and networks, --engine keras and exports to keras and "
+        "litert need it: pip install 'onepass[cpu]' (or gpu) installs Keras with TensorFlow; heads "
+        "do without it"
     ) from missing
 
 __all__ = [

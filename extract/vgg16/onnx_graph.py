@@ -47,7 +47,8 @@ class Graph:
     def constant(self, name: str, values: NDArray[Any]) -> str:
         """Add a constant, unless there is one of this name, and return the name."""
         if all(name != constant.name for constant in self.constants):
-            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+            # A scalar stays one, as CumSum requires its axis to be.
+            self.constants.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
 
     def model(

@@ -4,9 +4,12 @@ The file takes photos of any size, (n, height, width, 3) uint8 RGB, resizes them
 holds the class names.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,20 +19,25 @@ from classify.serving import neighbours
 from classify.serving.model import Model, load_model
 from extract.compute import reading
 from extract.compute.reading import LoadedPhoto
-from extract.engines import keras_engine
 from extract.photos import decode, files, scan
 from extract.store import features_file, shards
 from extract.system import atomic, locations
-from extract.system.console import InputError
+from extract.system.console import InputError, say
 from extract.system.locations import Location
-from extract.vgg16 import keras_backend
-from finetune.export import dense, keras_format, litert_format, onnx_format
+from finetune.export import dense, onnx_format
 from finetune.export.file_formats import FORMATS, ExportedFunction
+
+# Heads are exported to ONNX without Keras.
+if TYPE_CHECKING:
+    from finetune.export.keras_format import Classify
 
 TOLERANCE = 1e-3
 """Largest difference from the original that a probability of an exported file may have."""
 
 PHOTOS_COMPARED = 16
+
+FEW_COMPARED = 3
+"""Photos that a file is compared on without ONNX Runtime, because each takes seconds."""
 
 
 def write(
@@ -67,6 +75,12 @@ def write(
     model = load_model(run, cache=shards.cache_of(out), weights_file=weights_file)
     root, paths = _photos_to_compare(run, model.result, out, photos)
     content, exported = _export(run, model, to)
+    if to == "onnx" and not onnx_format.has_runtime():
+        paths = paths[:FEW_COMPARED]
+        say(
+            f"comparing on {len(paths)} photos, which takes seconds for each; "
+            "pip install onnxruntime makes it faster"
+        )
     difference = compare(model, exported, root, paths)
     if not difference <= TOLERANCE:
         raise InputError(
@@ -115,10 +129,15 @@ def _export(run: Path, model: Model, to: str) -> tuple[bytes, ExportedFunction]:
         if to == "onnx":
             content = onnx_format.encode(onnx_format.build(head, arrays), result)
             return content, onnx_format.load(content)
+        from finetune.export import keras_format
+
         classify = partial(keras_format.vgg16_and_head, head=head, arrays=arrays)
         return _export_keras(classify, sizes, result, to)
     if to == "onnx":
         raise InputError(f"{run}: only heads are exported to ONNX; choose keras or litert")
+    from extract.engines import keras_engine
+    from extract.vgg16 import keras_backend
+
     largest = keras_engine.largest(len(result.class_names))
     members = results.read_model(run, result, largest=largest)
     network = keras_backend.load(results.model_path(run, result), members)
@@ -126,9 +145,11 @@ def _export(run: Path, model: Model, to: str) -> tuple[bytes, ExportedFunction]:
 
 
 def _export_keras(
-    classify: keras_format.Classify, sizes: Sequence[int], result: Result, to: str
+    classify: Classify, sizes: Sequence[int], result: Result, to: str
 ) -> tuple[bytes, ExportedFunction]:
     """Return the content of the file, and the function that it computes."""
+    from finetune.export import keras_format, litert_format
+
     if to == "litert":
         network = keras_format.build(classify, sizes, dtype=litert_format.RESIZE_DTYPE)
         content = litert_format.encode(network, result)

@@ -41,6 +41,7 @@ def on_ray(machines: Any) -> Iterator[None]:
     """Let joblib run everything on the cluster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", machines.address)
+        patch.setattr(cross_validation, "LEAST_WORK", 0)
         with ray_backend.parallel_on("ray"):
             yield
 
@@ -171,7 +172,8 @@ def classify(address: str, *arguments: object) -> subprocess.CompletedProcess[st
 
 
 def test_the_command_leaves_a_result(tmp_path: Path, machines: Any) -> None:
-    path = publish(tmp_path)
+    # So many photos that it pays to have more than one process.
+    path = publish(tmp_path, per_class=(32, 8, 4))
     done = classify(machines.address, path, "--out", tmp_path, "--heads", "svm", "--on", "ray")
     assert (done.returncode, done.stderr) == (0, "")
     assert results.load(tmp_path / "runs/synthetic/svm").metrics["accuracy"] > 0.8

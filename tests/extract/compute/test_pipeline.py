@@ -370,6 +370,26 @@ def test_the_stage_that_the_others_wait_for_is_named_as_the_limit(
         assert in_twos(root, writer, build).limit() == limit
 
 
+def test_the_network_is_the_limit_if_all_photos_are_in_one_batch(
+    photos: MakePhotos, tmp_path: Path
+) -> None:
+    def forward(pixels: NDArray[np.uint8]) -> Taps:
+        time.sleep(0.3)
+        return values(pixels)
+
+    (tmp_path / "cache").mkdir()
+    root = photos({"a": 4})
+    with Writer(tmp_path / "cache", RECIPE) as writer:
+        done = compute(
+            root,
+            all_paths(root),
+            build_engine=lambda pixels: Engine("fake", forward),
+            writer=writer,
+            advance=lambda n: None,
+        )
+    assert done.limit() == "the network"
+
+
 def test_failing_engine_keeps_the_batches_before_and_ends_the_readers(
     photos: MakePhotos, tmp_path: Path
 ) -> None:
