@@ -33,7 +33,7 @@ from extract.vgg16.recipe import SIZE
 MANY = 1000
 """Processes read photos only if there are so many: threads read this number in about a second."""
 
-HARDLY = 0.05
+LEAST_IDLE = 0.05
 """A network that is idle for less than this share of its time is what the others wait for."""
 
 WRITERS = 2
@@ -86,7 +86,7 @@ class Computed(NamedTuple):
         if seconds["engine"] > seconds["forward"] + seconds["network idle"]:
             return "choosing and building the engine"
         idle = seconds["network idle"]
-        if seconds["for the network"] >= idle or idle < HARDLY * seconds["forward"]:
+        if seconds["for the network"] >= idle or idle < LEAST_IDLE * seconds["forward"]:
             return "the network"
         if seconds["write"] > seconds["for photos"]:
             return "writing"

@@ -85,16 +85,20 @@ class ReaderProcesses:
             process = self.idle.get(block=self.ready == cores())
         except Empty:
             # It has not started yet, or it cannot be started.
-            return [reading.read(self.root, path, size=self.size) for path in paths]
+            return self._read_here(paths)
         if process is None:
             # The next thread that waits is told as well.
             self.idle.put(None)
-            raise InputError("stopped")
+            if self.closed:
+                raise InputError("stopped")
+            return self._read_here(paths)
         try:
             found = self._answers(process, paths)
         except (OSError, EOFError, ValueError) as error:
             if self.closed:
                 raise InputError("stopped") from error
+            # No thread may wait for a process that has ended.
+            self.idle.put(None)
             names = f"{readable_name(paths[0])} or one of the {len(paths) - 1} photos after it"
             raise OutOfMemory(
                 f"{names}: the process that read them ended with code {process.wait()}; if memory "
@@ -106,6 +110,9 @@ class ReaderProcesses:
             item or reading.read(self.root, path, size=self.size)
             for path, item in zip(paths, found, strict=True)
         ]
+
+    def _read_here(self, paths: Sequence[str]) -> list[LoadedPhoto]:
+        return [reading.read(self.root, path, size=self.size) for path in paths]
 
     def _answers(
         self, process: subprocess.Popen[bytes], paths: Sequence[str]

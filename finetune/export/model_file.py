@@ -22,7 +22,7 @@ from extract.compute.reading import LoadedPhoto
 from extract.photos import decode, files, scan
 from extract.store import features_file, shards
 from extract.system import atomic, locations
-from extract.system.console import InputError, say
+from extract.system.console import InputError, count, say
 from extract.system.locations import Location
 from finetune.export import dense, onnx_format
 from finetune.export.file_formats import FORMATS, ExportedFunction
@@ -78,7 +78,7 @@ def write(
     if to == "onnx" and not onnx_format.has_runtime():
         paths = paths[:FEW_COMPARED]
         say(
-            f"comparing on {len(paths)} photos, which takes seconds for each; "
+            f"comparing on {count(len(paths), 'photo')}, which takes seconds for each; "
             "pip install onnxruntime makes it faster"
         )
     difference = compare(model, exported, root, paths)

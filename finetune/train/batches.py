@@ -139,7 +139,7 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
         return next(self.made)
 
     def batch(self, number: int) -> Batch:
-        """Return a batch as the class does for an index; threads call this."""
+        """Make a batch, counted from 0; threads call this."""
         size, part = self.batching.batch_size, self.batching.part
         rows = self.order[number * size : (number + 1) * size]
         rows, sample_weights = part.select(rows, self.sample_weights[rows])

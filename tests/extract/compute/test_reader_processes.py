@@ -16,6 +16,7 @@ from extract.compute.reader_processes import ReaderProcesses
 from extract.compute.reading import LoadedPhoto
 from extract.system.console import InputError
 from extract.system.machine import cores
+from extract.system.memory import OutOfMemory
 
 SIZE = 32
 
@@ -104,6 +105,22 @@ def test_a_process_that_dies_is_named_by_its_photos(
     ready(processes)
     with pytest.raises(InputError, match=r"05.jpg or one of the 1 photos after it: .* code 9"):
         processes.read(["05.jpg", "06.jpg"])
+
+
+def test_no_thread_waits_for_processes_that_have_died(
+    root: Path, processes: ReaderProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = "import os; os.write(1, b'\\n'); os.read(0, 1000); os.read(0, 1000); os._exit(9)"
+    monkeypatch.setattr(reader_processes, "START", start)
+    ready(processes)
+    with ThreadPoolExecutor(cores() + 3) as pool:
+        asked = [pool.submit(processes.read, ["05.jpg"]) for _ in range(cores() + 3)]
+        errors = [reads.exception(timeout=10) for reads in asked]
+    assert sum(isinstance(error, OutOfMemory) for error in errors) == cores()
+    expected = reading.read(root, "05.jpg", size=SIZE)
+    others = [reads for reads, error in zip(asked, errors, strict=True) if error is None]
+    assert len(others) == 3
+    assert all(same(reads.result()[0], expected) for reads in others)
 
 
 def test_processes_end_with_the_reading(root: Path) -> None:
