@@ -218,7 +218,8 @@ def _add_serve(commands: Any) -> None:
     parser = commands.add_parser(
         "serve", help="open a web page to try a model on", description=description
     )
-    _add_model(parser)
+    _add_model(parser, nargs="?")
+    parser.add_argument("--model", metavar="MODEL", type=options.path, help="the same as MODEL")
     _add_address(parser)
     parser.set_defaults(command=_serve)
 
@@ -239,6 +240,9 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
+    if (given.run is None) == (given.model is None):
+        raise console.InputError("give one model, as MODEL or --model, such as runs/chess/svm")
+    given.run = given.run or given.model
     run = _run(given)
     from classify import results
     from classify.serving import model, server, web
@@ -346,12 +350,20 @@ def _training(
         return None
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    """Give a command the options that say which model is used, and how."""
+def _add_model(parser: argparse.ArgumentParser, **about: Any) -> None:
+    """Give a command the options that say which model is used, and how.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+    **about
+        Of the argument MODEL, see `argparse.ArgumentParser.add_argument`.
+    """
     parser.add_argument(
         "run",
         metavar="MODEL",
         type=options.path,
+        **about,
         help="the folder of a result, runs/<data>/<model>, of this or another OUT: a head or a "
         "network",
     )

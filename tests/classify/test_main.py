@@ -112,6 +112,9 @@ def test_splits_that_are_too_small_are_refused(
         (("chess", "--heads", "tree"), "--heads: invalid choice"),
         (("serve", "runs/chess/svm", "--port", 70000), "--port: 70000 is more than 65535"),
         (("serve", "nowhere/svm"), "error: nowhere/svm: no result there; "),
+        (("serve", "--model", "nowhere/svm"), "error: nowhere/svm: no result there; "),
+        (("serve",), "error: give one model, as MODEL or --model, "),
+        (("serve", "svm", "--model", "mlp"), "error: give one model, as MODEL or --model, "),
     ],
 )
 def test_a_wrong_command_line_is_an_error_of_one_line(
