@@ -18,6 +18,11 @@ def flip(path: Path, offset: int, mask: int = 1) -> None:
         file.write(bytes([byte ^ mask]))
 
 
+def write_garbled(path: Path, content: bytes) -> None:
+    """Write a file as HDF5 1.14.6 did when asked for its image: its first checksum is wrong."""
+    path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+
+
 def tap_offset(path: Path, tap: str) -> int:
     """Return where in the file a byte of the values of a tap lies."""
     with h5py.File(path) as file:

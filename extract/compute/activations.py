@@ -212,6 +212,8 @@ def make(
                 described = f"{layer}, {layer_recipe['variant'].split(':')[0]}"
                 build = partial(_engine, weights, layer, variant, _engines(out, weights))
                 _compute(features, pending, shards.Writer(folder, layer_recipe), build, described)
+                written = [digest for digest in paths if digest not in rows]
+                shard_index.require(shard_index.read(folder, layer_recipe), written, folder)
                 continue
             needed = {digest: rows[digest] for digest in paths}
             try:

@@ -93,6 +93,7 @@ def compute(
         images.computed |= set(done.digests.values())
         images.unreadable |= _with_copies(done.unreadable, images.digests)
         images.rows[job.size] = _read_index(job)
+        shard_index.require(images.rows[job.size], done.digests.values(), job.shard_folder)
 
 
 def without_pairs(jobs: Sequence[Job], images: Images) -> int:

@@ -1,14 +1,16 @@
 """The shard index: it finds the shard and row of each image of a recipe without reading taps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import h5py
+
 from extract.store import hdf5, shards
 from extract.store.shards import SCHEMA
 from extract.system import locations
-from extract.system.console import finishing
+from extract.system.console import InputError, count, finishing
 from extract.system.locations import Location
 from extract.vgg16.recipe import recipe_digest
 
@@ -77,6 +79,25 @@ def read(
             digest: ShardRow(path, row, seconds) for row, digest in enumerate(contents.digests)
         }
     return rows
+
+
+def require(rows: Mapping[str, ShardRow], digests: Iterable[str], folder: Location) -> None:
+    """Check that the index has images that were just written to a folder.
+
+    Otherwise their shards would be set aside as damaged, and written again and again.
+
+    Raises
+    ------
+    InputError
+        If some are not there.
+    """
+    lost = {*digests} - rows.keys()
+    if lost:
+        raise InputError(
+            f"{folder}: {count(len(lost), 'image')} cannot be read back just after being written; "
+            f"check the disk, or install another h5py ({h5py.__version__} is installed, with HDF5 "
+            f"{h5py.version.hdf5_version})"
+        )
 
 
 def _contents(path: Location, recipe: dict[str, Any]) -> Contents:

@@ -5,12 +5,12 @@ set aside under another name, and its images are computed again.
 """
 
 import hashlib
+import io
 import json
 import math
 import os
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,9 +41,6 @@ LARGE_SHARD_BYTES = 32_000_000
 CHUNK_ROWS = 64
 
 SHARD_SECONDS = 60.0
-
-CORE_BLOCK = 1 << 20
-"""Bytes by which the file grows that a shard is built in."""
 
 LARGEST = 2**30
 """No shard takes more memory than this many bytes, but a few bytes of HDF5 can stand for them."""
@@ -254,12 +251,10 @@ def _in_range(taps: Taps) -> Taps:
 def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
     """Write a shard, named by the images in it, and return its path."""
     # The file is built in memory, so on a full disk one plain write fails, and nothing in HDF5.
-    in_memory = {"driver": "core", "backing_store": False, "block_size": CORE_BLOCK}
+    image = io.BytesIO()
     # From format v110 on, all structures of HDF5 have checksums; without them one flipped bit can
     # crash the process. Texts of variable length have no checksum, so texts are stored as bytes.
-    # HDF5 takes two open files of one name for the same file.
-    name = str(uuid.uuid4())
-    with finishing(), h5py.File(name, "w", libver=("v110", "v110"), **in_memory) as file:
+    with finishing(), h5py.File(image, "w", libver=("v110", "v110")) as file:
         # The taps come last, so the first bytes of a remote shard show which images it holds.
         file.attrs["schema"] = SCHEMA
         file.attrs["recipe"] = np.bytes_(json.dumps(recipe, sort_keys=True).encode())
@@ -271,10 +266,8 @@ def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
         for tap, shape in shapes(recipe).items():
             whole = (len(shard.digests), *shape)
             create_tap(file, tap, whole, dtype_of(tap, recipe))[:] = shard.taps[tap]
-        file.flush()
-        image = file.id.get_file_image()
     path = folder / name_of(shard.digests)
-    locations.write_bytes(path, image)
+    locations.write_bytes(path, image.getvalue())
     return path
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from extract.system import bounded
+from extract.system import bounded, console
 from extract.system.console import InputError
 from extract.vgg16 import network_file
 
@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 try:
-    import keras
+    # TensorFlow 2.21 tells what it uses, whatever the level above.
+    with console.silence():
+        import keras
 except ImportError as missing:
     raise InputError(
         f"{missing.name} is not installed, and networks, --engine keras and exports to keras and "

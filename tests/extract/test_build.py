@@ -11,11 +11,15 @@ import pytest
 from PIL import Image
 
 from extract import build
+from extract.engines import selection
+from extract.engines.base import Engine
 from extract.photos import decode
-from extract.store import features_file
+from extract.store import features_file, shards
+from extract.system.console import InputError
 from extract.vgg16.recipe import ALL_TAPS, PAIRS, TAPS, named
 from tests import stand_in
 from tests.conftest import HOSTILE, MakePhotos, picture, write_photos
+from tests.damage import write_garbled
 from tests.test_crashes import contents
 
 OTHER_RECIPE = "from extract.vgg16 import recipe; recipe.PIXELS = 'otherwise'"
@@ -54,6 +58,17 @@ def right(path: Path, root: Path) -> bool:
         found = features.read(list(TAPS), *features_file.SPLITS)
     expected = stand_in.values(decoded)
     return np.array_equal(found, np.hstack([expected[tap] for tap in TAPS]))
+
+
+def test_features_that_cannot_be_read_back_are_not_computed_for_ever(
+    photos: MakePhotos, out: Path, vgg16_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.locations, "write_bytes", write_garbled)
+    monkeypatch.setattr(
+        selection, "choose", lambda *wanted, **how: Engine("stand-in", stand_in.values)
+    )
+    with pytest.raises(InputError, match=r"12 images cannot be read back just after .* h5py"):
+        build.build(str(photos()), build.Options(out=out, weights=vgg16_weights))
 
 
 # Identity

@@ -24,7 +24,7 @@ from extract.vgg16.weights import Weights
 from finetune.train.batches import ActivationBatches
 from tests import stand_in
 from tests.conftest import Arrays, write_photos
-from tests.damage import flip, tap_offset
+from tests.damage import flip, tap_offset, write_garbled
 
 LAYER = "block4_pool"
 
@@ -189,6 +189,14 @@ def test_a_damaged_shard_is_set_aside_and_computed_again(
     assert sum(seen) == 2
     assert "set aside" in capsys.readouterr().err
     assert damaged.with_name(f"{damaged.name}.damaged").exists()
+
+
+def test_activations_that_cannot_be_read_back_are_not_computed_for_ever(
+    features: Features, vgg16: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards.locations, "write_bytes", write_garbled)
+    with pytest.raises(InputError, match=r"images cannot be read back just after .* h5py"):
+        make(features, ("train",), vgg16, layer=LAYER, variant=0, out=tmp_path)
 
 
 def test_verify_and_gc_handle_activations(
