@@ -20,6 +20,7 @@ def flip(path: Path, offset: int, mask: int = 1) -> None:
 
 def write_garbled(path: Path, content: bytes) -> None:
     """Write a file as HDF5 1.14.6 did when asked for its image: its first checksum is wrong."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
 
 
