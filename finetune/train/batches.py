@@ -1,6 +1,6 @@
 """Batches of photos or cached activations, which threads read while the network trains."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,7 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
         )
         self.seed = seed
         self.batching = batching
-        self.made: Iterator[Batch] = iter(())
+        self.made: Generator[Batch, None, None] | None = None
         self.next_number = -1
         self.order = np.arange(len(rows))
         self.begin(0)
@@ -131,12 +131,16 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
         sample_weights : ndarray of shape (m,), float32
             Returned only if classes are balanced or batches divided.
         """
-        if number != self.next_number:
+        if self.made is None or number != self.next_number:
             self.made = threads.ahead(
                 self.batch, range(number, len(self)), workers=WORKERS, limit=WORKERS
             )
         self.next_number = number + 1
-        return next(self.made)
+        batch = next(self.made)
+        if self.next_number == len(self):
+            # Its threads end.
+            self.made.close()
+        return batch
 
     def batch(self, number: int) -> Batch:
         """Make a batch, counted from 0; threads call this."""

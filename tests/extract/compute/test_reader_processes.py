@@ -20,6 +20,14 @@ from extract.system.memory import OutOfMemory
 
 SIZE = 32
 
+DYING = """
+import os, sys
+os.write(1, b"\\n")
+sys.stdin.readline()
+sys.stdin.readline()
+os._exit(9)
+"""
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -100,8 +108,7 @@ def test_a_photo_that_a_process_refuses_is_read_by_the_one_that_asked(
 def test_a_process_that_dies_is_named_by_its_photos(
     processes: ReaderProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = "import os; os.write(1, b'\\n'); os.read(0, 1000); os.read(0, 1000); os._exit(9)"
-    monkeypatch.setattr(reader_processes, "START", start)
+    monkeypatch.setattr(reader_processes, "START", DYING)
     ready(processes)
     with pytest.raises(InputError, match=r"05.jpg or one of the 1 photos after it: .* code 9"):
         processes.read(["05.jpg", "06.jpg"])
@@ -110,8 +117,7 @@ def test_a_process_that_dies_is_named_by_its_photos(
 def test_no_thread_waits_for_processes_that_have_died(
     root: Path, processes: ReaderProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = "import os; os.write(1, b'\\n'); os.read(0, 1000); os.read(0, 1000); os._exit(9)"
-    monkeypatch.setattr(reader_processes, "START", start)
+    monkeypatch.setattr(reader_processes, "START", DYING)
     ready(processes)
     with ThreadPoolExecutor(cores() + 3) as pool:
         asked = [pool.submit(processes.read, ["05.jpg"]) for _ in range(cores() + 3)]

@@ -1,5 +1,6 @@
 """Batches: every row once, in an order that the seed decides, divided evenly among replicas."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,3 +193,12 @@ def test_parts_are_of_equal_size_and_their_mean_is_that_of_the_batch(
     selected, weight = BatchPart(replicas).select(order, weights[order])
     assert len(selected) % replicas == 0
     assert np.mean(losses[selected] * weight) == pytest.approx(np.mean(means))
+
+
+def test_no_thread_is_left_when_an_epoch_has_been_read(features: Features) -> None:
+    split = PhotoBatches(features, "train", size=16, seed=3, batching=Batching(batch_size=4))
+    before = threading.active_count()
+    for epoch in range(3):
+        split.begin(epoch)
+        whole(split)
+    assert threading.active_count() == before
