@@ -350,20 +350,13 @@ def _training(
         return None
 
 
-def _add_model(parser: argparse.ArgumentParser, **about: Any) -> None:
-    """Give a command the options that say which model is used, and how.
-
-    Parameters
-    ----------
-    parser : ArgumentParser
-    **about
-        Of the argument MODEL, see `argparse.ArgumentParser.add_argument`.
-    """
+def _add_model(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
+    """Give a command the options that say which model is used, and how."""
     parser.add_argument(
         "run",
         metavar="MODEL",
         type=options.path,
-        **about,
+        nargs=nargs,
         help="the folder of a result, runs/<data>/<model>, of this or another OUT: a head or a "
         "network",
     )

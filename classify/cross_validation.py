@@ -23,8 +23,8 @@ PROCESSES = -1
 """-1 means as many as there are processors. Results do not depend on it."""
 
 LEAST_WORK = 4_000_000
-"""Values, times how often heads are fitted to them, from which on processes save time. On two cores
-they took over a second to start."""
+"""From so many values on, each counted once for every fit, several processes save time. On two
+cores they took over a second to start."""
 
 Fold = tuple[Rows, Rows]
 """The rows that are fitted and the rows that are held out."""
@@ -125,7 +125,7 @@ def for_all_classes(scores: Matrix, present: Labels, classes: int) -> Matrix:
 
 
 def processes(data: TrainingData, *, fits: int) -> int:
-    """Return how many processes shall fit heads to some photos so often, as joblib counts them."""
+    """Return how many processes heads are fitted in, as joblib counts them: one for few photos."""
     return PROCESSES if data.X.size * fits >= LEAST_WORK else 1
 
 

@@ -205,15 +205,16 @@ def make(
     paths = {features.digests[row]: features.paths[row] for row in features.rows(*splits)}
     with lock.held(shards.cache_of(out) / "lock"):
         atomic.sweep(folder)
+        pending: dict[str, str] = {}
         while True:
             rows = shard_index.read(folder, layer_recipe)
-            pending = [path for digest, path in paths.items() if digest not in rows]
+            shard_index.require(rows, pending, folder)
+            pending = {digest: path for digest, path in paths.items() if digest not in rows}
             if pending:
                 described = f"{layer}, {layer_recipe['variant'].split(':')[0]}"
                 build = partial(_engine, weights, layer, variant, _engines(out, weights))
-                _compute(features, pending, shards.Writer(folder, layer_recipe), build, described)
-                written = [digest for digest in paths if digest not in rows]
-                shard_index.require(shard_index.read(folder, layer_recipe), written, folder)
+                writer = shards.Writer(folder, layer_recipe)
+                _compute(features, [*pending.values()], writer, build, described)
                 continue
             needed = {digest: rows[digest] for digest in paths}
             try:

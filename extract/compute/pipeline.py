@@ -119,7 +119,7 @@ class _Network:
     def __init__(self, engine: Engine, seconds: dict[str, float]) -> None:
         self.engine = engine
         self.seconds = seconds
-        self.built = self.free = time.perf_counter()
+        self.free = time.perf_counter()
         self.at_work = 0
         self.lock = threading.Lock()
 
@@ -128,7 +128,7 @@ class _Network:
             begun = time.perf_counter()
             if not self.at_work:
                 self.seconds["network idle"] += begun - self.free
-            self.seconds["for the network"] += begun - max(batch.ready, self.built)
+            self.seconds["for the network"] += begun - batch.ready
             self.at_work += 1
         pixels = np.stack(batch.photos)
         # The pixels are in memory once.
@@ -163,14 +163,14 @@ def compute(
     paths : sequence of str
         Files to try, relative to `root`.
     build_engine : callable
-        Called with the first batch of photos. It is not called if there are no photos.
+        Called with the first photos. It is not called if there are none.
     writer : Writer
         Its recipe has the side in pixels of the squares that the network takes.
     advance : callable
         Called with the number of files just finished.
     batch_size : int or None
-        Photos of 224 x 224 pixels in a batch; see `at_once`. With None, the engine says how many
-        photos it wants after the first batch, which has `BATCH_SIZE`.
+        Photos of 224 x 224 pixels in a batch; see `at_once`. With None, an engine is chosen with
+        the first `BATCH_SIZE` photos, and says how many it wants at once.
     known : container of str
         Digests whose taps exist: their files are only read.
     """
@@ -181,7 +181,7 @@ def compute(
         if not (first := list(islice(photos, demand.photos))):
             return done
         with _timed(done.seconds, "engine"):
-            engine = build_engine(_stacked(first))
+            engine = build_engine(np.stack(_pixels(first)))
         if batch_size is None and engine.batch_size != BATCH_SIZE:
             demand.photos = engine.batch_size
         if engine.batch_size > BATCH_SIZE:
@@ -270,13 +270,13 @@ def _batches(
         if not batch:
             return
         paths, digests = [item.path for item in batch], [item.digest for item in batch]
-        pixels = [item.photo for item in batch if item.photo is not None]
+        pixels = _pixels(batch)
         del batch
         yield Batch(paths, digests, pixels, time.perf_counter())
 
 
-def _stacked(items: Sequence[LoadedPhoto]) -> NDArray[np.uint8]:
-    return np.stack([item.photo for item in items if item.photo is not None])
+def _pixels(items: Sequence[LoadedPhoto]) -> list[NDArray[np.uint8]]:
+    return [item.photo for item in items if item.photo is not None]
 
 
 def at_once(size: int, batch_size: int = BATCH_SIZE) -> int:

@@ -250,7 +250,8 @@ def _in_range(taps: Taps) -> Taps:
 
 def write(folder: Location, shard: Shard, recipe: dict[str, Any]) -> Location:
     """Write a shard, named by the images in it, and return its path."""
-    # The file is built in memory, so on a full disk one plain write fails, and nothing in HDF5.
+    # The file is built in memory, so on a full disk one plain write fails, and nothing in HDF5. The
+    # images that HDF5 1.14.6 gives of its own files in memory have a wrong checksum.
     image = io.BytesIO()
     # From format v110 on, all structures of HDF5 have checksums; without them one flipped bit can
     # crash the process. Texts of variable length have no checksum, so texts are stored as bytes.

@@ -94,8 +94,8 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """The rows of a split in batches. An epoch has every row once; its last batch may be smaller.
 
     All random draws depend only on the seed and the epoch. A resumed training therefore gets the
-    same batches. Threads make the batches that come next. Keras's own threads would not do: on JAX,
-    Keras 3.15 begins an epoch with batches that they made for the epoch before.
+    same batches. Threads make the batches that come next. They are not Keras's own threads, because
+    on JAX, Keras 3.15 begins an epoch with batches that those made for the epoch before.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.next_number = number + 1
         batch = next(self.made)
         if self.next_number == len(self):
-            # Its threads end.
+            # Otherwise its threads would wait for more until it is collected as garbage.
             self.made.close()
         return batch
 
@@ -153,6 +153,7 @@ class _SplitBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def begin(self, epoch: int) -> None:
         """Draw the order of the rows for an epoch, counted from 0."""
+        # What was made ahead is of the epoch before.
         self.next_number = -1
         if self.seed is not None:
             self.draw(np.random.default_rng([self.seed, epoch]))
