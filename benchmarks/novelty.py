@@ -15,8 +15,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from classify import heads, out_of_core
-from classify.calibration import fit_temperature
+from classify import calibration, heads, out_of_core
 from classify.novelty import KEEP
 from classify.novelty.detector import TAP, Distances, Statistics, prepared
 from classify.novelty.left_out import GROUPS
@@ -67,7 +66,7 @@ def scores(fitted: Photos, *others: Photos) -> list[Scores]:
     weights = rows.T @ (scale**2 * np.linalg.solve(kernel, signs - level))
     outputs = [preparation.transform(one.taps[HEAD_TAP]) @ weights + level for one in others]
     known = np.searchsorted(classes, others[0].labels)
-    temperature = fit_temperature(outputs[0].astype(np.float32), known).temperature
+    temperature = calibration.fit(outputs[0].astype(np.float32), known).temperature
     return [
         {
             "novelty detector": distances.scores(prepared(one.taps[TAP])),

@@ -1,43 +1,81 @@
-"""Temperature scaling: turn scores into calibrated probabilities.
+"""Turn scores into calibrated probabilities.
 
 A classifier's scores are divided by one number, the temperature, before the softmax. It is fitted
-on photos that the classifier was not trained on.
+on photos that the classifier was not trained on. The scores of least squares have a floor as well,
+see `scaled`.
 
 scikit-learn's own temperature scaling (``CalibratedClassifierCV(method="temperature")``) does not
 fit here: it uses hard labels, so a classifier without a mistake becomes certain; it does not accept
 classes without a score; and it gives no loss per photo, which the choice of heads needs.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import logsumexp, softmax
 
 from classify.arrays import Labels, Matrix, SampleWeight
+
+Scores = TypeVar("Scores", NDArray[np.float32], NDArray[np.float64])
 
 RANGE = (1e-3, 1e3)
 """Smallest and largest temperature."""
 
+FLOORS = (0.02, 50.0)
+"""Smallest and largest floor. With 50, `scaled` is nearly a straight line."""
+
 
 class Calibration(NamedTuple):
-    """A fitted temperature.
+    """A fitted temperature, and a floor if one was fitted.
 
     Attributes
     ----------
     temperature : float
         The divisor of the scores, between 0.001 and 1,000. It is 1 if there was nothing to fit.
     losses : ndarray of shape (m,), float64
-        The log loss of each photo at this temperature, in nats.
+        The log loss of each photo with them, in nats.
+    floor : float
+        See `scaled`; infinite if none was fitted.
     """
 
     temperature: float
     losses: NDArray[np.float64]
+    floor: float = np.inf
 
 
-def fit_temperature(
-    scores: Matrix, labels: Labels, sample_weight: SampleWeight | None = None
+def scaled(scores: Scores, temperature: float, floor: float = np.inf) -> Scores:
+    """Return scores whose softmax is calibrated probabilities.
+
+    Without a floor, the scores are divided by the temperature. A floor is for the scores of least
+    squares, one class against the rest. Such a score s estimates 2 p - 1, where p is the
+    probability of the class (Zhang, "Statistical behavior and consistency of classification methods
+    based on convex risk minimization", Annals of Statistics 2004), and it may leave the range from
+    -1 to 1. So it becomes the logarithm of ``floor + max(1 + s, 0)``, times the factor that gives
+    this a slope of 1 at 0. Otherwise, if there are many classes, those that a photo does not show
+    would have much probability together.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (m, k)
+        -inf for a class that the model does not know.
+    temperature : float
+    floor : float
+        Greater than 0; the larger, the nearer is the result to the scores themselves.
+    """
+    if np.isfinite(floor):
+        logarithms = (1 + floor) * np.log((floor + np.maximum(1 + scores, 0)) / (1 + floor))
+        scores = np.where(np.isfinite(scores), logarithms, scores)
+    return scores / scores.dtype.type(temperature)
+
+
+def fit(
+    scores: Matrix,
+    labels: Labels,
+    sample_weight: SampleWeight | None = None,
+    *,
+    with_floor: bool = False,
 ) -> Calibration:
     """Find the temperature at which the softmax of the scores has the smallest log loss.
 
@@ -57,6 +95,8 @@ def fit_temperature(
         whose class the model knows.
     sample_weight : ndarray of shape (m,), float64, optional
         How much each photo counts; by default all count the same.
+    with_floor : bool
+        Whether to find the floor as well, see `scaled`.
     """
     rows = np.arange(len(labels))
     known = np.isfinite(scores[rows, labels])
@@ -64,20 +104,79 @@ def fit_temperature(
     lowest = np.min(finite, initial=0.0, where=np.isfinite(finite))
     finite = np.where(np.isfinite(finite), finite, lowest)
     smoothing = 1 / (len(labels) + 2)
-    smoothed = (1 - smoothing) * finite[rows, labels] + smoothing * finite.mean(axis=1)
     if not known.any():
-        return Calibration(1.0, logsumexp(finite, axis=1) - smoothed)
+        return Calibration(1.0, _losses(finite, labels, smoothing))
     weight = known if sample_weight is None else known * sample_weight
 
-    def losses(log_temperature: float) -> NDArray[np.float64]:
-        factor = np.exp(-log_temperature)
-        loss: NDArray[np.float64] = logsumexp(finite * factor, axis=1) - smoothed * factor
-        return loss
+    def mean_loss(log_temperature: float) -> float:
+        losses = _losses(finite * np.exp(-log_temperature), labels, smoothing)
+        return float(np.average(losses, weights=weight))
 
     best = minimize_scalar(
-        lambda log_temperature: np.average(losses(log_temperature), weights=weight),
-        bounds=np.log(RANGE),
-        method="bounded",
-        options={"xatol": 1e-3},
+        mean_loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-3}
     )
-    return Calibration(float(np.exp(best.x)), losses(best.x))
+    temperature, floor = float(np.exp(best.x)), np.inf
+    if with_floor:
+        wanted = np.full(finite.shape, smoothing / finite.shape[1])
+        wanted[rows, labels] += 1 - smoothing
+        share = weight / weight.sum()
+        temperature, floor = _with_floor(finite, wanted, share, temperature=temperature)
+    losses = _losses(scaled(finite, temperature, floor), labels, smoothing)
+    return Calibration(temperature, losses, floor)
+
+
+def _losses(scores: NDArray[np.float64], labels: Labels, smoothing: float) -> NDArray[np.float64]:
+    """Return the log loss of each photo, whose label is smoothed."""
+    own = scores[np.arange(len(labels)), labels]
+    expected = (1 - smoothing) * own + smoothing * scores.mean(axis=1)
+    losses: NDArray[np.float64] = logsumexp(scores, axis=1) - expected
+    return losses
+
+
+def _with_floor(
+    scores: NDArray[np.float64],
+    wanted: NDArray[np.float64],
+    share: NDArray[np.float64],
+    *,
+    temperature: float,
+) -> tuple[float, float]:
+    """Return the best temperature and floor, starting from the best temperature without a floor.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (m, k)
+    wanted : ndarray of shape (m, k)
+        The smoothed labels, as probabilities.
+    share : ndarray of shape (m,)
+        How much each photo counts.
+    temperature : float
+    """
+    found = minimize(
+        _loss_and_gradient,
+        np.log([temperature, 1.0]),
+        args=(scores, wanted, share),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=np.log([RANGE, FLOORS]),
+        tol=1e-6,
+    )
+    with_floor, floor = np.exp(found.x)
+    return float(with_floor), float(floor)
+
+
+def _loss_and_gradient(
+    logarithms: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    wanted: NDArray[np.float64],
+    share: NDArray[np.float64],
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the mean log loss, and its gradient by the logarithms of temperature and floor."""
+    temperature, floor = np.exp(logarithms)
+    ratio = (floor + np.maximum(1 + scores, 0)) / (1 + floor)
+    by_floor = np.log(ratio)
+    outputs = by_floor * ((1 + floor) / temperature)
+    by_floor += 1 / ratio - 1
+    loss = share @ (logsumexp(outputs, axis=1) - np.einsum("ij,ij->i", wanted, outputs))
+    surplus = (softmax(outputs, axis=1) - wanted) * share[:, None]
+    gradient = [-np.vdot(surplus, outputs), np.vdot(surplus, by_floor) * floor / temperature]
+    return float(loss), np.array(gradient)

@@ -167,8 +167,9 @@ def out_of_fold(
     scores = np.full((len(labels), classes), -np.inf, np.float32)
     for (_, held_out), answer in zip(parts, answers, strict=True):
         scores[held_out] = answer
-    temperature = calibration.fit_temperature(scores, labels).temperature
-    probabilities: Matrix = softmax(scores / temperature, axis=1)
+    found = calibration.fit(scores, labels, with_floor=HEADS[name].has_floor)
+    calibrated = calibration.scaled(scores, found.temperature, found.floor)
+    probabilities: Matrix = softmax(calibrated, axis=1)
     return probabilities
 
 
@@ -188,7 +189,12 @@ def _held_out_scores(
     labels = data.labels[fold[0]]
     values = heads.values(name, hyperparameters)
     with threadpool_limits(1):
-        rows = heads.normalised(data.X, data.taps, among=data.taps, root=hyperparameters["root"])
+        rows = heads.normalised(
+            *(data.X, data.taps),
+            among=data.taps,
+            root=hyperparameters["root"],
+            by_block=heads.is_by_block(hyperparameters),
+        )
         (part,) = prepared(rows, [fold])
         weight = np.ones(len(labels))
         (scores,) = HEADS[name].path(part, labels, weight, [values], seed)

@@ -4,6 +4,7 @@ All classifiers are fitted on rows of the same scale (mean squared norm 1, see `
 that a hyper-parameter means the same for every data set and every set of taps.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
@@ -25,8 +26,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from classify import mlp, out_of_core, row_space
 from classify.arrays import Labels, Matrix, Rows, SampleWeight
+from classify.calibration import scaled
 from classify.row_space import Basis, Projection
-from extract.vgg16.recipe import has_pairs
+from extract.vgg16.recipe import has_pairs, plain
 
 Values = tuple[float, ...]
 """A value for each hyper-parameter of a classifier."""
@@ -57,8 +59,8 @@ class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[mis
     linear system (Suykens and Vandewalle, "Least squares support vector machine classifiers",
     Neural Processing Letters 1999). The coefficients equal those of scikit-learn's
     `RidgeClassifier`, but that one starts from scratch for every `alpha`, copies the rows and
-    gives no probabilities. Here the probabilities are the softmax of the scores, which
-    `apply_temperature` calibrates.
+    gives no probabilities. Here the probabilities are the softmax of the scores, once these are
+    `classify.calibration.scaled`.
 
     Parameters
     ----------
@@ -70,6 +72,8 @@ class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[mis
     classes_ : ndarray of shape (k,)
     coef_ : ndarray of shape (k, d), or (1, d) for two classes
     intercept_ : ndarray of shape (k,), or (1,) for two classes
+    temperature_, floor_ : float
+        See `calibrate`. A head that an earlier version saved has none.
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
@@ -88,16 +92,14 @@ class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[mis
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
+        self.temperature_, self.floor_ = 1.0, np.inf
         if len(self.classes_) < 2:
             raise ValueError("a classifier needs two classes, and there is 1 class")
         return X, codes, _check_sample_weight(sample_weight, X, dtype=np.float64)
 
     def predict_proba(self, X: Any) -> NDArray[np.floating[Any]]:
         """Return the probabilities of rows, shape (n, k)."""
-        scores = self.decision_function(X)
-        if scores.ndim == 1:
-            return np.column_stack([expit(-scores), expit(scores)])
-        probabilities: NDArray[np.floating[Any]] = softmax(scores, axis=1)
+        probabilities: NDArray[np.floating[Any]] = softmax(scores(self, X), axis=1)
         return probabilities
 
 
@@ -276,11 +278,14 @@ class Head(NamedTuple):
     fit : callable
         Given rows, which it may change, labels, sample weights, values and a seed, returns the
         fitted classifier.
+    has_floor : bool
+        Whether its scores are those of least squares, see `classify.calibration.scaled`.
     """
 
     hyperparameters: tuple[str, ...]
     path: Callable[[Projection, Labels, SampleWeight, Sequence[Values], int], Iterator[Matrix]]
     fit: Callable[[Matrix, Labels, SampleWeight, Values, int], ClassifierMixin]
+    has_floor: bool = False
 
 
 def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
@@ -291,7 +296,22 @@ def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
         outputs = hidden @ classifier.coefs_[1] + classifier.intercepts_[1]
         logarithms: Matrix = log_softmax(_two_columns(outputs), axis=1)
         return logarithms
-    return _two_columns(classifier.decision_function(X))
+    found = classifier.decision_function(X)
+    if is_calibrated(classifier):
+        return scaled(_both_classes(found), classifier.temperature_, classifier.floor_)
+    return _two_columns(found)
+
+
+def is_calibrated(classifier: ClassifierMixin) -> bool:
+    """Say whether a classifier keeps its calibration apart from its coefficients."""
+    return hasattr(classifier, "floor_")
+
+
+def _both_classes(scores: Matrix) -> Matrix:
+    """Give the first of two classes, in least squares, the score of the second times -1."""
+    if scores.ndim == 1 or scores.shape[1] == 1:
+        return np.column_stack([-scores, scores])
+    return scores
 
 
 def _two_columns(scores: Matrix) -> Matrix:
@@ -343,7 +363,7 @@ def _svm_path(
         alphas = [alpha for alpha, _ in group]
         solutions = _least_squares(rows, codes, sample_weight, alphas, precision=np.float32)
         for coefficients, intercept in solutions:
-            yield _two_columns(held_out @ coefficients.T + intercept)
+            yield _both_classes(held_out @ coefficients.T + intercept)
 
 
 def _svm_fit(
@@ -384,7 +404,7 @@ def _mlp_fit(
 
 HEADS = {
     "logistic": Head(("C",), _logistic_path, _logistic_fit),
-    "svm": Head(("alpha", "gamma"), _svm_path, _svm_fit),
+    "svm": Head(("alpha", "gamma"), _svm_path, _svm_fit, has_floor=True),
     "mlp": Head(("alpha", "epochs"), _mlp_path, _mlp_fit),
 }
 
@@ -398,7 +418,7 @@ def values(name: str, hyperparameters: Mapping[str, Any]) -> Values:
     return tuple(known[one] for one in HEADS[name].hyperparameters)
 
 
-def preparation(taps: Mapping[str, int], *, root: bool) -> Pipeline:
+def preparation(taps: Mapping[str, int], *, root: bool, by_block: bool = False) -> Pipeline:
     """Make the steps before a classifier: square root or not, L2 norm of each tap, centring.
 
     Dividing by the norm makes distances independent of a photo's contrast. Columns are centred
@@ -410,12 +430,36 @@ def preparation(taps: Mapping[str, int], *, root: bool) -> Pipeline:
         Name and width of the taps that lie side by side in the rows.
     root : bool
         Whether to take square roots first, but not of pairs, see `rooted`.
+    by_block : bool
+        Whether each tap gets the norm that `block_norms` gives it, and not 1.
     """
     slices = columns(taps)
     steps = {True: [FunctionTransformer(np.sqrt), Normalizer()], False: [Normalizer()]}
     per_tap = [(tap, make_pipeline(*steps[rooted(tap, root)]), slices[tap]) for tap in taps]
     centre = StandardScaler(with_std=False)
-    return Pipeline([("taps", ColumnTransformer(per_tap)), ("centre", centre)])
+    norms = block_norms(taps) if by_block else None
+    transformer = ColumnTransformer(per_tap, transformer_weights=norms)
+    return Pipeline([("taps", transformer), ("centre", centre)])
+
+
+def block_norms(taps: Iterable[str]) -> dict[str, float]:
+    """Return the L2 norms of taps with which each of VGG16's blocks counts the same in distances.
+
+    If every tap has a norm of 1, a block with three taps counts three times as much as one with
+    one tap. Here the squared norms of every block add up to the same.
+    """
+    of_block = {tap: plain(tap).partition("_")[0] for tap in taps}
+    number = Counter(of_block.values())
+    most = max(number.values())
+    return {tap: float(np.sqrt(most / number[block])) for tap, block in of_block.items()}
+
+
+def is_by_block(hyperparameters: Mapping[str, Any]) -> bool:
+    """Say whether the blocks count the same for a head, given all that a result records.
+
+    It is recorded only where it was chosen.
+    """
+    return bool(hyperparameters.get("by_block", False))
 
 
 def rooted(tap: str, root: bool) -> bool:
@@ -440,7 +484,14 @@ def select(X: Matrix, taps: Iterable[str], *, among: Mapping[str, int]) -> Matri
     return out_of_core.columns(X, [slices[tap] for tap in taps])
 
 
-def normalised(X: Matrix, taps: Iterable[str], *, among: Mapping[str, int], root: bool) -> Matrix:
+def normalised(
+    X: Matrix,
+    taps: Iterable[str],
+    *,
+    among: Mapping[str, int],
+    root: bool,
+    by_block: bool = False,
+) -> Matrix:
     """Select `taps` as `select` does, and prepare them as `preparation` does, but for the centre.
 
     This takes a fraction of the time of scikit-learn's transformers, which copy the rows in every
@@ -448,6 +499,7 @@ def normalised(X: Matrix, taps: Iterable[str], *, among: Mapping[str, int], root
     """
     slices = columns(among)
     chosen = {tap: slices[tap] for tap in taps}
+    wanted = block_norms(chosen) if by_block else dict.fromkeys(chosen, 1.0)
     width = sum(part.stop - part.start for part in chosen.values())
     prepared = out_of_core.matrix((len(X), width))
     end = 0
@@ -459,7 +511,7 @@ def normalised(X: Matrix, taps: Iterable[str], *, among: Mapping[str, int], root
             values = X[block, part]
             np.sqrt(values, out=rows) if rooted(tap, root) else np.copyto(rows, values)
             norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-            rows /= np.where(norms > 0, norms, 1)[:, None]
+            rows *= np.float32(wanted[tap]) / np.where(norms > 0, norms, 1)[:, None]
     return prepared
 
 
@@ -497,8 +549,14 @@ def map_back(classifier: ClassifierMixin, basis: Basis | None, *, scale: float) 
         classifier.coef_ = np.ascontiguousarray(weights.T)
 
 
-def apply_temperature(classifier: ClassifierMixin, temperature: float) -> None:
-    """Divide the scores of a classifier by a temperature, by changing its last coefficients."""
+def calibrate(classifier: ClassifierMixin, temperature: float, floor: float = np.inf) -> None:
+    """Scale the scores of a classifier, see `classify.calibration.scaled`.
+
+    Least squares keeps both numbers. Others have no floor, and their last coefficients change.
+    """
+    if is_calibrated(classifier):
+        classifier.temperature_, classifier.floor_ = temperature, floor
+        return
     if isinstance(classifier, MLPClassifier):
         last = [classifier.coefs_[-1], classifier.intercepts_[-1]]
     else:

@@ -14,9 +14,8 @@ from joblib import delayed, effective_n_jobs
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from classify import cross_validation, heads, out_of_core, search_space
+from classify import calibration, cross_validation, heads, out_of_core, search_space
 from classify.arrays import Matrix, SampleWeight, TrainingData
-from classify.calibration import fit_temperature
 from classify.cross_validation import Fold
 from classify.heads import HEADS
 from classify.search_space import FeatureSet, SearchSpace
@@ -64,8 +63,8 @@ class Candidate(NamedTuple):
         Weighted share of the photos that it classified correctly.
     log_loss : float
         Weighted mean of `losses`.
-    temperature : float
-        The temperature with the smallest log loss.
+    temperature, floor : float
+        Those with the smallest log loss, see `classify.calibration.scaled`.
     losses : ndarray of shape (m,), float64
         Log loss of each photo.
     """
@@ -75,6 +74,7 @@ class Candidate(NamedTuple):
     log_loss: float
     temperature: float
     losses: NDArray[np.float64]
+    floor: float
 
     @property
     def record(self) -> dict[str, Any]:
@@ -108,12 +108,13 @@ class Choice(NamedTuple):
     ----------
     hyperparameters : dict
         With ``taps`` and ``root``.
-    temperature : float
-        What the scores are divided by.
+    temperature, floor : float
+        See `classify.calibration.scaled`.
     """
 
     hyperparameters: dict[str, Any]
     temperature: float
+    floor: float = np.inf
 
 
 def search(
@@ -182,7 +183,12 @@ def _try(features: FeatureSet, data: TrainingData, plan: SearchPlan) -> dict[str
     # than they work. On two cores this took 30 times longer.
     with threadpool_limits(1):
         started = time.perf_counter()
-        rows = heads.normalised(data.X, features.taps, among=data.taps, root=features.root)
+        rows = heads.normalised(
+            *(data.X, features.taps),
+            among=data.taps,
+            root=features.root,
+            by_block=features.by_block,
+        )
         prepared = cross_validation.prepared(rows, plan.folds)
         for fold, part in zip(plan.folds, prepared, strict=True):
             shared = time.perf_counter() - started
@@ -190,8 +196,8 @@ def _try(features: FeatureSet, data: TrainingData, plan: SearchPlan) -> dict[str
             present = np.unique(labels)
             for name in names:
                 started = time.perf_counter()
-                grid = plan.spaces[name].grid
-                path = HEADS[name].path(part, labels, weight, grid, plan.seed)
+                values = plan.spaces[name].values(features)
+                path = HEADS[name].path(part, labels, weight, values, plan.seed)
                 scores[name].append(
                     [cross_validation.for_all_classes(one, present, classes) for one in path]
                 )
@@ -214,17 +220,19 @@ def _candidates(
     held_out = cross_validation.held_out_rows(plan.folds)
     labels, weight = data.labels[held_out], data.sample_weight[held_out]
     candidates = []
-    for values, by_fold in zip(plan.spaces[name].grid, zip(*scores, strict=True), strict=True):
+    tried = plan.spaces[name].values(features)
+    for values, by_fold in zip(tried, zip(*scores, strict=True), strict=True):
         joined = np.concatenate(by_fold)
         right = joined.argmax(axis=1) == labels
-        temperature, losses = fit_temperature(joined, labels, weight)
+        found = calibration.fit(joined, labels, weight, with_floor=HEADS[name].has_floor)
         candidates.append(
             Candidate(
                 search_space.hyperparameters(name, features, values),
                 float(np.average(right, weights=weight)),
-                float(np.average(losses, weights=weight)),
-                temperature,
-                losses,
+                float(np.average(found.losses, weights=weight)),
+                found.temperature,
+                found.losses,
+                found.floor,
             )
         )
     return candidates
@@ -247,7 +255,7 @@ def _chosen(name: str, candidates: Sequence[Candidate], sample_weight: SampleWei
     if not candidates:
         return Choice(search_space.default(name), 1.0)
     best = candidates[simplest([one.losses for one in candidates], sample_weight)]
-    return Choice(best.hyperparameters, best.temperature)
+    return Choice(best.hyperparameters, best.temperature, best.floor)
 
 
 def simplest(losses: Sequence[NDArray[np.float64]], sample_weight: SampleWeight) -> int:

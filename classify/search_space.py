@@ -21,8 +21,9 @@ GRIDS: dict[str, tuple[Values, ...]] = {
 """Values of each head's hyper-parameters, from the most to the least regularised."""
 
 GAUSSIAN: tuple[Values, ...] = tuple((alpha, 0.25) for alpha in (0.3, 0.1, 0.03))
-"""Further values for the svm, with a Gaussian kernel. On re-splits of Caltech-101, 0.25 had the
-smallest loss on held-out photos; with twice as much it was larger, and on `chess` much larger."""
+"""Further values for the svm, with a Gaussian kernel, where all blocks count the same. On re-splits
+of Caltech-101, 0.25 had the smallest loss on held-out photos; with twice as much it was larger, and
+on `chess` much larger."""
 
 TAP_SETS = (
     ("block5_avg",),
@@ -37,6 +38,9 @@ photos of chess. `tap_sets` adds sets of several photo sizes."""
 
 PAIR_SETS = (("block5_avg3x3", "block4_avg", "block4_max", "block4_pairs"),)
 """Sets that are tried as well where the features have pairs of channels, always with roots."""
+
+BY_BLOCK_SETS = (TAP_SETS[2], *PAIR_SETS)
+"""Sets that are tried for the svm with blocks that count the same as well, always with roots."""
 
 MLP_PHOTOS = 40_000
 """About how many photos the MLP is trained on at most, each counted once per epoch."""
@@ -56,14 +60,22 @@ class FeatureSet(NamedTuple):
     taps : tuple of str
     root : bool
         Whether the square root of every value is taken.
+    by_block : bool
+        Whether each block counts the same and not each tap, see `classify.heads.block_norms`.
     """
 
     taps: tuple[str, ...]
     root: bool
+    by_block: bool = False
+
+    @property
+    def is_even(self) -> bool:
+        """Whether each block counts the same, which it also does if there is one tap."""
+        return self.root and (self.by_block or len(self.taps) == 1)
 
 
 class SearchSpace(NamedTuple):
-    """The candidates for a head: every feature set with all values of the hyper-parameters.
+    """The candidates for a head: every feature set with all of its hyper-parameters' values.
 
     Attributes
     ----------
@@ -71,10 +83,17 @@ class SearchSpace(NamedTuple):
         The smallest set of taps first.
     grid : tuple of Values
         The most regularised first.
+    even_grid : tuple of Values
+        Further values, for the feature sets that are even.
     """
 
     feature_sets: list[FeatureSet]
     grid: tuple[Values, ...]
+    even_grid: tuple[Values, ...] = ()
+
+    def values(self, features: FeatureSet) -> tuple[Values, ...]:
+        """Return the values that are tried with a feature set."""
+        return self.grid + (self.even_grid if features.is_even else ())
 
 
 def tap_sets(
@@ -152,20 +171,23 @@ def search_space(name: str, *, rows: int, classes: int, taps: Mapping[str, int])
     if name == "mlp":
         most_epochs = max(MLP_EPOCHS, MLP_PHOTOS / rows)
         grid = tuple((alpha, epochs) for alpha, epochs in grid if epochs <= most_epochs)
-    elif name == "svm":
-        grid += GAUSSIAN
     feature_sets = [
         FeatureSet(one, root)
         for one in sets
         for root in ((True,) if any(map(has_pairs, one)) else (True, False))
     ]
-    return SearchSpace(feature_sets, grid)
+    if name != "svm":
+        return SearchSpace(feature_sets, grid)
+    by_block = tap_sets(taps, BY_BLOCK_SETS)
+    feature_sets += [FeatureSet(one, True, by_block=True) for one in sets if one in by_block]
+    return SearchSpace(feature_sets, grid, GAUSSIAN)
 
 
 def hyperparameters(name: str, features: FeatureSet, values: Values) -> dict[str, Any]:
     """Return all that defines a candidate, as results record it."""
     named = dict(zip(HEADS[name].hyperparameters, values, strict=True))
-    return {"taps": list(features.taps), "root": features.root, **named}
+    by_block = {"by_block": True} if features.by_block else {}
+    return {"taps": list(features.taps), "root": features.root, **by_block, **named}
 
 
 def default(name: str) -> dict[str, Any]:

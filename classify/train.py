@@ -15,9 +15,17 @@ from joblib import delayed
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
-from classify import cross_validation, heads, out_of_core, results, row_space, search, search_space
+from classify import (
+    calibration,
+    cross_validation,
+    heads,
+    out_of_core,
+    results,
+    row_space,
+    search,
+    search_space,
+)
 from classify.arrays import Matrix, Rows, TrainingData
-from classify.calibration import fit_temperature
 from classify.cross_validation import Fold
 from classify.heads import HEADS
 from classify.novelty import KEEP, left_out
@@ -209,8 +217,7 @@ def _timed_fit(
     started = time.perf_counter()
     on_train = None
     if fold is not None:
-        part, temperature = _calibrated(name, choice, data, fold, seed=seed)
-        choice = choice._replace(temperature=temperature)
+        part, choice = _calibrated(name, choice, data, fold, seed=seed)
         if train is not None and np.array_equal(fold[0], train):
             on_train = part
     pipeline = fit_head(name, choice, data, seed=seed)
@@ -234,36 +241,39 @@ def _part(data: TrainingData, rows: Rows) -> TrainingData:
 
 def _calibrated(
     name: str, choice: Choice, data: TrainingData, fold: Fold, *, seed: int
-) -> tuple[Pipeline, float]:
-    """Fit a head to one part of a fold, and return it with its temperature on the other part.
+) -> tuple[Pipeline, Choice]:
+    """Fit a head to one part of a fold, and calibrate it and the choice on the other part.
 
     The temperature depends on how many rows are fitted.
     """
     fitted, held_out = fold
     data = _with_taps(choice, data)
     part = _part(data, fitted)
-    head = fit_head(name, choice._replace(temperature=1.0), part, seed=seed)
+    head = fit_head(name, choice._replace(temperature=1.0, floor=np.inf), part, seed=seed)
     blocks = [
         held_out[start : start + out_of_core.BLOCK]
         for start in range(0, len(held_out), out_of_core.BLOCK)
     ]
     scores = [heads.scores(head[-1], head[:-1].transform(data.X[block])) for block in blocks]
     known, classes = np.unique(part.labels), int(data.labels.max()) + 1
-    temperature = fit_temperature(
+    found = calibration.fit(
         cross_validation.for_all_classes(np.concatenate(scores), known, classes),
         data.labels[held_out],
         data.sample_weight[held_out],
-    ).temperature
-    heads.apply_temperature(head[-1], temperature)
-    return head, temperature
+        with_floor=HEADS[name].has_floor,
+    )
+    heads.calibrate(head[-1], found.temperature, found.floor)
+    return head, choice._replace(temperature=found.temperature, floor=found.floor)
 
 
 def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pipeline:
-    """Fit a head to all photos and apply the temperature that held-out photos gave it."""
+    """Fit a head to all photos and calibrate it as held-out photos said."""
     hyperparameters = choice.hyperparameters
     widths = {tap: data.taps[tap] for tap in hyperparameters["taps"]}
     X = heads.select(data.X, widths, among=data.taps)
-    preparation = heads.preparation(widths, root=hyperparameters["root"])
+    preparation = heads.preparation(
+        widths, root=hyperparameters["root"], by_block=heads.is_by_block(hyperparameters)
+    )
     with threadpool_limits(1):
         Z, basis = row_space.basis(out_of_core.fit_prepared(preparation, X))
         scale = heads.unit_scale(Z)
@@ -271,7 +281,7 @@ def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pip
         values = heads.values(name, hyperparameters)
         classifier = HEADS[name].fit(Z, data.labels, data.sample_weight, values, seed)
         heads.map_back(classifier, basis, scale=scale)
-    heads.apply_temperature(classifier, choice.temperature)
+    heads.calibrate(classifier, choice.temperature, choice.floor)
     return Pipeline([*preparation.steps, ("classifier", classifier)])
 
 

@@ -151,7 +151,7 @@ def fit(photos: Photos, labels: Labels, classes: int) -> Fitted:
     alpha = _strength(photos, labels, rows, classes)
     solution = _solve(photos.kernel(rows, rows), targets, alpha)
     left_out = solution.left_out(targets)
-    temperature = calibration.fit_temperature(left_out, labels[rows]).temperature
+    temperature = calibration.fit(left_out, labels[rows]).temperature
     known = np.bincount(labels[rows], minlength=classes) > 0
     scores = photos.scores(rows, solution.weights)
     candidates, leads = _candidates(photos, labels, scores)

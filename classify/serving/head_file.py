@@ -24,7 +24,17 @@ from sklearn.preprocessing import (
 )
 
 from classify import results
-from classify.heads import LANDMARKS, TRUSTED, GaussianSVC, LeastSquaresSVC, parameters, tap_columns
+from classify.heads import (
+    LANDMARKS,
+    TRUSTED,
+    GaussianSVC,
+    LeastSquaresSVC,
+    block_norms,
+    is_by_block,
+    is_calibrated,
+    parameters,
+    tap_columns,
+)
 from classify.novelty.detector import MEMBERS, NoveltyDetector
 from classify.results import Result
 from extract.system import bounded
@@ -217,6 +227,10 @@ def _check_steps(head: Pipeline) -> None:
     for array in _coefficients(head):
         if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise ValueError("its coefficients are not finite numbers")
+    if is_calibrated(classifier := steps[-1]):
+        numbers = classifier.temperature_, classifier.floor_
+        if not all(isinstance(number, float) and number > 0 for number in numbers):
+            raise ValueError("its temperature and its floor are not numbers above 0")
 
 
 def _coefficients(head: Pipeline) -> Iterator[NDArray[Any]]:
@@ -250,8 +264,12 @@ def _check_fits(head: Pipeline, result: Result) -> None:
         raise ValueError(
             f"it knows {len(classes)} classes, and result.json names {len(result.class_names)}"
         )
-    if list(tap_columns(head)) != result.hyperparameters.get("taps"):
+    taps = list(tap_columns(head))
+    if taps != result.hyperparameters.get("taps"):
         raise ValueError("its taps are not those of result.json")
+    norms = block_norms(taps) if is_by_block(result.hyperparameters) else None
+    if head[0].transformer_weights != norms:
+        raise ValueError("the norms of its taps are not those of result.json")
     for tap, columns in tap_columns(head).items():
         if columns.stop - columns.start != ALL_TAPS.get(plain(tap)):
             raise ValueError(f"there is no tap {tap} with {columns.stop - columns.start} values")

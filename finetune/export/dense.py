@@ -8,7 +8,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from classify.arrays import Matrix
-from classify.heads import GaussianSVC, tap_columns
+from classify.heads import GaussianSVC, is_calibrated, tap_columns
 
 
 class DenseHead(NamedTuple):
@@ -17,7 +17,8 @@ class DenseHead(NamedTuple):
     Each tap is divided by its L2 norm, after a square root if `root` is true. The taps, side by
     side, go through the layers, with an activation between them and softmax after the last. The
     activation is ReLU or, if `gamma` is not 0, ``exp(h - gamma * ||x||^2)``, which makes the first
-    layer a Gaussian kernel.
+    layer a Gaussian kernel. If `floor` is finite, the scores h of the last layer become
+    ``slope * log(floor + max(1 + h, 0))`` before the softmax.
 
     Attributes
     ----------
@@ -28,12 +29,19 @@ class DenseHead(NamedTuple):
     layers : list of (kernel, bias)
         Shapes (inputs, outputs) and (outputs,), float32. The last layer has one output per class.
     gamma : float
+    by_block : bool
+        Whether each tap then gets the norm that `classify.heads.block_norms` gives it.
+    floor, slope : float
+        See `classify.calibration.scaled`.
     """
 
     taps: list[str]
     root: bool
     layers: list[tuple[Matrix, Matrix]]
     gamma: float = 0.0
+    by_block: bool = False
+    floor: float = np.inf
+    slope: float = 1.0
 
 
 def to_dense(head: Pipeline) -> DenseHead:
@@ -60,13 +68,25 @@ def to_dense(head: Pipeline) -> DenseHead:
         kernel, bias = layers[0]
         layers[0] = kernel, bias - centre.mean_ @ kernel
     kernel, bias = layers[-1]
+    floor, slope = np.inf, 1.0
     if kernel.shape[1] == 1:
         # With two classes only the second has a score; the logistic function of it is a softmax
-        # in which the first class has the score 0.
-        layers[-1] = np.hstack([np.zeros_like(kernel), kernel]), np.append(0, bias)
+        # in which the first class has the score 0, and in least squares that times -1.
+        first = -1 if is_calibrated(classifier) else 0
+        kernel, bias = np.hstack([first * kernel, kernel]), np.append(first * bias, bias)
+    if is_calibrated(classifier):
+        floor = classifier.floor_
+        if np.isfinite(floor):
+            slope = (1 + floor) / classifier.temperature_
+        else:
+            kernel, bias = kernel / classifier.temperature_, bias / classifier.temperature_
+    layers[-1] = kernel, bias
     return DenseHead(
         list(tap_columns(head)),
         isinstance(per_tap.transformers_[0][1][0], FunctionTransformer),
         [(kernel.astype(np.float32), bias.astype(np.float32)) for kernel, bias in layers],
         float(gamma),
+        per_tap.transformer_weights is not None,
+        floor,
+        slope,
     )

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from classify.heads import rooted
+import numpy as np
+
+from classify.heads import block_norms, rooted
 
 LEAST_NORM = 1e-12
 """No tap is divided by less than this, so a tap that is all 0 stays all 0."""
 
 
-def head_input(taps: Mapping[str, Any], ops: Any, *, root: bool) -> Any:
-    """Scale every tap to an L2 norm of 1 and put the taps side by side.
+def head_input(taps: Mapping[str, Any], ops: Any, *, root: bool, by_block: bool = False) -> Any:
+    """Scale every tap to an L2 norm of 1, or its share, and put the taps side by side.
 
     Parameters
     ----------
@@ -19,16 +21,19 @@ def head_input(taps: Mapping[str, Any], ops: Any, *, root: bool) -> Any:
         `keras.ops` for tensors of Keras, `OnnxOperations` for tensors of an ONNX graph.
     root : bool
         Whether the square root of every value is taken first, but not of pairs.
+    by_block : bool
+        Whether each tap gets the norm that `classify.heads.block_norms` gives it.
 
     Returns
     -------
     tensor of shape (n, values of all taps)
     """
+    norms = block_norms(taps) if by_block else dict.fromkeys(taps, 1.0)
     scaled = []
     for tap, tensor in taps.items():
         values = ops.sqrt(tensor) if rooted(tap, root) else tensor
         norm = ops.norm(values, axis=1, keepdims=True)
-        scaled.append(values / ops.maximum(norm, LEAST_NORM))
+        scaled.append(values / (ops.maximum(norm, LEAST_NORM) * (1 / norms[tap])))
     return ops.concatenate(scaled, axis=1)
 
 
@@ -48,3 +53,19 @@ def activation(hidden: Any, x: Any, ops: Any, *, gamma: float) -> Any:
     if not gamma:
         return ops.relu(hidden)
     return ops.exp(hidden - gamma * ops.sum(x * x, axis=1, keepdims=True))
+
+
+def final_scores(scores: Any, ops: Any, *, floor: float, slope: float) -> Any:
+    """Return what goes into the softmax, see `finetune.export.dense.DenseHead`.
+
+    Parameters
+    ----------
+    scores : tensor of shape (n, classes)
+        What the last layer gives.
+    ops : module or OnnxOperations
+        See `head_input`.
+    floor, slope : float
+    """
+    if not np.isfinite(floor):
+        return scores
+    return ops.log(ops.relu(scores + 1) + floor) * slope

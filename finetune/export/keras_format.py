@@ -13,7 +13,7 @@ from extract.vgg16.recipe import named, plain, size_of
 from extract.vgg16.weights import Arrays
 from finetune.export.dense import DenseHead
 from finetune.export.file_formats import ExportedFunction, append_record
-from finetune.export.head import activation, head_input
+from finetune.export.head import activation, final_scores, head_input
 from finetune.export.resize import squares
 
 Classify = Callable[[Mapping[int, keras.KerasTensor]], keras.KerasTensor]
@@ -55,15 +55,15 @@ def vgg16_and_head(
         wanted = {plain(tap) for tap in head.taps if size_of(tap) == size}
         found = keras_model.pooled(sources, wanted, size=size)
         taps |= {named(tap, size): values for tap, values in found.items()}
-    x = head_input({tap: taps[tap] for tap in head.taps}, keras.ops, root=head.root)
+    used = {tap: taps[tap] for tap in head.taps}
+    x = head_input(used, keras.ops, root=head.root, by_block=head.by_block)
     for number, (kernel, bias) in enumerate(head.layers, start=1):
-        is_last = number == len(head.layers)
-        function = "softmax" if is_last else None
-        layer = keras.layers.Dense(len(bias), activation=function, name=f"dense{number}")
+        layer = keras.layers.Dense(len(bias), name=f"dense{number}")
         hidden = layer(x)
         layer.set_weights([kernel, bias])
+        is_last = number == len(head.layers)
         x = hidden if is_last else activation(hidden, x, keras.ops, gamma=head.gamma)
-    return x
+    return keras.ops.softmax(final_scores(x, keras.ops, floor=head.floor, slope=head.slope))
 
 
 def encode(network: keras.Model, result: Result) -> bytes:

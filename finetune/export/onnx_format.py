@@ -14,7 +14,7 @@ from extract.vgg16.recipe import named, plain, size_of
 from extract.vgg16.weights import Arrays
 from finetune.export.dense import DenseHead
 from finetune.export.file_formats import ExportedFunction, Probabilities, record
-from finetune.export.head import activation, head_input
+from finetune.export.head import activation, final_scores, head_input
 from finetune.export.onnx_operations import OnnxOperations, Tensor
 from finetune.export.resize import squares
 
@@ -36,10 +36,11 @@ def build(head: DenseHead, arrays: Arrays) -> onnx.ModelProto:
         taps = [plain(tap) for tap in head.taps if size_of(tap) == size]
         add_vgg16(graph, pixels.name, arrays, taps=taps, size=size, suffix=named("", size))
     tensors = {tap: Tensor(ops, tap, "float32") for tap in head.taps}
-    x = head_input(tensors, ops, root=head.root)
+    x = head_input(tensors, ops, root=head.root, by_block=head.by_block)
     for kernel, bias in head.layers[:-1]:
         x = activation(ops.add("Gemm", x, kernel, bias), x, ops, gamma=head.gamma)
     x = ops.add("Gemm", x, *head.layers[-1])
+    x = final_scores(x, ops, floor=head.floor, slope=head.slope)
     graph.add("Softmax", [x.name], OUTPUT)
     return graph.model(("height", "width"), {OUTPUT: len(head.layers[-1][1])})
 

@@ -102,6 +102,9 @@ class OnnxOperations:
     def floor(self, x: Tensor) -> Tensor:
         return self.add("Floor", x)
 
+    def log(self, x: Tensor) -> Tensor:
+        return self.add("Log", x)
+
     def matmul(self, x1: Operand, x2: Operand) -> Tensor:
         return self.add("MatMul", x1, x2)
 

@@ -69,12 +69,12 @@ def place(
         None if the features lack the taps, or there are fewer than five photos. The same photos
         have the same places in every run, because one thread computes them.
     """
-    head, taps, root = _chosen(features, models)
+    head, taps, how = _chosen(features, models)
     rows = sample(len(features.paths), first=first)
     if not taps or len(rows) < FEWEST_PHOTOS:
         return None
     widths = {tap: features.taps[tap] for tap in taps}
-    X = heads.normalised(features.read_rows(taps, rows), taps, among=widths, root=root)
+    X = heads.normalised(features.read_rows(taps, rows), taps, among=widths, **how)
     perplexity = min(PERPLEXITY, (len(rows) - 1) // 3)
     # Several threads wait for one another so often that they are slow on a busy machine.
     with threadpool_limits(1):
@@ -107,14 +107,17 @@ def sample(photos: int, *, first: Collection[int]) -> NDArray[np.intp]:
     return np.sort(np.concatenate([wanted, others]))
 
 
-def _chosen(features: Features, models: Sequence[ModelRecord]) -> tuple[str, list[str], bool]:
-    """Return the best head with its taps, and whether it takes square roots."""
+def _chosen(
+    features: Features, models: Sequence[ModelRecord]
+) -> tuple[str, list[str], dict[str, bool]]:
+    """Return the best head with its taps, and how `heads.normalised` prepares them for it."""
     for model in models:
         chosen = model.result.hyperparameters
         taps = chosen.get("taps", [])
         if model.result.stage == "head" and taps and set(taps) <= features.taps.keys():
-            return model.name, list(taps), bool(chosen.get("root", True))
-    return "", [SIMILARITY_TAP] if SIMILARITY_TAP in features.taps else [], True
+            how = {"root": bool(chosen.get("root", True)), "by_block": heads.is_by_block(chosen)}
+            return model.name, list(taps), how
+    return "", [SIMILARITY_TAP] if SIMILARITY_TAP in features.taps else [], {"root": True}
 
 
 def _reduced(X: NDArray[np.float32]) -> NDArray[np.float32]:

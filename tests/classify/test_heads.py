@@ -133,7 +133,7 @@ def test_a_temperature_divides_the_scores(name: str, classes: int) -> None:
     head = fitted(name, X, labels)
     prepared = head[:-1].transform(X)
     before = heads.scores(head[-1], prepared)
-    heads.apply_temperature(head[-1], 4.0)
+    heads.calibrate(head[-1], 4.0)
     after = heads.scores(head[-1], prepared)
     difference = before - before[:, :1]
     np.testing.assert_allclose(after - after[:, :1], difference / 4, rtol=1e-3, atol=1e-4)
@@ -150,18 +150,46 @@ def test_each_tap_is_normalised_on_its_own_after_the_square_root() -> None:
     np.testing.assert_allclose(prepared, expected - expected.mean(axis=0), atol=2e-6)
 
 
-@pytest.mark.parametrize("root", [False, True])
+@pytest.mark.parametrize(("root", "by_block"), [(False, False), (True, False), (True, True)])
 def test_rows_for_the_search_are_prepared_as_those_for_a_head(
-    root: bool, monkeypatch: pytest.MonkeyPatch
+    root: bool, by_block: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(out_of_core, "BLOCK", 3)
     X, _ = rows(7)
     X[2, :512] = 0
-    taps = {"block5_avg3x3": 4608, "block5_avg": 512}
-    found = heads.normalised(X, taps, among=OWN, root=root)
-    prepare = preparation(taps, root=root)
+    own = {"block5_avg": 512, "block4_avg": 2304, "block4_max": 2304}
+    taps = {"block4_avg": 2304, "block4_max": 2304, "block5_avg": 512}
+    found = heads.normalised(X, taps, among=own, root=root, by_block=by_block)
+    prepare = preparation(taps, root=root, by_block=by_block)
     expected = prepare.fit_transform(np.hstack([X[:, 512:], X[:, :512]]))
     np.testing.assert_allclose(found - found.mean(axis=0), expected, atol=2e-6)
+
+
+def test_blocks_count_the_same_however_many_taps_and_sizes_they_have() -> None:
+    taps = ["block5_avg3x3", "block4_avg", "block4_max_320", "block4_pairs", "block5_avg3x3_320"]
+    norms = heads.block_norms(taps)
+    assert list(norms) == taps
+    for block, share in (("block4", 1.0), ("block5", 1.5)):
+        squares = [norms[tap] ** 2 for tap in taps if tap.startswith(block)]
+        assert squares == pytest.approx([share] * len(squares))
+        assert sum(squares) == pytest.approx(3)
+    assert heads.block_norms(["block5_avg3x3"]) == {"block5_avg3x3": 1.0}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("kind", ["svm", "kernel"])
+def test_probabilities_of_least_squares_follow_from_its_scores(kind: str, classes: int) -> None:
+    X, labels = rows(30, classes=classes)
+    head = fitted(kind, X, labels)
+    scores = head.decision_function(X)
+    if classes == 2:
+        scores = np.column_stack([-scores, scores])
+    heads.calibrate(head[-1], 0.5, 0.25)
+    # A score of -1 or less leaves a class the floor alone.
+    expected = (0.25 + np.maximum(1 + scores, 0)) ** (1.25 / 0.5)
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(head.predict_proba(X), expected, atol=1e-5)
+    assert (head.predict(X) == head.predict_proba(X).argmax(axis=1)).all()
 
 
 def test_pairs_of_channels_are_normalised_without_another_root() -> None:

@@ -6,7 +6,15 @@ import pytest
 
 from classify import out_of_core, search_space
 from classify.heads import HEADS
-from classify.search_space import GAUSSIAN, GRIDS, TAP_SETS, tap_sets, tried
+from classify.search_space import (
+    GAUSSIAN,
+    GRIDS,
+    PAIR_SETS,
+    TAP_SETS,
+    FeatureSet,
+    tap_sets,
+    tried,
+)
 from extract.vgg16.recipe import ALL_TAPS, TAPS, has_pairs, named
 
 TWO_SIZES = TAPS | {named(tap, 320): width for tap, width in TAPS.items()}
@@ -31,15 +39,29 @@ def test_what_is_searched_follows_from_the_size_and_the_taps(
         HEADS, ((TAPS, of_one_size), (TWO_SIZES, of_two_sizes))
     ):
         space = search_space.search_space(name, rows=rows, classes=classes, taps=taps)
-        assert len(space.feature_sets) == expected
-        assert {features.root for features in space.feature_sets} == {True, False}
-        for own, _ in space.feature_sets:
+        of_taps = [features for features in space.feature_sets if not features.by_block]
+        assert len(of_taps) == expected
+        assert {features.root for features in of_taps} == {True, False}
+        for own, *_ in space.feature_sets:
             width = sum(taps[tap] for tap in own)
             assert own == ("block5_avg",) or rows * width <= out_of_core.IN_MEMORY
         if name == "mlp":
             assert max(epochs for _, epochs in space.grid) == (80 if rows <= 500 else 20)
         else:
-            assert space.grid == GRIDS[name] + (GAUSSIAN if name == "svm" else ())
+            assert space.grid == GRIDS[name]
+
+
+def test_only_the_svm_tries_blocks_that_count_the_same_and_a_kernel_only_on_these() -> None:
+    for name in HEADS:
+        space = search_space.search_space(name, rows=400, classes=6, taps=ALL_TAPS)
+        by_block = [features.taps for features in space.feature_sets if features.by_block]
+        wanted = [TAP_SETS[2], *PAIR_SETS] if name == "svm" else []
+        assert by_block == wanted
+        assert all(FeatureSet(taps, True) in space.feature_sets for taps in by_block)
+        for features in space.feature_sets:
+            is_even = features.by_block or features in [FeatureSet((tap,), True) for tap in TAPS]
+            kernels = GAUSSIAN if name == "svm" and is_even else ()
+            assert space.values(features) == space.grid + kernels
 
 
 def test_sets_of_taps_name_taps_of_the_recipe_and_the_larger_hold_the_smaller() -> None:
@@ -52,7 +74,7 @@ def test_pairs_are_tried_where_there_are_any_and_only_with_roots() -> None:
     assert not any(map(has_pairs, tried(TAPS)))
     for rows, classes in ((400, 6), (7_000, 101)):
         plain, richer = (
-            search_space.search_space("svm", rows=rows, classes=classes, taps=taps).feature_sets
+            search_space.search_space("mlp", rows=rows, classes=classes, taps=taps).feature_sets
             for taps in (TAPS, ALL_TAPS)
         )
         assert richer[: len(plain)] == plain

@@ -366,6 +366,20 @@ def test_coefficients_that_are_not_finite_are_refused(head: Path, value: float) 
     assert "not finite" in refusal(head)
 
 
+@pytest.mark.parametrize("name", ["temperature_", "floor_"])
+@pytest.mark.parametrize("value", ["0.0", "-1.0", "NaN", '"1"'])
+def test_a_calibration_that_is_none_is_refused(head: Path, name: str, value: str) -> None:
+    def changed(schema: bytes) -> bytes:
+        found = json.loads(schema)
+        classifier = found["content"]["content"]["steps"]["content"][-1]["content"][1]
+        classifier["content"]["content"][name]["content"] = value
+        return json.dumps(found).encode()
+
+    assert load_head(head, results.load(head))
+    change(head, schema=changed)
+    assert "not a head that can be used" in refusal(head)
+
+
 def test_a_changed_byte_of_a_head_is_noticed(head: Path) -> None:
     content = bytearray((head / "head.skops").read_bytes())
     content[len(content) // 4] ^= 1
@@ -399,6 +413,14 @@ def test_a_record_that_contradicts_an_older_head_is_refused(
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(InputError, match=said):
         load_head(head, results.load(head))
+
+
+def test_a_record_of_other_norms_than_those_of_its_head_is_refused(head: Path) -> None:
+    path = head / "result.json"
+    record = json.loads(path.read_text())
+    record["hyperparameters"]["by_block"] = not heads.is_by_block(record["hyperparameters"])
+    path.write_text(json.dumps(record))
+    assert "the norms of its taps are not those of result.json" in refusal(head)
 
 
 @pytest.mark.parametrize(

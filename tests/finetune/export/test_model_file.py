@@ -34,7 +34,7 @@ from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import TAPS, joint_digest, recipe
 from finetune.export import dense, keras_format, litert_format, model_file, onnx_format
 from finetune.export.file_formats import RECORD, ExportedFunction, append_record
-from finetune.export.head import activation
+from finetune.export.head import activation, final_scores
 from tests import synthetic
 from tests.conftest import CHECKOUT, HOSTILE
 
@@ -60,9 +60,12 @@ def probabilities(house: Path, weights_file: Path, name: str, photo: np.ndarray)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize(("name", "gamma"), [*((name, 0.0) for name in HEADS), ("svm", 0.25)])
+@pytest.mark.parametrize(
+    ("name", "gamma", "floor"),
+    [*((name, 0.0, np.inf) for name in HEADS), ("svm", 0.0, 0.1), ("svm", 0.25, 0.1)],
+)
 def test_a_folded_head_gives_the_same_probabilities(
-    name: str, gamma: float, classes: int, tmp_path: Path
+    name: str, gamma: float, floor: float, classes: int, tmp_path: Path
 ) -> None:
     with features_file.open(synthetic.publish(tmp_path, classes=classes)) as opened:
         rows = opened.rows("train", "val")
@@ -71,7 +74,7 @@ def test_a_folded_head_gives_the_same_probabilities(
         X = opened.read(taps, "train", "val")
         chosen = {"taps": taps, "root": True, "alpha": 0.1, "C": 10.0, "epochs": 5, "gamma": gamma}
         data = TrainingData.weighted(X, {tap: TAPS[tap] for tap in taps}, labels)
-        fitted = train.fit_head(name, Choice(chosen, 0.5), data, seed=0)
+        fitted = train.fit_head(name, Choice(chosen, 0.5, floor), data, seed=0)
     folded = dense.to_dense(fitted)
     assert (folded.taps, folded.root) == (taps, True)
     parts = np.split(X, [512], axis=1)
@@ -79,7 +82,8 @@ def test_a_folded_head_gives_the_same_probabilities(
     for kernel, bias in folded.layers[:-1]:
         hidden = x @ kernel + bias
         x = np.asarray(activation(hidden, x, keras.ops, gamma=folded.gamma))
-    found = np.exp(x @ folded.layers[-1][0] + folded.layers[-1][1])
+    last = x @ folded.layers[-1][0] + folded.layers[-1][1]
+    found = np.exp(final_scores(last, keras.ops, floor=folded.floor, slope=folded.slope))
     found /= found.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(found, fitted.predict_proba(X), atol=1e-5)
 
@@ -269,10 +273,11 @@ def test_a_file_of_several_sizes_has_vgg16_once_and_agrees_with_the_head(
     # Keras computes the original, so that no other engine is compared with it at two sizes.
     monkeypatch.setattr(selection, "PACKAGES", {})
     widths = {"block5_avg": 512, "block4_avg_96": 512, "block5_avg3x3_96": 4608}
+    assert set(heads.block_norms(widths).values()) != {1.0}
     X = np.random.default_rng(0).gamma(1, 1, (8, sum(widths.values()))).astype(np.float32)
-    chosen = {"taps": list(widths), "root": True, "alpha": 0.1, "gamma": 0.25}
+    chosen = {"taps": list(widths), "root": True, "by_block": True, "alpha": 0.1, "gamma": 0.25}
     data = TrainingData.weighted(X, widths, np.arange(8) % 2)
-    fitted = train.fit_head("svm", Choice(chosen, 0.5), data, seed=0)
+    fitted = train.fit_head("svm", Choice(chosen, 0.5, 0.1), data, seed=0)
     one_size = results.load(house / "runs/pets/svm")
     digest = weights.load(vgg16_weights, cache=tmp_path).digest
     result = replace(
