@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 
 from classify import heads, protocols, search, train
 from classify.arrays import Labels, Matrix, TrainingData
-from classify.heads import HEADS, Values
+from classify.heads import HEADS
 from classify.search import SearchPlan
 from classify.search_space import FeatureSet, SearchSpace
 from extract import options as shared
@@ -95,7 +95,7 @@ def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _compare(head: str, case: Case, options: argparse.Namespace) -> dict[str, Any]:
     """Measure both searches of one head."""
-    space = case.plan.spaces[head]._replace(grid=_without_kernel(head, case))
+    space = case.plan.spaces[head]._replace(even_grid=())
     few = SearchSpace(space.feature_sets[: options.feature_sets], space.grid)
     return {
         "head": head,
@@ -105,11 +105,6 @@ def _compare(head: str, case: Case, options: argparse.Namespace) -> dict[str, An
         "ours": _ours(case, {head: space}),
         "grid": _grid(head, few, case, plain=options.plain),
     }
-
-
-def _without_kernel(head: str, case: Case) -> tuple[Values, ...]:
-    grid = case.plan.spaces[head].grid
-    return tuple(values for values in grid if not (head == "svm" and values[1]))
 
 
 def _table(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -181,7 +176,7 @@ def _preparation(features: FeatureSet, among: Mapping[str, int]) -> Pipeline:
     """Make the preparation of a feature set, which first selects its taps among all."""
     select = FunctionTransformer(heads.select, kw_args={"taps": features.taps, "among": among})
     widths = {tap: among[tap] for tap in features.taps}
-    prepare = heads.preparation(widths, root=features.root)
+    prepare = heads.preparation(widths, root=features.root, by_block=features.by_block)
     return Pipeline([("select", select), ("prepare", prepare)])
 
 

@@ -18,12 +18,11 @@ from extract.photos.duplicates import Near
 from extract.photos.hashes import Files
 from extract.photos.scan import Scan
 from extract.plan import Plan
-from extract.store import features_file, features_writer, shards
+from extract.store import features_file, features_writer, shard_index, shards
 from extract.store.features_file import Row
 from extract.system import atomic, console, lock, provenance
 from extract.system.console import InputError, count, say, warn
 from extract.system.locations import Location, readable_name
-from extract.twins import Twin
 from extract.vgg16 import weights
 from extract.vgg16.recipe import SIZE, SIZES, joint_digest, named, pixels_note, recipe
 
@@ -132,6 +131,7 @@ def build(data: str, options: Options) -> None:
         jobs = _decided(jobs, images, options)
         wanted = _wanted(found, images, options)
         near = None
+        recomputed = shard_index.Recomputed()
         while near is None:
             paths = [photo.path for photo in found.photos]
             missing.compute(images, paths, jobs, on=options.on, wanted=wanted)
@@ -139,17 +139,18 @@ def build(data: str, options: Options) -> None:
             plan.check(
                 found, images, strict=options.strict, allow_conflicts=options.allow_conflicts
             )
-            same = _twins(images, path, jobs[0], options)
-            if same is None:
-                continue
-            planned = plan.plan_rows(found, images, same, seed=options.seed)
-            _report(planned)
-            attributes = _attributes_of(planned, data, jobs, options)
-            same_place = attributes.get("manifest", "") == before
-            if same_place and attributes.items() <= published.items():
-                say(f"{path}: nothing to do, it has {count(len(planned.rows), 'photo')}")
-                return
-            near = _publish(path, planned, images, attributes)
+            try:
+                same = [] if options.keep_twins else twins.find(images, jobs[0], path)
+                planned = plan.plan_rows(found, images, same, seed=options.seed)
+                _report(planned)
+                attributes = _attributes_of(planned, data, jobs, options)
+                same_place = attributes.get("manifest", "") == before
+                if same_place and attributes.items() <= published.items():
+                    say(f"{path}: nothing to do, it has {count(len(planned.rows), 'photo')}")
+                    return
+                near = _publish(path, planned, images, attributes)
+            except shards.Damaged as damaged:
+                recomputed.set_aside(damaged, *images.rows.values())
         _report_near(near, planned.rows)
         say(f"{path}: written")
 
@@ -158,23 +159,6 @@ def _refuse_small_classes(found: Scan, images: Images) -> None:
     """Refuse a class that is too small to be split, before hours of computing."""
     class_names, _, given = plan.columns(found.photos, images)
     splits.members(found.class_names, class_names, plan.units(found.photos, images), given)
-
-
-def _twins(images: Images, path: Path, job: Job, options: Options) -> list[Twin] | None:
-    """Return the twins among the photos.
-
-    Returns
-    -------
-    list of Twin or None
-        None if a shard proved damaged. It was set aside, and its images must be computed again.
-    """
-    if options.keep_twins:
-        return []
-    try:
-        return twins.find(images, job, path)
-    except shards.Damaged as damaged:
-        shards.set_aside(damaged)
-        return None
 
 
 def _ordered(sizes: Sequence[int]) -> list[int]:
@@ -416,15 +400,13 @@ def _asked(options: Options) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(options, name))}
 
 
-def _publish(
-    path: Path, planned: Plan, images: Images, attributes: Mapping[str, Any]
-) -> Near | None:
+def _publish(path: Path, planned: Plan, images: Images, attributes: Mapping[str, Any]) -> Near:
     """Write the features file and return its near-duplicates.
 
-    Returns
-    -------
-    Near or None
-        None if a shard proved damaged. It was set aside, and its images must be computed again.
+    Raises
+    ------
+    Damaged
+        If a shard proves damaged. The file stays as it was.
     """
     rows = planned.rows
     digests, split = [row.digest for row in rows], [row.split for row in rows]
@@ -441,17 +423,13 @@ def _publish(
         {**attributes, **provenance_attributes},
         planned.twins,
     )
-    try:
-        with features_writer.writing(path, contents, images.rows) as draft:
-            with console.progress("publishing", len(rows), unit="rows") as advance:
-                draft.write_taps(advance)
-            compared = duplicates.rows_compared(split)
-            with console.progress("near-duplicates", compared, unit="rows") as advance:
-                near = duplicates.near(draft.read, digests, split, advance=advance)
-            draft.write_near(near)
-    except shards.Damaged as damaged:
-        shards.set_aside(damaged)
-        return None
+    with features_writer.writing(path, contents, images.rows) as draft:
+        with console.progress("publishing", len(rows), unit="rows") as advance:
+            draft.write_taps(advance)
+        compared = duplicates.rows_compared(split)
+        with console.progress("near-duplicates", compared, unit="rows") as advance:
+            near = duplicates.near(draft.read, digests, split, advance=advance)
+        draft.write_near(near)
     return near
 
 

@@ -24,6 +24,15 @@ def write_garbled(path: Path, content: bytes) -> None:
     path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
 
 
+def write_with_a_changed_tap(path: Path, content: bytes) -> None:
+    """Write a shard in which a byte of the first tap has changed; digests can be read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    with h5py.File(path) as file:
+        first = next(iter(file["taps"]))
+    flip(path, tap_offset(path, first))
+
+
 def tap_offset(path: Path, tap: str) -> int:
     """Return where in the file a byte of the values of a tap lies."""
     with h5py.File(path) as file:

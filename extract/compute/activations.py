@@ -206,6 +206,7 @@ def make(
     with lock.held(shards.cache_of(out) / "lock"):
         atomic.sweep(folder)
         pending: dict[str, str] = {}
+        recomputed = shard_index.Recomputed()
         while True:
             rows = shard_index.read(folder, layer_recipe)
             shard_index.require(rows, pending, folder)
@@ -221,7 +222,7 @@ def make(
                 for shard in _shards(needed.values()):
                     shards.read(shard)
             except shards.Damaged as damaged:
-                shards.set_aside(damaged)
+                recomputed.set_aside(damaged, rows)
                 continue
             return Activations(layer, needed)
 

@@ -93,11 +93,48 @@ def require(rows: Mapping[str, ShardRow], digests: Iterable[str], folder: Locati
     """
     lost = {*digests} - rows.keys()
     if lost:
-        raise InputError(
-            f"{folder}: {count(len(lost), 'image')} cannot be read back just after being written; "
-            f"check the disk, or install another h5py ({h5py.__version__} is installed, with HDF5 "
-            f"{h5py.version.hdf5_version})"
-        )
+        raise _unreadable(folder, len(lost))
+
+
+class Recomputed:
+    """The images whose damaged shards a run set aside, so that each is computed again only once."""
+
+    def __init__(self) -> None:
+        self.images: set[tuple[Location, str]] = set()
+
+    def set_aside(self, damaged: shards.Damaged, *indexes: Mapping[str, ShardRow]) -> None:
+        """Set a damaged shard aside, as `extract.store.shards.set_aside` does it.
+
+        Parameters
+        ----------
+        damaged : Damaged
+        *indexes : mapping of str to ShardRow
+            The indexes in which the shard may be, see `read`.
+
+        Raises
+        ------
+        InputError
+            If one of its images was in another shard that was damaged.
+        """
+        folder = damaged.shard.parent
+        images = {
+            (folder, digest)
+            for index in indexes
+            for digest, row in index.items()
+            if row.shard == damaged.shard
+        }
+        if again := images & self.images:
+            raise _unreadable(folder, len(again))
+        self.images |= images
+        shards.set_aside(damaged)
+
+
+def _unreadable(folder: Location, images: int) -> InputError:
+    return InputError(
+        f"{folder}: {count(images, 'image')} cannot be read back just after being written; check "
+        f"the disk, or install another h5py ({h5py.__version__} is installed, with HDF5 "
+        f"{h5py.version.hdf5_version})"
+    )
 
 
 def _contents(path: Location, recipe: dict[str, Any]) -> Contents:

@@ -19,7 +19,7 @@ from extract.system.console import InputError
 from extract.vgg16.recipe import ALL_TAPS, PAIRS, TAPS, named
 from tests import stand_in
 from tests.conftest import HOSTILE, MakePhotos, picture, write_photos
-from tests.damage import write_garbled
+from tests.damage import write_garbled, write_with_a_changed_tap
 from tests.test_crashes import contents
 
 OTHER_RECIPE = "from extract.vgg16 import recipe; recipe.PIXELS = 'otherwise'"
@@ -60,10 +60,15 @@ def right(path: Path, root: Path) -> bool:
     return np.array_equal(found, np.hstack([expected[tap] for tap in TAPS]))
 
 
+@pytest.mark.parametrize("write", [write_garbled, write_with_a_changed_tap])
 def test_features_that_cannot_be_read_back_are_not_computed_for_ever(
-    photos: MakePhotos, out: Path, vgg16_weights: Path, monkeypatch: pytest.MonkeyPatch
+    write: Callable[[Path, bytes], None],
+    photos: MakePhotos,
+    out: Path,
+    vgg16_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shards.locations, "write_bytes", write_garbled)
+    monkeypatch.setattr(shards.locations, "write_bytes", write)
     monkeypatch.setattr(
         selection, "choose", lambda *wanted, **how: Engine("stand-in", stand_in.values)
     )

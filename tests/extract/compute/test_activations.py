@@ -1,7 +1,7 @@
 """Cached activations: they equal those of Keras, and each is computed once unless it is damaged."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from extract.vgg16.weights import Weights
 from finetune.train.batches import ActivationBatches
 from tests import stand_in
 from tests.conftest import Arrays, write_photos
-from tests.damage import flip, tap_offset, write_garbled
+from tests.damage import flip, tap_offset, write_garbled, write_with_a_changed_tap
 
 LAYER = "block4_pool"
 
@@ -191,10 +191,15 @@ def test_a_damaged_shard_is_set_aside_and_computed_again(
     assert damaged.with_name(f"{damaged.name}.damaged").exists()
 
 
+@pytest.mark.parametrize("write", [write_garbled, write_with_a_changed_tap])
 def test_activations_that_cannot_be_read_back_are_not_computed_for_ever(
-    features: Features, vgg16: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Callable[[Path, bytes], None],
+    features: Features,
+    vgg16: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shards.locations, "write_bytes", write_garbled)
+    monkeypatch.setattr(shards.locations, "write_bytes", write)
     with pytest.raises(InputError, match=r"images cannot be read back just after .* h5py"):
         make(features, ("train",), vgg16, layer=LAYER, variant=0, out=tmp_path)
 
