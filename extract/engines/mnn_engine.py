@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from extract.engines.base import Engine, Taps, Unusable
 from extract.system import atomic, console
 from extract.system.machine import cores
-from extract.vgg16 import onnx_graph
+from extract.vgg16 import onnx_graph, pairs
 from extract.vgg16.recipe import PAIRS, SIZE, TAPS
 from extract.vgg16.weights import Weights
 
@@ -23,6 +23,10 @@ from extract.vgg16.weights import Weights
 # function behind it instead.
 CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 CONVERT_SECONDS = 300
+
+PRODUCTS = {tap: onnx_graph.products_of(tap) for tap in PAIRS}
+"""What is read of the network for each tap of pairs. NumPy takes 1 ms a photo to put the products
+into bins. MNN would take 9 times that, because it looks each of them up by itself."""
 
 
 def build(
@@ -54,7 +58,7 @@ def build(
         with console.silence():
             from MNN import expr
 
-            network = _load(path, outputs)
+            network = _load(path, [PRODUCTS.get(name, name) for name in outputs])
     # A library built for another system can fail on import with any exception.
     except Exception as error:
         path.unlink()
@@ -65,15 +69,18 @@ def build(
         rgb = expr.placeholder(list(photos.shape), expr.NCHW, expr.uint8)
         rgb.write(np.ascontiguousarray(photos))
         found = zip(outputs, network.forward([rgb]), strict=True)
-        return {name: _read(expr, values) for name, values in found}
+        return {name: _read(name, expr, values) for name, values in found}
 
     return Engine(f"MNN {version('MNN')}", forward)
 
 
-def _read(expr: Any, values: Any) -> NDArray[np.float32]:
-    """Return the values of an output, with the channels last."""
+def _read(name: str, expr: Any, values: Any) -> NDArray[np.float32]:
+    """Return an output as engines give it, with the channels last."""
     # A map lies in memory in blocks of channels.
     ordered = np.array(expr.convert(values, expr.NCHW).read(), dtype=np.float32)
+    if name in PRODUCTS:
+        tap: NDArray[np.float32] = pairs.in_bins(ordered.reshape(len(ordered), -1))
+        return tap
     return ordered.transpose(0, 2, 3, 1) if ordered.ndim == 4 else ordered
 
 

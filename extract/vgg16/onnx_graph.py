@@ -153,6 +153,11 @@ def _add_tap(graph: Graph, tap: Tap, size: int, suffix: str) -> None:
     graph.add("Flatten", [pooled], name)
 
 
+def products_of(tap: str) -> str:
+    """Return the name of the averaged products, (n, channels, channels), of a tap of pairs."""
+    return f"{tap}_means"
+
+
 def _add_pairs(graph: Graph, source: str, name: str, positions: int) -> None:
     """Add the nodes from a map to its tap of pairs, see `pairs.in_bins`."""
     indices, signs = pairs.table()
@@ -166,7 +171,7 @@ def _add_pairs(graph: Graph, source: str, name: str, positions: int) -> None:
     values = shaped(source, pairs.CHANNELS, positions)
     turned = graph.add("Transpose", [values], f"{name}_turned", perm=[0, 2, 1])
     sums = graph.add("MatMul", [values, turned], f"{name}_sums")
-    means = graph.add("Mul", [sums, graph.constant(f"mean_{positions}", mean)], f"{name}_means")
+    means = graph.add("Mul", [sums, graph.constant(f"mean_{positions}", mean)], products_of(name))
     flat = shaped(means, pairs.CHANNELS**2)
     taken = graph.add("Gather", [flat, graph.constant("pairs", indices)], f"{name}_taken", axis=1)
     roots = graph.add("Sqrt", [taken], f"{name}_roots")
