@@ -140,7 +140,8 @@ def search_space(name: str, *, rows: int, classes: int, taps: Mapping[str, int])
     """Decide what is searched for a head from the size of the data and the taps alone.
 
     For small data everything is searched: every set of taps, with and without square roots, and
-    every value. Larger data restrict the search:
+    every value. The svm also tries `BY_BLOCK_SETS`, and kernels on sets that are even. Larger data
+    restrict the search:
 
     - Sets of taps whose matrix would not fit into memory (see `classify.out_of_core`) are left
       out, except the smallest set.
