@@ -112,7 +112,7 @@ def basis(rows: Matrix) -> tuple[Matrix, Basis | None]:
     if not pays_off(*rows.shape):
         return rows, None
     lower = cholesky(gram(rows).astype(np.float64))
-    return lower.astype(np.float32), Basis(lower, rows)
+    return np.ascontiguousarray(lower, np.float32), Basis(lower, rows)
 
 
 def cholesky(products: NDArray[Any], jitter: float = JITTER) -> NDArray[Any]:
