@@ -23,12 +23,12 @@ Scores = TypeVar("Scores", NDArray[np.float32], NDArray[np.float64])
 RANGE = (1e-3, 1e3)
 """Smallest and largest temperature."""
 
-FLOORS = (0.02, 50.0)
-"""Smallest and largest floor. With 50, `scaled` is nearly a straight line."""
+FLOORS = (0.02, 10.0)
+"""Smallest and largest floor. With a larger one, `scaled` would be nearly a straight line."""
 
 
 class Calibration(NamedTuple):
-    """A fitted temperature, and a floor if one was fitted.
+    """A fitted temperature, and perhaps a floor.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Calibration(NamedTuple):
     losses : ndarray of shape (m,), float64
         The log loss of each photo with them, in nats.
     floor : float
-        See `scaled`; infinite if none was fitted.
+        See `scaled`; infinite if there is none.
     """
 
     temperature: float
@@ -65,7 +65,8 @@ def scaled(scores: Scores, temperature: float, floor: float = np.inf) -> Scores:
         Greater than 0; the larger, the nearer is the result to the scores themselves.
     """
     if np.isfinite(floor):
-        logarithms = (1 + floor) * np.log((floor + np.maximum(1 + scores, 0)) / (1 + floor))
+        # This is log((floor + max(1 + s, 0)) / (1 + floor)), to more digits.
+        logarithms = (1 + floor) * np.log1p(np.maximum(scores, -1) / (1 + floor))
         scores = np.where(np.isfinite(scores), logarithms, scores)
     return scores / scores.dtype.type(temperature)
 
@@ -96,7 +97,7 @@ def fit(
     sample_weight : ndarray of shape (m,), float64, optional
         How much each photo counts; by default all count the same.
     with_floor : bool
-        Whether to find the floor as well, see `scaled`.
+        Whether to find the floor as well, see `scaled`. It is infinite if that is best.
     """
     rows = np.arange(len(labels))
     known = np.isfinite(scores[rows, labels])
@@ -142,6 +143,8 @@ def _with_floor(
 ) -> tuple[float, float]:
     """Return the best temperature and floor, starting from the best temperature without a floor.
 
+    If the floor would be larger than allowed, the temperature stays and the floor is infinite.
+
     Parameters
     ----------
     scores : ndarray of shape (m, k)
@@ -160,6 +163,8 @@ def _with_floor(
         bounds=np.log([RANGE, FLOORS]),
         tol=1e-6,
     )
+    if found.x[1] >= np.log(FLOORS[1]):
+        return temperature, np.inf
     with_floor, floor = np.exp(found.x)
     return float(with_floor), float(floor)
 
@@ -172,10 +177,10 @@ def _loss_and_gradient(
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the mean log loss, and its gradient by the logarithms of temperature and floor."""
     temperature, floor = np.exp(logarithms)
-    ratio = (floor + np.maximum(1 + scores, 0)) / (1 + floor)
-    by_floor = np.log(ratio)
+    part = np.maximum(scores, -1) / (1 + floor)
+    by_floor = np.log1p(part)
     outputs = by_floor * ((1 + floor) / temperature)
-    by_floor += 1 / ratio - 1
+    by_floor -= part / (1 + part)
     loss = share @ (logsumexp(outputs, axis=1) - np.einsum("ij,ij->i", wanted, outputs))
     surplus = (softmax(outputs, axis=1) - wanted) * share[:, None]
     gradient = [-np.vdot(surplus, outputs), np.vdot(surplus, by_floor) * floor / temperature]

@@ -18,7 +18,7 @@ class DenseHead(NamedTuple):
     side, go through the layers, with an activation between them and softmax after the last. The
     activation is ReLU or, if `gamma` is not 0, ``exp(h - gamma * ||x||^2)``, which makes the first
     layer a Gaussian kernel. If `floor` is finite, the scores h of the last layer become
-    ``slope * log(floor + max(1 + h, 0))`` before the softmax.
+    ``slope * log(1 + max(h, -1) / (1 + floor))`` before the softmax.
 
     Attributes
     ----------

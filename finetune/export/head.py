@@ -68,4 +68,4 @@ def final_scores(scores: Any, ops: Any, *, floor: float, slope: float) -> Any:
     """
     if not np.isfinite(floor):
         return scores
-    return ops.log(ops.relu(scores + 1) + floor) * slope
+    return ops.log(ops.maximum(scores, -1.0) * (1 / (1 + floor)) + 1.0) * slope

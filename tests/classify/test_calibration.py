@@ -81,17 +81,28 @@ def test_a_floor_takes_probability_from_classes_that_are_certainly_not_shown() -
 
 def test_a_large_floor_is_a_straight_line_and_an_unknown_class_stays_unknown() -> None:
     scores = np.array([[-0.5, 0.0, 0.5, -np.inf]])
-    found = calibration.scaled(scores, 2.0, calibration.FLOORS[1])
-    np.testing.assert_allclose(found, scores / 2, atol=2e-3)
-    assert (found == calibration.scaled(scores, 2.0, calibration.FLOORS[1] / 1e4)).tolist() == [
-        [False, True, False, True]
-    ]
+    np.testing.assert_allclose(calibration.scaled(scores, 2.0, 1e6), scores / 2, atol=1e-6)
+    np.testing.assert_allclose(
+        calibration.scaled(scores, 2.0, 1.0), [[np.log(0.75), 0, np.log(1.25), -np.inf]]
+    )
+
+
+def test_there_is_no_floor_if_a_straight_line_is_better() -> None:
+    random = np.random.default_rng(0)
+    scores = random.uniform(-1.3, 1.3, (2_000, 4))
+    probabilities = softmax(np.expm1(2 * scores), axis=1)
+    labels = (probabilities.cumsum(axis=1) < random.random((2_000, 1))).sum(axis=1)
+    found = calibration.fit(scores, labels, with_floor=True)
+    without = calibration.fit(scores, labels)
+    assert found.floor == np.inf
+    assert found.temperature == without.temperature
+    np.testing.assert_array_equal(found.losses, without.losses)
 
 
 @pytest.mark.parametrize("photos", [1, 3, 12])
 def test_few_photos_have_a_floor_within_its_range(photos: int) -> None:
     scores = np.random.default_rng(0).uniform(-1.3, 1.3, (photos, 3)).astype(np.float32)
     found = calibration.fit(scores, np.arange(photos) % 3, with_floor=True)
-    assert calibration.FLOORS[0] <= found.floor <= calibration.FLOORS[1]
+    assert calibration.FLOORS[0] <= found.floor <= calibration.FLOORS[1] or found.floor == np.inf
     assert calibration.RANGE[0] <= found.temperature <= calibration.RANGE[1]
     assert np.isfinite(found.losses).all()
