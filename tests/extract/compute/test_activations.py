@@ -21,6 +21,7 @@ from extract.system.console import InputError, Stopped
 from extract.vgg16 import weights
 from extract.vgg16.recipe import MAPS, SIZE, TAPS, recipe, recipe_digest
 from extract.vgg16.weights import Weights
+from finetune.train import batches
 from finetune.train.batches import ActivationBatches
 from tests import stand_in
 from tests.conftest import Arrays, write_photos
@@ -370,8 +371,10 @@ class Constant:
 
     def __init__(self, value: float) -> None:
         self.value = np.full((1, 1, 1), value, np.float16)
+        self.digests: list[str] = []
 
     def read(self, digest: str) -> np.ndarray:
+        self.digests.append(digest)
         return self.value
 
 
@@ -395,3 +398,21 @@ def test_training_draws_new_variants_each_epoch_and_val_never(features: Features
     for epoch in range(3):
         val.begin(epoch)
         assert not val[0][0].any()
+
+
+def test_activations_are_read_once_as_far_as_memory_for_them_allows(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = len(features.rows("train"))
+    for kept in (photos, 2):
+        monkeypatch.setattr(batches, "ACTIVATION_CACHE_BYTES", kept * 2)
+        constant = Constant(1)
+        variants: Any = [constant]
+        train = ActivationBatches(features, "train", variants, seed=0)
+        for epoch in range(3):
+            train.begin(epoch)
+            for row in range(photos):
+                assert train.input(row).tolist() == [[[1.0]]]
+        assert len(set(constant.digests)) == photos
+        assert len(constant.digests) == kept + 3 * (photos - kept)
+        assert len(train.kept) == kept
