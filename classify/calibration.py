@@ -65,7 +65,7 @@ def scaled(scores: Scores, temperature: float, floor: float = np.inf) -> Scores:
         Greater than 0; the larger, the nearer is the result to the scores themselves.
     """
     if np.isfinite(floor):
-        # This is log((floor + max(1 + s, 0)) / (1 + floor)), to more digits.
+        # This log1p is log((floor + max(1 + s, 0)) / (1 + floor)), to more digits.
         logarithms = (1 + floor) * np.log1p(np.maximum(scores, -1) / (1 + floor))
         scores = np.where(np.isfinite(scores), logarithms, scores)
     return scores / scores.dtype.type(temperature)
@@ -105,32 +105,27 @@ def fit(
     lowest = np.min(finite, initial=0.0, where=np.isfinite(finite))
     finite = np.where(np.isfinite(finite), finite, lowest)
     smoothing = 1 / (len(labels) + 2)
+    wanted = np.full(finite.shape, smoothing / finite.shape[1])
+    wanted[rows, labels] += 1 - smoothing
     if not known.any():
-        return Calibration(1.0, _losses(finite, labels, smoothing))
+        return Calibration(1.0, _losses(finite, wanted))
     weight = known if sample_weight is None else known * sample_weight
-
-    def mean_loss(log_temperature: float) -> float:
-        losses = _losses(finite * np.exp(-log_temperature), labels, smoothing)
-        return float(np.average(losses, weights=weight))
-
+    share = weight / weight.sum()
     best = minimize_scalar(
-        mean_loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-3}
+        lambda log_temperature: share @ _losses(finite * np.exp(-log_temperature), wanted),
+        bounds=np.log(RANGE),
+        method="bounded",
+        options={"xatol": 1e-3},
     )
     temperature, floor = float(np.exp(best.x)), np.inf
     if with_floor:
-        wanted = np.full(finite.shape, smoothing / finite.shape[1])
-        wanted[rows, labels] += 1 - smoothing
-        share = weight / weight.sum()
         temperature, floor = _with_floor(finite, wanted, share, temperature=temperature)
-    losses = _losses(scaled(finite, temperature, floor), labels, smoothing)
-    return Calibration(temperature, losses, floor)
+    return Calibration(temperature, _losses(scaled(finite, temperature, floor), wanted), floor)
 
 
-def _losses(scores: NDArray[np.float64], labels: Labels, smoothing: float) -> NDArray[np.float64]:
-    """Return the log loss of each photo, whose label is smoothed."""
-    own = scores[np.arange(len(labels)), labels]
-    expected = (1 - smoothing) * own + smoothing * scores.mean(axis=1)
-    losses: NDArray[np.float64] = logsumexp(scores, axis=1) - expected
+def _losses(scores: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the log loss of each photo, whose wanted probabilities are its smoothed label."""
+    losses: NDArray[np.float64] = logsumexp(scores, axis=1) - np.einsum("ij,ij->i", wanted, scores)
     return losses
 
 
@@ -181,7 +176,6 @@ def _loss_and_gradient(
     by_floor = np.log1p(part)
     outputs = by_floor * ((1 + floor) / temperature)
     by_floor -= part / (1 + part)
-    loss = share @ (logsumexp(outputs, axis=1) - np.einsum("ij,ij->i", wanted, outputs))
     surplus = (softmax(outputs, axis=1) - wanted) * share[:, None]
     gradient = [-np.vdot(surplus, outputs), np.vdot(surplus, by_floor) * floor / temperature]
-    return float(loss), np.array(gradient)
+    return float(share @ _losses(outputs, wanted)), np.array(gradient)

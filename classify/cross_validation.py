@@ -189,12 +189,8 @@ def _held_out_scores(
     labels = data.labels[fold[0]]
     values = heads.values(name, hyperparameters)
     with threadpool_limits(1):
-        rows = heads.normalised(
-            *(data.X, data.taps),
-            among=data.taps,
-            root=hyperparameters["root"],
-            by_block=heads.is_by_block(hyperparameters),
-        )
+        how = heads.preparation_options(hyperparameters)
+        rows = heads.normalised(data.X, data.taps, among=data.taps, **how)
         (part,) = prepared(rows, [fold])
         weight = np.ones(len(labels))
         (scores,) = HEADS[name].path(part, labels, weight, [values], seed)

@@ -454,12 +454,15 @@ def block_norms(taps: Iterable[str]) -> dict[str, float]:
     return {tap: float(np.sqrt(most / number[block])) for tap, block in of_block.items()}
 
 
-def is_by_block(hyperparameters: Mapping[str, Any]) -> bool:
-    """Say whether the blocks count the same for a head, given all that a result records.
+def preparation_options(hyperparameters: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the options of `preparation` for a head, given all that a result records.
 
-    It is recorded only where it was chosen.
+    That blocks count the same is recorded only where it was chosen.
     """
-    return bool(hyperparameters.get("by_block", False))
+    return {
+        "root": bool(hyperparameters.get("root", True)),
+        "by_block": bool(hyperparameters.get("by_block", False)),
+    }
 
 
 def rooted(tap: str, root: bool) -> bool:

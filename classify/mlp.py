@@ -155,8 +155,6 @@ def path(
     targets = (labels[:, None] == columns).astype(np.float32)
     weight = sample_weight.astype(np.float32)[:, None]
     size, epochs_done, network = batch_size(len(X)), 0, None
-    # Cholesky leaves rows that lie in columns. Collecting a batch of those took 39 times as long.
-    X = np.ascontiguousarray(X)
     for alpha, epochs in grid:
         if network is None or network.alpha != alpha:
             random = np.random.RandomState(seed)

@@ -98,7 +98,9 @@ def project(products: Matrix, fitted: Rows, held_out: Rows) -> Projection:
     lower = cholesky(inner)
     coordinates = scipy.linalg.solve_triangular(lower, across, lower=True, check_finite=False).T
     outside = np.maximum(norms - np.einsum("ij,ij->i", coordinates, coordinates), 0)
-    return Projection(*(one.astype(np.float32) for one in (lower, coordinates, outside)))
+    # Cholesky leaves rows that lie in columns. To collect a batch of those took 39 times as long.
+    parts = (np.ascontiguousarray(one, np.float32) for one in (lower, coordinates, outside))
+    return Projection(*parts)
 
 
 def basis(rows: Matrix) -> tuple[Matrix, Basis | None]:

@@ -70,7 +70,7 @@ class FeatureSet(NamedTuple):
 
     @property
     def is_even(self) -> bool:
-        """Whether each block counts the same, which it also does if there is one tap."""
+        """Whether roots are taken and each block counts the same, as it also does with one tap."""
         return self.root and (self.by_block or len(self.taps) == 1)
 
 

@@ -271,9 +271,7 @@ def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pip
     hyperparameters = choice.hyperparameters
     widths = {tap: data.taps[tap] for tap in hyperparameters["taps"]}
     X = heads.select(data.X, widths, among=data.taps)
-    preparation = heads.preparation(
-        widths, root=hyperparameters["root"], by_block=heads.is_by_block(hyperparameters)
-    )
+    preparation = heads.preparation(widths, **heads.preparation_options(hyperparameters))
     with threadpool_limits(1):
         Z, basis = row_space.basis(out_of_core.fit_prepared(preparation, X))
         scale = heads.unit_scale(Z)

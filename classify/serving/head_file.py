@@ -30,9 +30,9 @@ from classify.heads import (
     GaussianSVC,
     LeastSquaresSVC,
     block_norms,
-    is_by_block,
     is_calibrated,
     parameters,
+    preparation_options,
     tap_columns,
 )
 from classify.novelty.detector import MEMBERS, NoveltyDetector
@@ -267,7 +267,8 @@ def _check_fits(head: Pipeline, result: Result) -> None:
     taps = list(tap_columns(head))
     if taps != result.hyperparameters.get("taps"):
         raise ValueError("its taps are not those of result.json")
-    norms = block_norms(taps) if is_by_block(result.hyperparameters) else None
+    by_block = preparation_options(result.hyperparameters)["by_block"]
+    norms = block_norms(taps) if by_block else None
     if head[0].transformer_weights != norms:
         raise ValueError("the norms of its taps are not those of result.json")
     for tap, columns in tap_columns(head).items():

@@ -12,7 +12,7 @@ LEAST_NORM = 1e-12
 
 
 def head_input(taps: Mapping[str, Any], ops: Any, *, root: bool, by_block: bool = False) -> Any:
-    """Scale every tap to an L2 norm of 1, or its share, and put the taps side by side.
+    """Scale every tap to its L2 norm and put the taps side by side.
 
     Parameters
     ----------
@@ -22,18 +22,19 @@ def head_input(taps: Mapping[str, Any], ops: Any, *, root: bool, by_block: bool 
     root : bool
         Whether the square root of every value is taken first, but not of pairs.
     by_block : bool
-        Whether each tap gets the norm that `classify.heads.block_norms` gives it.
+        Whether each tap gets the norm that `classify.heads.block_norms` gives it, and not 1.
 
     Returns
     -------
     tensor of shape (n, values of all taps)
     """
-    norms = block_norms(taps) if by_block else dict.fromkeys(taps, 1.0)
+    norms = block_norms(taps)
     scaled = []
     for tap, tensor in taps.items():
         values = ops.sqrt(tensor) if rooted(tap, root) else tensor
         norm = ops.norm(values, axis=1, keepdims=True)
-        scaled.append(values / (ops.maximum(norm, LEAST_NORM) * (1 / norms[tap])))
+        unit = values / ops.maximum(norm, LEAST_NORM)
+        scaled.append(unit * norms[tap] if by_block else unit)
     return ops.concatenate(scaled, axis=1)
 
 

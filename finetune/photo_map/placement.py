@@ -115,8 +115,7 @@ def _chosen(
         chosen = model.result.hyperparameters
         taps = chosen.get("taps", [])
         if model.result.stage == "head" and taps and set(taps) <= features.taps.keys():
-            how = {"root": bool(chosen.get("root", True)), "by_block": heads.is_by_block(chosen)}
-            return model.name, list(taps), how
+            return model.name, list(taps), heads.preparation_options(chosen)
     return "", [SIMILARITY_TAP] if SIMILARITY_TAP in features.taps else [], {"root": True}
 
 

@@ -211,8 +211,7 @@ class ActivationBatches(_SplitBatches):
         values = self.kept.get((variant, row))
         if values is None:
             values = self.variants[variant].read(self.digests[row])
-            if (len(self.kept) + 1) * values.nbytes <= ACTIVATION_CACHE_BYTES:
-                self.kept[variant, row] = values
+            _keep(self.kept, (variant, row), values, largest=ACTIVATION_CACHE_BYTES)
         return values.astype(np.float32)
 
 
@@ -274,9 +273,14 @@ class PhotoBatches(_SplitBatches):
         if item.photo is None or item.digest != self.digests[row]:
             problem = item.reason or "has changed since its features were extracted"
             raise InputError(f"{self.root / self.paths[row]}: {problem}; run make features")
-        if (len(self.decoded) + 1) * item.photo.nbytes <= PHOTO_CACHE_BYTES:
-            self.decoded[row] = item.photo
+        _keep(self.decoded, row, item.photo, largest=PHOTO_CACHE_BYTES)
         return item.photo
+
+
+def _keep(kept: dict[Any, Any], key: Any, values: NDArray[Any], *, largest: int) -> None:
+    """Keep an array for the next epoch, unless all, which are as large, would be too large."""
+    if (len(kept) + 1) * values.nbytes <= largest:
+        kept[key] = values
 
 
 @dataclass(frozen=True)

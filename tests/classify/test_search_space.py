@@ -74,7 +74,13 @@ def test_pairs_are_tried_where_there_are_any_and_only_with_roots() -> None:
     assert not any(map(has_pairs, tried(TAPS)))
     for rows, classes in ((400, 6), (7_000, 101)):
         plain, richer = (
-            search_space.search_space("mlp", rows=rows, classes=classes, taps=taps).feature_sets
+            [
+                features
+                for features in search_space.search_space(
+                    "svm", rows=rows, classes=classes, taps=taps
+                ).feature_sets
+                if not features.by_block
+            ]
             for taps in (TAPS, ALL_TAPS)
         )
         assert richer[: len(plain)] == plain

@@ -62,7 +62,12 @@ def probabilities(house: Path, weights_file: Path, name: str, photo: np.ndarray)
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize(
     ("name", "gamma", "floor"),
-    [*((name, 0.0, np.inf) for name in HEADS), ("svm", 0.0, 0.1), ("svm", 0.25, 0.1)],
+    [
+        *((name, 0.0, np.inf) for name in HEADS),
+        ("svm", 0.25, np.inf),
+        ("svm", 0.0, 0.1),
+        ("svm", 0.25, 0.1),
+    ],
 )
 def test_a_folded_head_gives_the_same_probabilities(
     name: str, gamma: float, floor: float, classes: int, tmp_path: Path
