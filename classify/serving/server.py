@@ -94,8 +94,16 @@ class Server:
     def close(self) -> None:
         """Free the port and end the threads, for a process that goes on."""
         self._waitress.task_dispatcher.shutdown(timeout=1)
+        pulled = threading.Event()
+
+        def close_all() -> None:
+            # An answer may wake the thread before the trigger, which is closed here, is pulled.
+            pulled.wait()
+            wasyncore.close_all(self._sockets)
+
         # Only the thread that waits for the sockets may close them.
-        self._waitress.trigger.pull_trigger(lambda: wasyncore.close_all(self._sockets))
+        self._waitress.trigger.pull_trigger(close_all)
+        pulled.set()
         self._thread.join()
 
     def _run(self) -> None:

@@ -179,3 +179,21 @@ def test_an_answer_may_end_the_server_and_is_sent_before() -> None:
         listening.wait()
         listening.close()
         assert len(json.loads(reply.result().content)["text"]) == 200_000
+
+
+def test_a_server_that_was_woken_by_an_answer_is_closed_without_an_error(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Server(app, port=0)
+    pull = served._waitress.trigger._physical_pull
+
+    def pull_late() -> None:
+        # An answer wakes the thread of the sockets meanwhile.
+        pull()
+        time.sleep(0.3)
+        pull()
+
+    monkeypatch.setattr(served._waitress.trigger, "_physical_pull", pull_late)
+    served.close()
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://{HOST}:{served.port}", timeout=5)
