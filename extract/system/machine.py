@@ -36,8 +36,9 @@ def machine() -> str:
 
 
 def multiplies_bfloat16() -> bool:
-    """Say whether the processor has instructions for matrices of bfloat16 (AMX)."""
-    return "amx_bf16" in _cpuinfo()
+    """Say whether the processor multiplies numbers of bfloat16 (with AVX-512 or AMX)."""
+    cpuinfo = _cpuinfo()
+    return "avx512_bf16" in cpuinfo or "amx_bf16" in cpuinfo
 
 
 def processor() -> str:

@@ -187,7 +187,7 @@ def _cluster(config: str | None) -> tuple[int, int]:
 
 
 def _cpu_precision() -> str:
-    """Return the precision of a CPU, some of which multiply matrices of bfloat16 much faster.
+    """Return the precision of a CPU, some of which multiply numbers of bfloat16 much faster.
 
     TensorFlow uses their instructions. bfloat16 has the range of float32, so no loss is scaled.
     """

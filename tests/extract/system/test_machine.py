@@ -23,3 +23,19 @@ def test_gpus_are_named_without_their_numbers(
     assert (machine.gpu(), machine.has_gpu()) == ("NVIDIA H200", True)
     command.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     assert (machine.gpu(), machine.has_gpu()) == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "does"),
+    [
+        ("avx2 avx512f avx512_bf16", True),
+        ("avx512f avx512_bf16 amx_bf16 amx_tile", True),
+        ("avx2 avx512f avx512_vnni", False),
+        ("", False),
+    ],
+)
+def test_the_processor_says_whether_it_multiplies_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, flags: str, does: bool
+) -> None:
+    monkeypatch.setattr(machine, "_cpuinfo", lambda: f"flags\t: fpu {flags}\n")
+    assert machine.multiplies_bfloat16() is does
