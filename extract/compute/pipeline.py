@@ -33,6 +33,10 @@ from extract.vgg16.recipe import SIZE
 MANY = 1000
 """Processes read photos only if there are so many: threads read this number in about a second."""
 
+FEW_CORES = 4
+"""With so many cores or fewer, threads read. A photo holds Python's lock for a sixth of the time
+that it takes, so few threads seldom wait for each other, and they hand photos over at no cost."""
+
 LEAST_IDLE = 0.05
 """A network that is idle for less than this share of its time is what the others wait for."""
 
@@ -153,9 +157,10 @@ def compute(
 ) -> Computed:
     """Run the network over files and hand the taps to the writer, batch by batch.
 
-    As many threads read and decode as the network needs. Processes do it for an engine that wants
-    larger batches than usual, which only a fast one does. The network has a thread of its own, for
-    which a batch waits. Another thread writes, and the calling thread assembles batches.
+    As many threads read and decode as the network needs. If there are many cores, processes do it
+    for an engine that wants larger batches than usual, which only a fast one does. The network has
+    a thread of its own, for which a batch waits. Another thread writes, and the calling thread
+    assembles batches.
 
     Parameters
     ----------
@@ -208,8 +213,8 @@ class _Demand:
 def _items(
     root: Location, paths: Sequence[str], size: int, known: Container[str], demand: _Demand
 ) -> Generator[LoadedPhoto, None, None]:
-    """Yield every file in order, read by processes if there are many and the network is fast."""
-    if isinstance(root, Path) and not known and len(paths) >= MANY:
+    """Yield every file in order, read by processes if they would be faster than threads."""
+    if isinstance(root, Path) and not known and len(paths) >= MANY and cores() > FEW_CORES:
         return reader_processes.read_ahead(
             *(root, paths),
             size=size,

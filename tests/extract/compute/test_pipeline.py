@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from extract.compute import pipeline, reading
 from extract.compute.pipeline import compute
+from extract.compute.reader_processes import ReaderProcesses
 from extract.compute.reading import read, read_ahead
 from extract.engines import base
 from extract.engines.base import Engine
@@ -323,6 +324,40 @@ def test_the_engine_says_how_many_photos_it_wants(
             advance=lambda n: None,
         )
     assert seen == batches
+    assert list(done.digests) == paths
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "by_processes"), [(16, 64, True), (4, 64, False), (16, 16, False)]
+)
+def test_processes_read_for_a_fast_network_on_many_cores_alone(
+    there: int,
+    wanted: int,
+    by_processes: bool,
+    photos: MakePhotos,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, asked = photos({"a": 120}), []
+    paths = all_paths(root)
+
+    def noting(processes: ReaderProcesses, paths: list[str]) -> list[reading.LoadedPhoto]:
+        asked.extend(paths)
+        return [read(root, path) for path in paths]
+
+    monkeypatch.setattr(ReaderProcesses, "read", noting)
+    monkeypatch.setattr(pipeline, "cores", lambda: there)
+    monkeypatch.setattr(pipeline, "MANY", 100)
+    (tmp_path / "cache").mkdir()
+    with Writer(tmp_path / "cache", RECIPE) as writer:
+        done = compute(
+            root,
+            paths,
+            build_engine=lambda pixels: base.Engine("fake", values, wanted),
+            writer=writer,
+            advance=lambda n: None,
+        )
+    assert bool(asked) is by_processes
     assert list(done.digests) == paths
 
 
