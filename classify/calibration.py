@@ -2,7 +2,7 @@
 
 A classifier's scores are divided by one number, the temperature, before the softmax. It is fitted
 on photos that the classifier was not trained on. The scores of least squares have a floor as well,
-see `scaled`.
+see `Calibration.scaled`.
 
 scikit-learn's own temperature scaling (``CalibratedClassifierCV(method="temperature")``) does not
 fit here: it uses hard labels, so a classifier without a mistake becomes certain; it does not accept
@@ -24,51 +24,46 @@ RANGE = (1e-3, 1e3)
 """Smallest and largest temperature."""
 
 FLOORS = (0.02, 10.0)
-"""Smallest and largest floor. With a larger one, `scaled` would be nearly a straight line."""
+"""Smallest and largest floor. With a larger one, the scaled scores would lie nearly on a
+straight line."""
 
 
 class Calibration(NamedTuple):
-    """A fitted temperature, and perhaps a floor.
+    """How the scores of a classifier become those whose softmax is calibrated probabilities.
 
     Attributes
     ----------
     temperature : float
-        The divisor of the scores, between 0.001 and 1,000. It is 1 if there was nothing to fit.
-    losses : ndarray of shape (m,), float64
-        The log loss of each photo with them, in nats.
+        The divisor of the scores, between 0.001 and 1,000.
     floor : float
-        See `scaled`; infinite if there is none.
+        Greater than 0; the larger, the nearer is the result to the scores themselves. It is
+        infinite if there is none.
     """
 
-    temperature: float
-    losses: NDArray[np.float64]
+    temperature: float = 1.0
     floor: float = np.inf
 
+    def scaled(self, scores: Scores) -> Scores:
+        """Return scores whose softmax is calibrated probabilities.
 
-def scaled(scores: Scores, temperature: float, floor: float = np.inf) -> Scores:
-    """Return scores whose softmax is calibrated probabilities.
+        Without a floor, the scores are divided by the temperature. A floor is for the scores of
+        least squares, one class against the rest. Such a score s estimates 2 p - 1, where p is the
+        probability of the class (Zhang, "Statistical behavior and consistency of classification
+        methods based on convex risk minimization", Annals of Statistics 2004), and it may leave the
+        range from -1 to 1. So it becomes the logarithm of ``floor + max(1 + s, 0)``, times the
+        factor that gives this a slope of 1 at 0. Otherwise, if there are many classes, those that a
+        photo does not show would have much probability together.
 
-    Without a floor, the scores are divided by the temperature. A floor is for the scores of least
-    squares, one class against the rest. Such a score s estimates 2 p - 1, where p is the
-    probability of the class (Zhang, "Statistical behavior and consistency of classification methods
-    based on convex risk minimization", Annals of Statistics 2004), and it may leave the range from
-    -1 to 1. So it becomes the logarithm of ``floor + max(1 + s, 0)``, times the factor that gives
-    this a slope of 1 at 0. Otherwise, if there are many classes, those that a photo does not show
-    would have much probability together.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (m, k)
-        -inf for a class that the model does not know.
-    temperature : float
-    floor : float
-        Greater than 0; the larger, the nearer is the result to the scores themselves.
-    """
-    if np.isfinite(floor):
-        # This log1p is log((floor + max(1 + s, 0)) / (1 + floor)), to more digits.
-        logarithms = (1 + floor) * np.log1p(np.maximum(scores, -1) / (1 + floor))
-        scores = np.where(np.isfinite(scores), logarithms, scores)
-    return scores / scores.dtype.type(temperature)
+        Parameters
+        ----------
+        scores : ndarray of shape (m, k)
+            -inf for a class that the model does not know.
+        """
+        if np.isfinite(self.floor):
+            # This log1p is log((floor + max(1 + s, 0)) / (1 + floor)), to more digits.
+            logarithms = (1 + self.floor) * np.log1p(np.maximum(scores, -1) / (1 + self.floor))
+            scores = np.where(np.isfinite(scores), logarithms, scores)
+        return scores / scores.dtype.type(self.temperature)
 
 
 def fit(
@@ -80,12 +75,9 @@ def fit(
 ) -> Calibration:
     """Find the temperature at which the softmax of the scores has the smallest log loss.
 
-    A single temperature for all classes changes no prediction and works as well as more complex
-    methods (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML
-    2017). Labels are smoothed: with m photos, each counts for its own class with probability
-    1 - 1 / (m + 2), and for a class drawn at random otherwise. A model that makes no mistake on a
-    few photos is therefore not taken to be infallible (after Platt, "Probabilistic outputs for
-    support vector machines", 1999).
+    It is 1 if there was nothing to fit. A single temperature for all classes changes no prediction
+    and works as well as more complex methods (Guo, Pleiss, Sun and Weinberger, "On calibration of
+    modern neural networks", ICML 2017). The log loss is that of `losses`.
 
     Parameters
     ----------
@@ -97,18 +89,12 @@ def fit(
     sample_weight : ndarray of shape (m,), float64, optional
         How much each photo counts; by default all count the same.
     with_floor : bool
-        Whether to find the floor as well, see `scaled`. It is infinite if that is best.
+        Whether to find the floor as well. It is infinite if that is best.
     """
-    rows = np.arange(len(labels))
-    known = np.isfinite(scores[rows, labels])
-    finite = scores.astype(np.float64)
-    lowest = np.min(finite, initial=0.0, where=np.isfinite(finite))
-    finite = np.where(np.isfinite(finite), finite, lowest)
-    smoothing = 1 / (len(labels) + 2)
-    wanted = np.full(finite.shape, smoothing / finite.shape[1])
-    wanted[rows, labels] += 1 - smoothing
+    known = np.isfinite(scores[np.arange(len(labels)), labels])
     if not known.any():
-        return Calibration(1.0, _losses(finite, wanted))
+        return Calibration()
+    finite, wanted = _finite(scores), _smoothed(labels, scores.shape[1])
     weight = known if sample_weight is None else known * sample_weight
     share = weight / weight.sum()
     best = minimize_scalar(
@@ -117,16 +103,49 @@ def fit(
         method="bounded",
         options={"xatol": 1e-3},
     )
-    temperature, floor = float(np.exp(best.x)), np.inf
-    if with_floor:
-        temperature, floor = _with_floor(finite, wanted, share, temperature=temperature)
-    return Calibration(temperature, _losses(scaled(finite, temperature, floor), wanted), floor)
+    found = Calibration(float(np.exp(best.x)))
+    return _with_floor(finite, wanted, share, start=found) if with_floor else found
+
+
+def losses(scores: Matrix, labels: Labels, calibration: Calibration) -> NDArray[np.float64]:
+    """Return the log loss of each photo, in nats, once its scores are scaled.
+
+    Labels are smoothed: with m photos, each counts for its own class with probability
+    1 - 1 / (m + 2), and for a class drawn at random otherwise. A model that makes no mistake on a
+    few photos is therefore not taken to be infallible (after Platt, "Probabilistic outputs for
+    support vector machines", 1999).
+
+    Parameters
+    ----------
+    scores : ndarray of shape (m, k), float32
+        For an unknown class, whose score is -inf, the lowest of all scores counts.
+    labels : ndarray of shape (m,), int64
+    calibration : Calibration
+
+    Returns
+    -------
+    ndarray of shape (m,), float64
+    """
+    return _losses(calibration.scaled(_finite(scores)), _smoothed(labels, scores.shape[1]))
+
+
+def _finite(scores: Matrix) -> NDArray[np.float64]:
+    finite = scores.astype(np.float64)
+    lowest = np.min(finite, initial=0.0, where=np.isfinite(finite))
+    return np.where(np.isfinite(finite), finite, lowest)
+
+
+def _smoothed(labels: Labels, classes: int) -> NDArray[np.float64]:
+    """Return the wanted probabilities of each photo, shape (m, classes)."""
+    smoothing = 1 / (len(labels) + 2)
+    wanted = np.full((len(labels), classes), smoothing / classes)
+    wanted[np.arange(len(labels)), labels] += 1 - smoothing
+    return wanted
 
 
 def _losses(scores: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the log loss of each photo, whose wanted probabilities are its smoothed label."""
-    losses: NDArray[np.float64] = logsumexp(scores, axis=1) - np.einsum("ij,ij->i", wanted, scores)
-    return losses
+    found: NDArray[np.float64] = logsumexp(scores, axis=1) - np.einsum("ij,ij->i", wanted, scores)
+    return found
 
 
 def _with_floor(
@@ -134,11 +153,11 @@ def _with_floor(
     wanted: NDArray[np.float64],
     share: NDArray[np.float64],
     *,
-    temperature: float,
-) -> tuple[float, float]:
+    start: Calibration,
+) -> Calibration:
     """Return the best temperature and floor, starting from the best temperature without a floor.
 
-    If the floor would be larger than allowed, the temperature stays and the floor is infinite.
+    If the floor would be larger than allowed, that temperature stays and there is no floor.
 
     Parameters
     ----------
@@ -147,11 +166,11 @@ def _with_floor(
         The smoothed labels, as probabilities.
     share : ndarray of shape (m,)
         How much each photo counts.
-    temperature : float
+    start : Calibration
     """
     found = minimize(
         _loss_and_gradient,
-        np.log([temperature, 1.0]),
+        np.log([start.temperature, 1.0]),
         args=(scores, wanted, share),
         jac=True,
         method="L-BFGS-B",
@@ -159,9 +178,8 @@ def _with_floor(
         tol=1e-6,
     )
     if found.x[1] >= np.log(FLOORS[1]):
-        return temperature, np.inf
-    with_floor, floor = np.exp(found.x)
-    return float(with_floor), float(floor)
+        return start
+    return Calibration(*np.exp(found.x).tolist())
 
 
 def _loss_and_gradient(

@@ -168,8 +168,7 @@ def out_of_fold(
     for (_, held_out), answer in zip(parts, answers, strict=True):
         scores[held_out] = answer
     found = calibration.fit(scores, labels, with_floor=HEADS[name].has_floor)
-    calibrated = calibration.scaled(scores, found.temperature, found.floor)
-    probabilities: Matrix = softmax(calibrated, axis=1)
+    probabilities: Matrix = softmax(found.scaled(scores), axis=1)
     return probabilities
 
 

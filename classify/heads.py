@@ -26,7 +26,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from classify import mlp, out_of_core, row_space
 from classify.arrays import Labels, Matrix, Rows, SampleWeight
-from classify.calibration import scaled
+from classify.calibration import Calibration
 from classify.row_space import Basis, Projection
 from extract.vgg16.recipe import has_pairs, plain
 
@@ -60,7 +60,7 @@ class LeastSquaresSVC(LinearClassifierMixin, BaseEstimator):  # type: ignore[mis
     Neural Processing Letters 1999). The coefficients equal those of scikit-learn's
     `RidgeClassifier`, but that one starts from scratch for every `alpha`, copies the rows and
     gives no probabilities. Here the probabilities are the softmax of the scores, once these are
-    `classify.calibration.scaled`.
+    scaled, see `classify.calibration.Calibration`.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ class Head(NamedTuple):
         Given rows, which it may change, labels, sample weights, values and a seed, returns the
         fitted classifier.
     has_floor : bool
-        Whether its scores are those of least squares, see `classify.calibration.scaled`.
+        Whether its scores are those of least squares, see `classify.calibration.Calibration`.
     """
 
     hyperparameters: tuple[str, ...]
@@ -298,7 +298,8 @@ def scores(classifier: ClassifierMixin, X: Matrix) -> Matrix:
         return logarithms
     found = classifier.decision_function(X)
     if is_calibrated(classifier):
-        return scaled(_both_classes(found), classifier.temperature_, classifier.floor_)
+        calibration = Calibration(classifier.temperature_, classifier.floor_)
+        return calibration.scaled(_both_classes(found))
     return _two_columns(found)
 
 
@@ -552,20 +553,20 @@ def map_back(classifier: ClassifierMixin, basis: Basis | None, *, scale: float) 
         classifier.coef_ = np.ascontiguousarray(weights.T)
 
 
-def calibrate(classifier: ClassifierMixin, temperature: float, floor: float = np.inf) -> None:
-    """Scale the scores of a classifier, see `classify.calibration.scaled`.
+def calibrate(classifier: ClassifierMixin, calibration: Calibration) -> None:
+    """Scale the scores of a classifier.
 
     Least squares keeps both numbers. Others have no floor, and their last coefficients change.
     """
     if is_calibrated(classifier):
-        classifier.temperature_, classifier.floor_ = temperature, floor
+        classifier.temperature_, classifier.floor_ = calibration
         return
     if isinstance(classifier, MLPClassifier):
         last = [classifier.coefs_[-1], classifier.intercepts_[-1]]
     else:
         last = [classifier.coef_, classifier.intercept_]
     for coefficients in last:
-        coefficients /= temperature
+        coefficients /= calibration.temperature
 
 
 def parameters(head: Pipeline) -> int:

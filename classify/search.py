@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from classify import calibration, cross_validation, heads, out_of_core, search_space
 from classify.arrays import Matrix, SampleWeight, TrainingData
+from classify.calibration import Calibration
 from classify.cross_validation import Fold
 from classify.heads import HEADS
 from classify.search_space import FeatureSet, SearchSpace
@@ -63,8 +64,8 @@ class Candidate(NamedTuple):
         Weighted share of the photos that it classified correctly.
     log_loss : float
         Weighted mean of `losses`.
-    temperature, floor : float
-        Those with the smallest log loss, see `classify.calibration.scaled`.
+    calibration : Calibration
+        The one with the smallest log loss.
     losses : ndarray of shape (m,), float64
         Log loss of each photo.
     """
@@ -72,9 +73,8 @@ class Candidate(NamedTuple):
     hyperparameters: dict[str, Any]
     score: float
     log_loss: float
-    temperature: float
+    calibration: Calibration
     losses: NDArray[np.float64]
-    floor: float
 
     @property
     def record(self) -> dict[str, Any]:
@@ -108,13 +108,11 @@ class Choice(NamedTuple):
     ----------
     hyperparameters : dict
         With ``taps`` and ``root``.
-    temperature, floor : float
-        See `classify.calibration.scaled`.
+    calibration : Calibration
     """
 
     hyperparameters: dict[str, Any]
-    temperature: float
-    floor: float = np.inf
+    calibration: Calibration = Calibration()
 
 
 def search(
@@ -225,14 +223,14 @@ def _candidates(
         joined = np.concatenate(by_fold)
         right = joined.argmax(axis=1) == labels
         found = calibration.fit(joined, labels, weight, with_floor=HEADS[name].has_floor)
+        losses = calibration.losses(joined, labels, found)
         candidates.append(
             Candidate(
                 search_space.hyperparameters(name, features, values),
                 float(np.average(right, weights=weight)),
-                float(np.average(found.losses, weights=weight)),
-                found.temperature,
-                found.losses,
-                found.floor,
+                float(np.average(losses, weights=weight)),
+                found,
+                losses,
             )
         )
     return candidates
@@ -253,9 +251,9 @@ def choose(outcome: SearchOutcome) -> dict[str, Choice]:
 
 def _chosen(name: str, candidates: Sequence[Candidate], sample_weight: SampleWeight) -> Choice:
     if not candidates:
-        return Choice(search_space.default(name), 1.0)
+        return Choice(search_space.default(name))
     best = candidates[simplest([one.losses for one in candidates], sample_weight)]
-    return Choice(best.hyperparameters, best.temperature, best.floor)
+    return Choice(best.hyperparameters, best.calibration)
 
 
 def simplest(losses: Sequence[NDArray[np.float64]], sample_weight: SampleWeight) -> int:

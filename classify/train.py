@@ -26,6 +26,7 @@ from classify import (
     search_space,
 )
 from classify.arrays import Matrix, Rows, TrainingData
+from classify.calibration import Calibration
 from classify.cross_validation import Fold
 from classify.heads import HEADS
 from classify.novelty import KEEP, left_out
@@ -249,7 +250,7 @@ def _calibrated(
     fitted, held_out = fold
     data = _with_taps(choice, data)
     part = _part(data, fitted)
-    head = fit_head(name, choice._replace(temperature=1.0, floor=np.inf), part, seed=seed)
+    head = fit_head(name, choice._replace(calibration=Calibration()), part, seed=seed)
     blocks = [
         held_out[start : start + out_of_core.BLOCK]
         for start in range(0, len(held_out), out_of_core.BLOCK)
@@ -262,8 +263,8 @@ def _calibrated(
         data.sample_weight[held_out],
         with_floor=HEADS[name].has_floor,
     )
-    heads.calibrate(head[-1], found.temperature, found.floor)
-    return head, choice._replace(temperature=found.temperature, floor=found.floor)
+    heads.calibrate(head[-1], found)
+    return head, choice._replace(calibration=found)
 
 
 def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pipeline:
@@ -279,7 +280,7 @@ def fit_head(name: str, choice: Choice, data: TrainingData, *, seed: int) -> Pip
         values = heads.values(name, hyperparameters)
         classifier = HEADS[name].fit(Z, data.labels, data.sample_weight, values, seed)
         heads.map_back(classifier, basis, scale=scale)
-    heads.calibrate(classifier, choice.temperature, choice.floor)
+    heads.calibrate(classifier, choice.calibration)
     return Pipeline([*preparation.steps, ("classifier", classifier)])
 
 

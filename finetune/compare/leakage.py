@@ -70,7 +70,7 @@ def measure(features: Features, models: Sequence[ModelRecord]) -> Leakage | None
     fitted = np.flatnonzero(one_by_one != "test")
     tested = np.flatnonzero(one_by_one == "test")
     data = TrainingData.weighted(X[fitted], taps, features.labels[fitted])
-    head = train.fit_head(name, Choice(chosen, 1.0), data, seed=heads[name].seed)
+    head = train.fit_head(name, Choice(chosen), data, seed=heads[name].seed)
     correct = head.predict(X[tested]) == features.labels[tested]
     trained = {features.units[row] for row in fitted}
     known = np.array([features.units[row] in trained for row in tested])

@@ -32,7 +32,7 @@ class DenseHead(NamedTuple):
     by_block : bool
         Whether each tap then gets the norm that `classify.heads.block_norms` gives it.
     floor, slope : float
-        The floor of `classify.calibration.scaled`, and (1 + floor) / temperature.
+        The floor of `classify.calibration.Calibration`, and (1 + floor) / temperature.
     """
 
     taps: list[str]

@@ -11,6 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import classify
 from classify import heads, out_of_core, train
 from classify.arrays import TrainingData
+from classify.calibration import Calibration
 from classify.heads import (
     HEADS,
     TRUSTED,
@@ -49,7 +50,7 @@ FITTED = {
 def fitted(kind: str, X: np.ndarray, labels: np.ndarray):
     name, given = FITTED[kind]
     values = dict(zip(HEADS[name].hyperparameters, given, strict=True))
-    choice = Choice({"taps": list(OWN), "root": True, **values}, temperature=1.0)
+    choice = Choice({"taps": list(OWN), "root": True, **values})
     return train.fit_head(name, choice, TrainingData.weighted(X, OWN, labels), seed=0)
 
 
@@ -133,7 +134,7 @@ def test_a_temperature_divides_the_scores(name: str, classes: int) -> None:
     head = fitted(name, X, labels)
     prepared = head[:-1].transform(X)
     before = heads.scores(head[-1], prepared)
-    heads.calibrate(head[-1], 4.0)
+    heads.calibrate(head[-1], Calibration(4.0))
     after = heads.scores(head[-1], prepared)
     difference = before - before[:, :1]
     np.testing.assert_allclose(after - after[:, :1], difference / 4, rtol=1e-3, atol=1e-4)
@@ -184,7 +185,7 @@ def test_probabilities_of_least_squares_follow_from_its_scores(kind: str, classe
     scores = head.decision_function(X)
     if classes == 2:
         scores = np.column_stack([-scores, scores])
-    heads.calibrate(head[-1], 0.5, 0.25)
+    heads.calibrate(head[-1], Calibration(0.5, 0.25))
     # A score of -1 or less leaves a class the floor alone.
     expected = (0.25 + np.maximum(1 + scores, 0)) ** (1.25 / 0.5)
     expected /= expected.sum(axis=1, keepdims=True)

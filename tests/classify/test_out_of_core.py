@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 
-from classify import calibration, cross_validation, heads, out_of_core, search, search_space, train
+from classify import cross_validation, heads, out_of_core, search, search_space, train
 from classify.arrays import Matrix, TrainingData
+from classify.calibration import Calibration
 from classify.search import SearchPlan
 from extract.vgg16.recipe import TAPS
 from tests.conftest import CHECKOUT
@@ -126,16 +127,16 @@ def test_the_temperature_of_a_head_searched_on_a_sample_is_that_of_its_size(
     exact = search.choose(search.search(data, plan))[name]
     monkeypatch.setattr(out_of_core, "SEARCH_ROWS", 60)
     choice = search.choose(search.search(data, plan))
-    assert abs(choice[name].temperature / exact.temperature - 1) > 0.1
+    assert abs(choice[name].calibration.temperature / exact.calibration.temperature - 1) > 0.1
     monkeypatch.setattr(out_of_core, "SEARCH_ROWS", 300)
     (head,) = train.fit_heads(data, choice, plan, train=np.arange(600))
     assert head.on_train is not None
     counts = [one["centre"].n_samples_seen_ for one in (head.pipeline, head.on_train)]
     assert counts == [900, 600]
     uncalibrated = train.fit_head(
-        name, choice[name]._replace(temperature=1.0, floor=np.inf), data, seed=0
+        name, choice[name]._replace(calibration=Calibration()), data, seed=0
     )
     found = [heads.scores(one[-1], one[:-1].transform(X)) for one in (uncalibrated, head.pipeline)]
-    found[0] = calibration.scaled(found[0], exact.temperature, exact.floor)
+    found[0] = exact.calibration.scaled(found[0])
     spread = [np.ptp(scores, axis=1).sum() for scores in found]
     assert spread[0] / spread[1] == pytest.approx(1, rel=0.01)

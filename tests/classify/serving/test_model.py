@@ -21,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from classify import heads, results, train
 from classify.arrays import TrainingData
+from classify.calibration import Calibration
 from classify.heads import HEADS, LeastSquaresSVC
 from classify.novelty.detector import MEMBERS
 from classify.search import Choice
@@ -217,7 +218,7 @@ def test_a_head_of_several_sizes_is_given_the_photo_at_each(
     X = np.random.default_rng(0).gamma(1, 1, (8, 1024)).astype(np.float32)
     chosen = {"taps": list(widths), "root": False, "alpha": 0.1, "gamma": gamma}
     data = TrainingData.weighted(X, widths, np.arange(8) % 2)
-    fitted = train.fit_head("svm", Choice(chosen, 0.5), data, seed=0)
+    fitted = train.fit_head("svm", Choice(chosen, Calibration(0.5)), data, seed=0)
     result = replace(
         results.load(house / "runs/pets/svm"),
         hyperparameters=chosen,

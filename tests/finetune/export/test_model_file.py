@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline
 
 from classify import heads, results, train
 from classify.arrays import TrainingData
+from classify.calibration import Calibration
 from classify.heads import HEADS
 from classify.search import Choice
 from classify.serving import neighbours
@@ -79,7 +80,7 @@ def test_a_folded_head_gives_the_same_probabilities(
         X = opened.read(taps, "train", "val")
         chosen = {"taps": taps, "root": True, "alpha": 0.1, "C": 10.0, "epochs": 5, "gamma": gamma}
         data = TrainingData.weighted(X, {tap: TAPS[tap] for tap in taps}, labels)
-        fitted = train.fit_head(name, Choice(chosen, 0.5, floor), data, seed=0)
+        fitted = train.fit_head(name, Choice(chosen, Calibration(0.5, floor)), data, seed=0)
     folded = dense.to_dense(fitted)
     assert (folded.taps, folded.root) == (taps, True)
     parts = np.split(X, [512], axis=1)
@@ -282,7 +283,7 @@ def test_a_file_of_several_sizes_has_vgg16_once_and_agrees_with_the_head(
     X = np.random.default_rng(0).gamma(1, 1, (8, sum(widths.values()))).astype(np.float32)
     chosen = {"taps": list(widths), "root": True, "by_block": True, "alpha": 0.1, "gamma": 0.25}
     data = TrainingData.weighted(X, widths, np.arange(8) % 2)
-    fitted = train.fit_head("svm", Choice(chosen, 0.5, 0.1), data, seed=0)
+    fitted = train.fit_head("svm", Choice(chosen, Calibration(0.5, 0.1)), data, seed=0)
     one_size = results.load(house / "runs/pets/svm")
     digest = weights.load(vgg16_weights, cache=tmp_path).digest
     result = replace(
