@@ -92,7 +92,7 @@ def by_rule(phase: str, photos: int) -> Schedule:
     if phase == "scratch":
         epochs = int(np.clip(5000 // steps, 40, 80))
         return Schedule(
-            learning_rate=1e-3,
+            learning_rate=3e-3,
             epochs=epochs,
             # The accuracy rises most at the end, when the learning rate falls.
             patience=epochs // 2,

@@ -53,9 +53,15 @@ def test_the_baseline_has_four_convolutions_dropout_and_softmax(batch_norm: bool
     assert kinds.count("Conv2D") == 4
     assert kinds.count("MaxPooling2D") == 4
     assert "Dropout" in kinds
-    photos = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    random = np.random.default_rng(0)
+    photos = random.integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
+    untrained = keras.ops.convert_to_numpy(network(photos))
+    np.testing.assert_allclose(untrained, np.full((3, 5), 1 / 5), rtol=1e-5)
+    last = network.layers[-1]
+    last.set_weights([random.normal(0, 0.1, weight.shape) for weight in last.get_weights()])
     probabilities = keras.ops.convert_to_numpy(network(photos))
     assert probabilities.shape == (3, 5)
+    assert np.ptp(probabilities) > 0.1
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
