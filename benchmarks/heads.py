@@ -82,7 +82,9 @@ def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
     console.say(f"{name}: {rows:,} photos of train and val, {classes} classes")
     without_kernel = {head: space._replace(even_grid=()) for head, space in plan.spaces.items()}
     together = _ours(case, without_kernel)["seconds"]
-    with_kernel = _ours(case, plan.spaces)["seconds"]
+    seconds = {"together": together}
+    if without_kernel != plan.spaces:
+        seconds["with_kernel"] = _ours(case, plan.spaces)["seconds"]
     figures = (
         [] if options.ours else [_compare(*one, case, options) for one in without_kernel.items()]
     )
@@ -94,8 +96,8 @@ def _measure(data: str, options: argparse.Namespace) -> dict[str, Any]:
         print(f"  all together: {together:.1f} s, {grid / together:.1f} times faster")
     else:
         print(f"  all together: {together:.1f} s")
-    print(f"  with the kernel of the svm: {with_kernel:.1f} s")
-    seconds = {"together": together, "with_kernel": with_kernel}
+    if "with_kernel" in seconds:
+        print(f"  with the kernel of the svm: {seconds['with_kernel']:.1f} s")
     return {"data": name, "rows": rows, **seconds, "heads": figures}
 
 

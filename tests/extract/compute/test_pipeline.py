@@ -84,6 +84,19 @@ def in_twos(
     )
 
 
+def by_engine(engine: Engine, root: Path, folder: Path) -> pipeline.Computed:
+    """Compute all photos with an engine that says how many it wants at once."""
+    folder.mkdir()
+    with Writer(folder, RECIPE) as writer:
+        return compute(
+            root,
+            all_paths(root),
+            build_engine=lambda pixels: engine,
+            writer=writer,
+            advance=lambda n: None,
+        )
+
+
 def stored(folder: Path) -> dict[str, NDArray[np.float32]]:
     """Return the first tap of every image in the shards of a folder, by digest."""
     places = shard_index.read(folder, RECIPE)
@@ -314,15 +327,7 @@ def test_the_engine_says_how_many_photos_it_wants(
         seen.append(len(pixels))
         return values(pixels)
 
-    (tmp_path / "cache").mkdir()
-    with Writer(tmp_path / "cache", RECIPE) as writer:
-        done = compute(
-            root,
-            paths,
-            build_engine=lambda pixels: base.Engine("fake", forward, wanted),
-            writer=writer,
-            advance=lambda n: None,
-        )
+    done = by_engine(base.Engine("fake", forward, wanted), root, tmp_path / "cache")
     assert seen == batches
     assert list(done.digests) == paths
 
@@ -348,15 +353,7 @@ def test_processes_read_for_a_fast_network_on_many_cores_alone(
     monkeypatch.setattr(ReaderProcesses, "read", noting)
     monkeypatch.setattr(pipeline, "cores", lambda: there)
     monkeypatch.setattr(pipeline, "MANY", 100)
-    (tmp_path / "cache").mkdir()
-    with Writer(tmp_path / "cache", RECIPE) as writer:
-        done = compute(
-            root,
-            paths,
-            build_engine=lambda pixels: base.Engine("fake", values, wanted),
-            writer=writer,
-            advance=lambda n: None,
-        )
+    done = by_engine(base.Engine("fake", values, wanted), root, tmp_path / "cache")
     assert bool(asked) is by_processes
     assert list(done.digests) == paths
 
@@ -412,16 +409,7 @@ def test_the_network_is_the_limit_if_all_photos_are_in_one_batch(
         time.sleep(0.3)
         return values(pixels)
 
-    (tmp_path / "cache").mkdir()
-    root = photos({"a": 4})
-    with Writer(tmp_path / "cache", RECIPE) as writer:
-        done = compute(
-            root,
-            all_paths(root),
-            build_engine=lambda pixels: Engine("fake", forward),
-            writer=writer,
-            advance=lambda n: None,
-        )
+    done = by_engine(Engine("fake", forward), photos({"a": 4}), tmp_path / "cache")
     assert done.limit() == "the network"
 
 
