@@ -89,8 +89,8 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--activations",
         choices=tuple(MAPS),
-        help="keep what fine-tuning starts from, for the photos in train and val, from the same "
-        "pass: block4_pool for --unfreeze block5, block3_pool for block4",
+        help="keep what fine-tuning starts from, from the same pass: block4_pool for --unfreeze "
+        "block5, block3_pool for block4",
     )
     options.add_cache(parser, "where the features of every photo are kept (default features/cache)")
     parser.set_defaults(command=_features)

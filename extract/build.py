@@ -63,8 +63,8 @@ class Options:
         The cluster that computes, see `extract.compute.ray_cluster.connected`. With None this
         process computes.
     activations : str or None
-        A key of `extract.vgg16.recipe.MAPS`. Its activations of the photos in train and val are
-        kept from the same pass, because fine-tuning will start from them.
+        A key of `extract.vgg16.recipe.MAPS`. Its activations are kept from the same pass, because
+        fine-tuning will start from them.
     keep_twins : bool
         Let the same picture, stored twice in different ways, lie in different splits.
     pairs : str
@@ -129,7 +129,7 @@ def build(data: str, options: Options) -> None:
         possible = Images(images.digests | dict(zip(unread, unread, strict=True)))
         _refuse_small_classes(found, possible)
         jobs = _decided(jobs, images, options)
-        wanted = _wanted(found, images, options)
+        wanted = _wanted(options)
         near = None
         recomputed = shard_index.Recomputed()
         while near is None:
@@ -309,15 +309,14 @@ def _with_pairs(jobs: Sequence[Job], images: Images, options: Options) -> bool:
     return not known
 
 
-def _wanted(found: Scan, images: Images, options: Options) -> Wanted | None:
+def _wanted(options: Options) -> Wanted | None:
     """Return the activations that were asked for, unless a cluster computes."""
     if options.activations is None:
         return None
     if options.on is not None:
         say(f"--activations is ignored with --on {options.on}; make finetune computes them")
         return None
-    digests = plan.training_images(found, images, seed=options.seed)
-    return Wanted(options.activations, digests, options.out)
+    return Wanted(options.activations, options.out)
 
 
 def _make_ready(folder: Path, cache: Location | None) -> None:

@@ -126,25 +126,6 @@ def _refuse_divided(photos: Sequence[Photo], together: Sequence[str], given: Seq
             )
 
 
-def training_images(found: Scan, images: Images, *, seed: int) -> set[str]:
-    """Return the digests of the photos that `plan_rows` will put into train or val.
-
-    They are those of all files that were read, whether or not they can be decoded. Twins are not
-    known yet, so a few may come into another split. If the photos cannot be split, none is
-    returned, and `check` or `plan_rows` will say why.
-    """
-    class_names, digests, given = columns(found.photos, images)
-    together = units(found.photos, images)
-    try:
-        assigned = splits.assign(
-            found.class_names, class_names, digests, given, seed=seed, together=together
-        )
-    except InputError:
-        return set()
-    of_test = {digest for digest, split in zip(digests, assigned, strict=True) if split == "test"}
-    return set(digests) - of_test
-
-
 def check(found: Scan, images: Images, *, strict: bool, allow_conflicts: bool) -> None:
     """Refuse unreadable photos if `strict`, and a photo in two classes unless `allow_conflicts`.
 

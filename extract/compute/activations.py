@@ -6,7 +6,7 @@ each variant has a folder of its own, and adding a variant computes only that va
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,14 +77,11 @@ class Wanted:
     ----------
     layer : str
         A key of `extract.vgg16.recipe.MAPS`.
-    digests : set of str
-        The images to keep them of.
     out : Path
         The folder that has ``features/``.
     """
 
     layer: str
-    digests: Set[str]
     out: Path
 
 
@@ -103,7 +100,7 @@ class WriterOfBoth(shards.Writer):
     Attributes
     ----------
     maps : Writer
-        It is given the activations of the wanted images that are not in the cache.
+        It is given the activations of the images that it does not have yet.
     """
 
     def __init__(self, job: Job, wanted: Wanted) -> None:
@@ -112,7 +109,7 @@ class WriterOfBoth(shards.Writer):
         folder = shards.folder_of(wanted.out, layer_recipe)
         atomic.sweep(folder)
         self.layer = wanted.layer
-        self.missing = wanted.digests - shard_index.read(folder, layer_recipe).keys()
+        self.kept = shard_index.read(folder, layer_recipe).keys()
         self.maps = shards.Writer(folder, layer_recipe, timed=False)
 
     def __exit__(
@@ -128,14 +125,14 @@ class WriterOfBoth(shards.Writer):
         """Keep shards small: with their activations, many images would take much memory."""
 
     def add(self, digests: Sequence[str], taps: shards.Taps, *, engine: str) -> None:
-        """Add the taps of a batch, and the activations of the wanted images in it."""
+        """Add the taps of a batch and its activations."""
         values = dict(taps)
         activations = values.pop(self.layer)
         super().add(digests, values, engine=engine)
-        rows = [row for row, digest in enumerate(digests) if digest in self.missing]
+        rows = [row for row, digest in enumerate(digests) if digest not in self.kept]
         if rows:
-            kept = {self.layer: _stored(activations[rows])}
-            self.maps.add([digests[row] for row in rows], kept, engine=engine)
+            new = {self.layer: _stored(activations[rows])}
+            self.maps.add([digests[row] for row in rows], new, engine=engine)
 
 
 class Activations:

@@ -85,8 +85,8 @@ def compute(
                     learn=images.learn,
                 )
             else:
-                new = {images.digests.get(path, "") for path in pending}
-                done = _compute_here(job, pending, advance, _kept_at(job, wanted, new))
+                of_size = wanted if job.size == SIZE else None
+                done = _compute_here(job, pending, advance, of_size)
         images.digests |= done.others | done.digests
         reused = len(images.rows[job.size].keys() & set(images.digests.values()))
         _report(job, done, time.monotonic() - started, reused)
@@ -103,11 +103,6 @@ def without_pairs(jobs: Sequence[Job], images: Images) -> int:
     for job in jobs:
         found |= (_own_index(job).keys() - _own_index(job.with_pairs()).keys()) & digests
     return len(found)
-
-
-def _kept_at(job: Job, wanted: Wanted | None, new: set[str]) -> Wanted | None:
-    """Return the activations to keep from a pass; None if it computes none of their images."""
-    return wanted if wanted and job.size == SIZE and not wanted.digests.isdisjoint(new) else None
 
 
 def _compute_here(

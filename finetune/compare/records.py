@@ -217,7 +217,7 @@ def _photos_per_second(result: Result, features: Features, photos: int) -> float
     seconds_per_photo = result.seconds.get("predict", 0.0) / photos
     if not seconds_per_photo:
         return None
-    if result.stage == "head":
+    if result.stage == "head" or "predicted_from" in result.hyperparameters:
         # VGG16 saw each distinct photo once.
         seconds_per_photo += result.seconds.get("features", 0.0) / len(set(features.digests))
     return 1 / seconds_per_photo

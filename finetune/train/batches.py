@@ -1,6 +1,6 @@
 """Batches of photos or cached activations, which threads read while the network trains."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -296,6 +296,39 @@ class TrainingData:
 
     train: Any
     val: Any
+
+
+def for_keras(batches: keras.utils.PyDataset) -> Any:
+    """Return batches as Keras should be given them.
+
+    On TensorFlow, Keras makes a ``tf.data.Dataset`` of a PyDataset, and a thread of it tunes how
+    far ahead it reads. After every second epoch or so, the next one waits for the end of that
+    thread, up to a second. Here nothing is tuned, because other threads make the batches ahead.
+
+    Parameters
+    ----------
+    batches : keras.utils.PyDataset
+        Only the first dimension of its arrays may differ between batches.
+
+    Returns
+    -------
+    tf.data.Dataset, or `batches` on other backends
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    def epoch() -> Iterator[Batch]:
+        batches.on_epoch_begin()
+        for number in range(len(batches)):
+            yield batches[number]
+
+    untuned = tf.data.Options()
+    untuned.autotune.enabled = False
+    signature = tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0])
+    dataset = tf.data.Dataset.from_generator(epoch, output_signature=signature)
+    counted = tf.data.experimental.assert_cardinality(len(batches))
+    return dataset.apply(counted).prefetch(1).with_options(untuned)
 
 
 def one_hot(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from extract.system.console import InputError, count, say, warn
 from extract.vgg16 import keras_backend
 from extract.vgg16.keras_backend import keras
 from finetune.train import networks
-from finetune.train.batches import TrainingData
+from finetune.train.batches import TrainingData, for_keras
 from finetune.train.checkpoint import Arrays, Checkpoint, State
 from finetune.train.hardware import ONE_PROCESSOR, Hardware
 from finetune.train.schedule import Phase, Schedule
@@ -237,7 +237,7 @@ def _epochs(
     steps = len(data.train)
     with hardware.scope():
         compile_network(network, schedule, steps, hardware=hardware)
-        metrics = hardware.mean(network.evaluate(data.val, verbose=0, return_dict=True))
+        metrics = hardware.mean(network.evaluate(for_keras(data.val), verbose=0, return_dict=True))
     epochs = _Epochs(
         network,
         data.train,
@@ -263,8 +263,8 @@ def _run(epochs: _Epochs, data: TrainingData, phase: Phase, *, logs: Path | None
         try:
             if not epochs.is_finished:
                 epochs.model.fit(
-                    data.train,
-                    validation_data=data.val,
+                    for_keras(data.train),
+                    validation_data=for_keras(data.val),
                     epochs=phase.schedule.epochs,
                     initial_epoch=done,
                     callbacks=[

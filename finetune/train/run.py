@@ -21,8 +21,8 @@ from extract.vgg16 import weights
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import SIZE, digest_without_pairs
 from extract.vgg16.weights import Weights
-from finetune.train import setup, start
-from finetune.train.batches import PhotoBatches
+from finetune.train import networks, setup, start
+from finetune.train.batches import for_keras
 from finetune.train.checkpoint import Checkpoint
 from finetune.train.hardware import Hardware, detect
 from finetune.train.loop import History, fit
@@ -86,13 +86,14 @@ def train(features: Features, request: Request) -> keras.Model:
     request.check(features)
     hardware = detect()
     model, folder = request.options.model, request.folder(features)
-    trained = _fit(_set_up(features, request, hardware), features, request, hardware)
+    prepared = _set_up(features, request, hardware)
+    trained = _fit(prepared, features, request, hardware)
     if not hardware.is_chief:
         say(f"{model}: trained; worker 0 writes the result")
         hardware.wait()
         return trained.network
     started = time.perf_counter()
-    predictions = predict(trained.network, features)
+    predictions = predict(prepared.part_of(trained.network), prepared.test, features)
     seconds = time.perf_counter() - started
     result = _result(features, request, trained, predictions, seconds=seconds)
     results.save(folder, result, predictions, write_model=partial(_write_model, trained))
@@ -107,16 +108,17 @@ def train(features: Features, request: Request) -> keras.Model:
     return trained.network
 
 
-def predict(network: keras.Model, features: Features) -> Predictions:
-    """Return the predictions of a network for the test split, in path order."""
-    batches = PhotoBatches(features, "test", size=network.input_shape[1])
+def predict(
+    network: keras.Model, batches: keras.utils.PyDataset, features: Features
+) -> Predictions:
+    """Return the predictions of a network for the test split, whose batches are in path order."""
     rows = features.rows("test")
     with console.progress(f"{network.name}, test", len(batches), unit="batches") as advance:
         shown = keras.callbacks.LambdaCallback(on_predict_batch_end=lambda batch, logs: advance(1))
-        probabilities = network.predict(batches, verbose=0, callbacks=[shown])
+        probabilities = network.predict(for_keras(batches), verbose=0, callbacks=[shown])
     assert len(probabilities) == len(rows)
     return Predictions(
-        paths=batches.paths,
+        paths=[features.paths[row] for row in rows],
         labels=features.labels[rows],
         probabilities=np.asarray(probabilities, dtype=np.float32),
     )
@@ -153,7 +155,7 @@ def _weights(features: Features, request: Request) -> Weights:
 
 def _fit(prepared: Setup, features: Features, request: Request, hardware: Hardware) -> Trained:
     """Run the last phase. If a signal stops it, write the best network so far."""
-    folder, phase = request.folder(features), prepared.phase
+    folder, phase, start = request.folder(features), prepared.phase, prepared.starts_at
     try:
         last = fit(
             prepared.trained_part,
@@ -179,6 +181,7 @@ def _fit(prepared: Setup, features: Features, request: Request, hardware: Hardwa
         hyperparameters={
             "precision": hardware.precision,
             "parts": hardware.train_part.replicas,
+            **({"predicted_from": networks.FROZEN_OUTPUT[start]} if start else {}),
             **prepared.hyperparameters,
             phase.name: phase.schedule.describe(),
         },

@@ -8,7 +8,7 @@ from typing import Any
 
 from extract.compute import activations
 from extract.compute.activations import Activations
-from extract.store.features_file import Features
+from extract.store.features_file import SPLITS, Features
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import SIZE
 from extract.vgg16.weights import Weights
@@ -57,6 +57,10 @@ class Setup:
     seconds : dict of str to float
         ``features`` and ``activations``, if the training uses them. Both are cached; this is the
         time it took to compute them, in this run or an earlier one.
+    test : batches
+        The test split, in path order. It has what `data` has: photos or activations.
+    starts_at : str
+        The key of `networks.FROZEN_OUTPUT` whose activations `data` has; empty if it has photos.
     """
 
     network: keras.Model
@@ -67,6 +71,12 @@ class Setup:
     history: History = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    test: Any = None
+    starts_at: str = ""
+
+    def part_of(self, network: keras.Model) -> keras.Model:
+        """Return the layers of a portable copy of `network` that `test` is the input of."""
+        return networks.tail(network, self.starts_at) if self.starts_at else network
 
 
 def baseline(
@@ -96,6 +106,7 @@ def baseline(
         data=TrainingData(train, val),
         phase=phase,
         build=build,
+        test=photos(split="test"),
     )
 
 
@@ -134,13 +145,15 @@ def finetuned(
         network = networks.vgg16_with(top, vgg16.arrays, precision=hardware.precision)
     networks.unfreeze(network, options.unfreeze)
     seconds = {"features": features.seconds_of(SIZE)}
-    if options.unfreeze in networks.FROZEN_OUTPUT and options.variants:
-        layer = networks.FROZEN_OUTPUT[options.unfreeze]
+    is_cached = options.unfreeze in networks.FROZEN_OUTPUT and options.variants
+    starts_at = options.unfreeze if is_cached else ""
+    if starts_at:
+        layer = networks.FROZEN_OUTPUT[starts_at]
         variants = cached_variants(features, vgg16, layer, variants=options.variants, out=out)
         seconds["activations"] = sum(variant.seconds for variant in variants)
         batches: Batches = partial(ActivationBatches, features, variants=variants)
         with hardware.scope():
-            trained_part = networks.tail(network, options.unfreeze)
+            trained_part = networks.tail(network, starts_at)
     else:
         batches = partial(PhotoBatches, features, size=SIZE)
         trained_part = network
@@ -155,6 +168,8 @@ def finetuned(
         history=history,
         hyperparameters={"top": chosen},
         seconds=seconds,
+        test=batches(split="test"),
+        starts_at=starts_at,
     )
 
 
@@ -201,6 +216,7 @@ def finetuned_all(
             **{name: before[name] for name in phases if name in before},
         },
         seconds={name: seconds[name] for name in ("features", "activations") if name in seconds},
+        test=photos(split="test"),
     )
 
 
@@ -221,7 +237,7 @@ def cached_variants(
 ) -> list[Activations]:
     """Return the activations of a layer, and compute those that are not in the cache.
 
-    The train split has every variant. The val split has only the first, the unchanged photo.
+    The train split has every variant. The others have only the first, the unchanged photo.
 
     Parameters
     ----------
@@ -236,7 +252,7 @@ def cached_variants(
     return [
         activations.make(
             features,
-            ("train",) if variant else ("train", "val"),
+            ("train",) if variant else SPLITS,
             vgg16,
             layer=layer,
             variant=variant,

@@ -18,9 +18,11 @@ from extract import build
 from extract.engines import selection
 from extract.store import features_file
 from extract.system import machine
+from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import digest_without_pairs
 from finetune.__main__ import main
 from finetune.train import estimate, run
+from finetune.train.batches import PhotoBatches
 from tests import commands
 from tests.conftest import CHECKOUT, write_photos
 
@@ -86,6 +88,21 @@ def test_a_network_leaves_a_whole_result(made: Path, name: str, phases: set[str]
     assert set(result.seconds) == {*cached, "fit", "predict"}
     assert min(result.seconds.values()) > 0
     assert result.machine == machine.machine()
+
+
+def test_the_predictions_of_cached_activations_are_those_of_the_saved_network_for_the_photos(
+    made: Path,
+) -> None:
+    folder = made / "runs/pets/finetuned"
+    network = keras.models.load_model(folder / "model.keras")
+    with features_file.open(made / "features/pets.h5") as features:
+        photos = PhotoBatches(features, "test", size=network.input_shape[1])
+        expected = network.predict(photos, verbose=0)
+    found = results.load_predictions(folder).probabilities
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    # Otherwise any network would pass.
+    assert np.ptp(expected) > 0.02
+    assert results.load(folder).hyperparameters["predicted_from"] == "block4_pool"
 
 
 def test_nothing_is_trained_again_when_nothing_changed(made: Path, vgg16_weights: Path) -> None:

@@ -269,7 +269,7 @@ class Pass:
         build.build(str(self.root), self.options)
 
     def activations(self, variant: int) -> dict[str, np.ndarray]:
-        splits = ("train",) if variant else ("train", "val")
+        splits = ("train",) if variant else ("train", "val", "test")
         with features_file.open(self.out / "features/pets.h5") as opened:
             found = make(opened, splits, self.vgg16, layer=LAYER, variant=variant, out=self.out)
             return {digest: found.read(digest) for digest in found.rows}
@@ -287,11 +287,10 @@ def test_what_is_kept_from_the_pass_that_makes_the_features_equals_what_make_com
         computed.append(sum(outputs))
         found.append(plain | {f"mirrored {d}": v for d, v in work.activations(1).items()})
         computed.append(sum(outputs))
-        # Photos of the test split have none.
         kept = [shards.read(shard) for shard in shards_of(work.out, vgg16)]
         assert sorted(digest for shard in kept for digest in shard.digests) == sorted(plain)
         assert (sum(shard.seconds for shard in kept) == 0) == bool(layer)
-    assert computed == [0, 6, 8, 14]
+    assert computed == [0, 6, 10, 16]
     assert found[0].keys() == found[1].keys()
     for key, values in found[0].items():
         assert values.max() == np.finfo(np.float16).max
@@ -325,7 +324,7 @@ def test_a_run_that_is_killed_between_two_shards_of_a_batch_is_completed(
     work.run()
     assert sum(outputs) == 10 - 2 * of_taps
     before = sum(outputs)
-    assert len(work.activations(0)) == 8
+    assert len(work.activations(0)) == 10
     # At most a batch, and one photo before it that waited for a shard of activations.
     assert sum(outputs) - before <= 3
 

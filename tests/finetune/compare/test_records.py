@@ -146,17 +146,24 @@ def test_any_history_can_be_read(tmp_path: Path, text: str) -> None:
     assert all(isinstance(values, list) for values in model.history.values())
 
 
-def test_speed_of_a_head_includes_vgg16(tmp_path: Path) -> None:
+def test_speed_includes_vgg16_where_the_test_photos_came_from_its_cache(tmp_path: Path) -> None:
     features = fake_features(["a", "b"])
     features.digests[3] = features.digests[0]
     seconds = {"features": 59.0, "fit": 9.0, "predict": 10.0}
     head = save(tmp_path, features, "svm", [], seconds=seconds)
     network = save(tmp_path, features, "finetuned", [1], stage="network", seconds=seconds)
     unknown = save(tmp_path, features, "mlp", [1, 2], seconds={"features": 59.0})
-    models, _ = read_records(features, [head, network, unknown])
+    layer = {"predicted_from": "block4_pool"}
+    cached = save(
+        *(tmp_path, features, "cached", [1]),
+        stage="network",
+        seconds=seconds,
+        hyperparameters=layer,
+    )
+    models, _ = read_records(features, [head, network, unknown, cached])
     # VGG16 took a second for each of 59 distinct photos; predicting took half a second for each of
     # 20 test photos.
-    assert [model.photos_per_second for model in models] == [1 / 1.5, 2.0, None]
+    assert [model.photos_per_second for model in models] == [1 / 1.5, 2.0, None, 1 / 1.5]
 
 
 def test_size_is_that_of_the_model_file(tmp_path: Path) -> None:

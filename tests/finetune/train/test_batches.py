@@ -89,6 +89,24 @@ def test_batches_made_ahead_are_not_those_of_the_epoch_before(features: Features
         np.testing.assert_array_equal(whole(split)[0], expected)
 
 
+def test_keras_is_given_the_batches_of_each_epoch_and_tunes_nothing(features: Features) -> None:
+    eight = Batching(batch_size=8)
+    split, twin = (
+        PhotoBatches(features, "train", size=16, seed=3, batching=eight) for _ in range(2)
+    )
+    given = batches.for_keras(split)
+    assert len(given) == 3
+    for epoch in (1, 0):
+        for one in (split, twin):
+            one.begin(epoch)
+        photos, labels = zip(*given.as_numpy_iterator(), strict=True)
+        assert [len(part) for part in photos] == [8, 8, 5]
+        for found, expected in zip((photos, labels), whole(twin), strict=True):
+            np.testing.assert_array_equal(np.concatenate(found), expected)
+    # With tuning, every second epoch or so would wait for a second.
+    assert given.options().autotune.enabled is False
+
+
 def test_augmentation_varies_photos_anew_in_each_epoch_by_seed_in_training_only(
     features: Features,
 ) -> None:
