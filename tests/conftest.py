@@ -19,7 +19,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from extract.vgg16 import weights
 from extract.vgg16.architecture import CONVOLUTIONS
+from extract.vgg16.weights import Weights
 
 if TYPE_CHECKING:
     from tests.object_store import ObjectStore
@@ -193,6 +195,12 @@ def vgg16_arrays() -> Arrays:
         arrays.append(kernel * np.float32((2 / (9 * inputs)) ** 0.5))
         arrays.append(random.standard_normal(filters, np.float32) / 10)
     return arrays
+
+
+@pytest.fixture(scope="session")
+def vgg16(vgg16_arrays: Arrays) -> Weights:
+    """VGG16 with these random values."""
+    return Weights(vgg16_arrays, weights.digest(vgg16_arrays), "random")
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
 """A trained model, loaded to answer for new photos.
 
 A head is given the taps of VGG16, which come from the cache if the photo has been seen before. A
-network is given the photo itself.
+network is given the photo itself, or what its frozen layers make of it.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,9 @@ from extract.compute.cached_vgg16 import CachedVGG16
 from extract.compute.reading import BATCH_SIZE, LoadedPhoto, Squares
 from extract.engines.base import Taps
 from extract.system.console import InputError, warn
+from extract.vgg16 import weights
 from extract.vgg16.recipe import (
+    MAPS,
     SIZE,
     SIZES,
     has_pairs,
@@ -127,9 +130,9 @@ def load_model(
     weights_file : Path or None
         VGG16's weights, if not the published ones.
     engine : str
-        What runs VGG16 for a head, see `extract.engines.selection.choose`.
+        What runs VGG16, see `extract.engines.selection.choose`.
     vgg16 : CachedVGG16 or None
-        VGG16 as another head of the same cache, weights and engine has it, to be shared with it.
+        VGG16 as another model of the same cache, weights and engine has it, to be shared with it.
 
     Raises
     ------
@@ -139,7 +142,9 @@ def load_model(
     """
     result = results.load(run)
     if result.stage == "network":
-        return _load_network(run, result)
+        if not vgg16 and _frozen_up_to(result) and (weights_file or weights.are_at_hand(cache)):
+            vgg16 = CachedVGG16(cache, weights_file=weights_file, engine=engine)
+        return _load_network(run, result, vgg16)
     head, novelty = load(run, result)
     taps = list(tap_columns(head))
     sizes = sorted({size_of(tap) for tap in taps}, key=SIZES.index)
@@ -160,14 +165,26 @@ def load_model(
     return Model(result, known, probabilities, by_size, head, novelty if SIZE in by_size else None)
 
 
-def _load_network(run: Path, result: Result) -> Model:
+def _frozen_up_to(result: Result) -> str:
+    """Return the last layer of VGG16 that was frozen in a network, empty if there is none."""
+    layer = str(result.hyperparameters.get("predicted_from", ""))
+    return layer if layer in MAPS else ""
+
+
+def _load_network(run: Path, result: Result, vgg16: CachedVGG16 | None) -> Model:
+    """Load a network, whose frozen layers VGG16 computes if it is given."""
     # Importing Keras takes seconds, and heads do not need it.
     from extract.engines import keras_engine
+    from extract.engines.frozen_layers import FrozenLayers
+
+    frozen = None
+    if (layer := _frozen_up_to(result)) and vgg16:
+        frozen = FrozenLayers(layer, vgg16.weights.arrays, partial(vgg16.activations, layer))
 
     classes = len(result.class_names)
     members = results.read_model(run, result, largest=keras_engine.largest(classes))
     path = results.model_path(run, result)
-    network = keras_engine.load_network(path, members, classes=classes)
+    network = keras_engine.load_network(path, members, classes=classes, frozen=frozen)
 
     def probabilities(photos: Sequence[Squares]) -> Matrix:
         return checked(network.run(np.stack([_pixels(photo[network.size]) for photo in photos])))

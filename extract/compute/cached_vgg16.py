@@ -81,6 +81,7 @@ class CachedVGG16:
         self.engines_in = self.folder if self.with_pairs else shards.engines_of(cache, self.recipe)
         self.engine: Engine | None = None
         self.mapping: Engine | None = None
+        self.to_layers: dict[str, Engine] = {}
         self.writer: Writer | None = None
         self.known = self._index(_ignore)
 
@@ -115,6 +116,14 @@ class CachedVGG16:
                 size=self.size,
             )
         return self.mapping.forward(photos)
+
+    def activations(self, layer: str, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Compute the output of a layer, a key of `extract.vgg16.recipe.MAPS`."""
+        if layer not in self.to_layers:
+            self.to_layers[layer] = selection.choose(
+                *(self.wanted, self.weights, photos), folder=self.engines_in, outputs=[layer]
+            )
+        return self.to_layers[layer].forward(photos)[layer]
 
     def _chosen(self, photos: NDArray[np.uint8]) -> Engine:
         """Return the engine, which is chosen when the first photos come."""

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.engines import tuning
+from extract.engines import frozen_layers, tuning
 from extract.engines.base import Engine, Forward, Taps
+from extract.engines.frozen_layers import FrozenLayers
 from extract.engines.split_network import SplitNetwork, split
 from extract.engines.tuning import REFERENCE, Fitted, Setting
 from extract.system.console import InputError
@@ -136,7 +137,13 @@ def largest(classes: int) -> int:
     return SLACK + 3 * 4 * (convolutions + MOST_INPUTS * classes)
 
 
-def load_network(path: Path, members: Mapping[str, bytes], *, classes: int) -> Loaded:
+def load_network(
+    path: Path,
+    members: Mapping[str, bytes],
+    *,
+    classes: int,
+    frozen: FrozenLayers | None = None,
+) -> Loaded:
     """Restore a trained and saved network that turns photos into probabilities.
 
     Parameters
@@ -146,6 +153,8 @@ def load_network(path: Path, members: Mapping[str, bytes], *, classes: int) -> L
     members : mapping of str to bytes
         The members of its file, see `extract.system.bounded.members`.
     classes : int
+    frozen : FrozenLayers or None
+        They are used if the network begins with them.
 
     Raises
     ------
@@ -158,11 +167,10 @@ def load_network(path: Path, members: Mapping[str, bytes], *, classes: int) -> L
     is_ours = shape == (None, size, size, 3) and size in range(1, max(SIZES) + 1)
     if not is_ours or network.output_shape != (None, classes):
         raise InputError(f"{path}: not the network of its result.json; run make finetune")
-    run = inference_function(network)
+    if frozen and not frozen_layers.begins_with(network, frozen):
+        frozen = None
     return Loaded(
-        size,
-        lambda photos: np.asarray(run(photos), dtype=np.float32),
-        cache(partial(split, network)),
+        size, frozen_layers.function(network, frozen), cache(partial(split, network, frozen))
     )
 
 

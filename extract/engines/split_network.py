@@ -6,7 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.vgg16.keras_backend import inference_function, keras
+from extract.engines import frozen_layers
+from extract.engines.frozen_layers import FrozenLayers
+from extract.vgg16.keras_backend import keras
 
 POOLINGS = (keras.layers.AveragePooling2D, keras.layers.MaxPooling2D)
 
@@ -27,8 +29,14 @@ class SplitNetwork(NamedTuple):
     scores: Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def split(network: keras.Model) -> SplitNetwork:
+def split(network: keras.Model, frozen: FrozenLayers | None = None) -> SplitNetwork:
     """Split a network whose layers follow one another; it may end with a network inside it.
+
+    Parameters
+    ----------
+    network : keras.Model
+    frozen : FrozenLayers or None
+        See `extract.engines.frozen_layers.function`.
 
     Raises
     ------
@@ -44,7 +52,7 @@ def split(network: keras.Model) -> SplitNetwork:
         raise ValueError("it has no maps")
     last_map = places[-1].output
     parts, dense = _rest(network, last_map)
-    front = inference_function(keras.Model(network.input, last_map))
+    maps = frozen_layers.function(keras.Model(network.input, last_map), frozen)
     kernel, bias = (np.asarray(weight, np.float32) for weight in dense.get_weights())
 
     def scores(maps: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -54,7 +62,7 @@ def split(network: keras.Model) -> SplitNetwork:
         found: NDArray[np.float32] = rows @ kernel + bias
         return found
 
-    return SplitNetwork(lambda photos: np.asarray(front(photos), np.float32), scores)
+    return SplitNetwork(maps, scores)
 
 
 def _rest(network: keras.Model, start: keras.KerasTensor) -> tuple[list[keras.Model], keras.Layer]:

@@ -99,8 +99,8 @@ def find_fastest() -> None:
 
 
 def inference_function(
-    network: keras.Model, *, exact: bool = True
-) -> Callable[[NDArray[np.uint8]], Any]:
+    network: keras.Model, *, exact: bool = True, dtype: str = "uint8"
+) -> Callable[[NDArray[Any]], Any]:
     """Return a function that runs `network` on batches of any size.
 
     With TensorFlow the network is traced once for every batch size, whereas Keras's own prediction
@@ -111,23 +111,25 @@ def inference_function(
     network : keras.Model
     exact : bool
         Whether products of float32 are those of float32 on a GPU of JAX, too.
+    dtype : str
+        Type of the input.
     """
     backend = keras.backend.backend()
     if backend == "jax":
         return _by_jax(network, "float32" if exact else "tensorfloat32")
     if backend != "tensorflow":
-        predict: Callable[[NDArray[np.uint8]], Any] = network.predict_on_batch
+        predict: Callable[[NDArray[Any]], Any] = network.predict_on_batch
         return predict
     import tensorflow as tf
 
-    batch = tf.TensorSpec(network.input_shape, tf.uint8)
-    traced: Callable[[NDArray[np.uint8]], Any] = tf.function(
-        lambda photos: network(photos, training=False), input_signature=[batch], autograph=False
+    batch = tf.TensorSpec(network.input_shape, dtype)
+    traced: Callable[[NDArray[Any]], Any] = tf.function(
+        lambda values: network(values, training=False), input_signature=[batch], autograph=False
     )
     return traced
 
 
-def _by_jax(network: keras.Model, precision: str) -> Callable[[NDArray[np.uint8]], Any]:
+def _by_jax(network: keras.Model, precision: str) -> Callable[[NDArray[Any]], Any]:
     """Return a function that several threads may call, which Keras's own is not."""
     import jax
 
@@ -136,14 +138,14 @@ def _by_jax(network: keras.Model, precision: str) -> Callable[[NDArray[np.uint8]
         [variable.value for variable in network.non_trainable_variables],
     )
 
-    def computed(weights: Any, photos: Any) -> Any:
-        return network.stateless_call(*weights, photos, training=False)[0]
+    def computed(weights: Any, values: Any) -> Any:
+        return network.stateless_call(*weights, values, training=False)[0]
 
     compiled = jax.jit(computed)
 
-    def run(photos: NDArray[np.uint8]) -> Any:
+    def run(values: NDArray[Any]) -> Any:
         with jax.default_matmul_precision(precision):
-            return compiled(weights, photos)
+            return compiled(weights, values)
 
     return run
 

@@ -27,6 +27,9 @@ POOLINGS = {
 }
 
 
+PREPROCESSING = "rgb_to_bgr_minus_means"
+"""The name of the first layer."""
+
 SOURCES = tuple(dict.fromkeys(tap.source for tap in TAP_LAYERS))
 """The layers whose outputs the taps pool."""
 
@@ -52,7 +55,7 @@ def convolutions(
     """
     photos = keras.Input((size, size, 3), name="rgb")
     # A Lambda layer could do the same, but a file that holds one cannot be loaded in safe mode.
-    to_bgr = keras.layers.Conv2D(3, 1, trainable=False, name="rgb_to_bgr_minus_means")
+    to_bgr = keras.layers.Conv2D(3, 1, trainable=False, name=PREPROCESSING)
     x = to_bgr(photos)
     for layer in LAYERS:
         x = _keras_layer(layer, precision)(x)

@@ -93,7 +93,8 @@ def train(features: Features, request: Request) -> keras.Model:
         hardware.wait()
         return trained.network
     started = time.perf_counter()
-    predictions = predict(prepared.part_of(trained.network), prepared.test, features)
+    part = setup.part_of(trained.network, prepared.starts_at)
+    predictions = predict(part, prepared.test, features)
     seconds = time.perf_counter() - started
     result = _result(features, request, trained, predictions, seconds=seconds)
     results.save(folder, result, predictions, write_model=partial(_write_model, trained))

@@ -74,10 +74,6 @@ class Setup:
     test: Any = None
     starts_at: str = ""
 
-    def part_of(self, network: keras.Model) -> keras.Model:
-        """Return the layers of a portable copy of `network` that `test` is the input of."""
-        return networks.tail(network, self.starts_at) if self.starts_at else network
-
 
 def baseline(
     features: Features, options: BaselineOptions, *, seed: int, hardware: Hardware
@@ -144,19 +140,17 @@ def finetuned(
         )
         network = networks.vgg16_with(top, vgg16.arrays, precision=hardware.precision)
     networks.unfreeze(network, options.unfreeze)
-    seconds = {"features": features.seconds_of(SIZE)}
     is_cached = options.unfreeze in networks.FROZEN_OUTPUT and options.variants
     starts_at = options.unfreeze if is_cached else ""
+    seconds = {"features": features.seconds_of(SIZE)}
+    batches: Batches = partial(PhotoBatches, features, size=SIZE)
     if starts_at:
         layer = networks.FROZEN_OUTPUT[starts_at]
         variants = cached_variants(features, vgg16, layer, variants=options.variants, out=out)
         seconds["activations"] = sum(variant.seconds for variant in variants)
-        batches: Batches = partial(ActivationBatches, features, variants=variants)
-        with hardware.scope():
-            trained_part = networks.tail(network, starts_at)
-    else:
-        batches = partial(PhotoBatches, features, size=SIZE)
-        trained_part = network
+        batches = partial(ActivationBatches, features, variants=variants)
+    with hardware.scope():
+        trained_part = part_of(network, starts_at)
     batching = Batching(phase.schedule.batch_size, balanced=options.balanced)
     train, val = _splits(batches, batching, seed=seed, hardware=hardware)
     return Setup(
@@ -218,6 +212,11 @@ def finetuned_all(
         seconds={name: seconds[name] for name in ("features", "activations") if name in seconds},
         test=photos(split="test"),
     )
+
+
+def part_of(network: keras.Model, starts_at: str) -> keras.Model:
+    """Return the layers of a network that take what the data has; see `Setup.starts_at`."""
+    return networks.tail(network, starts_at) if starts_at else network
 
 
 def _splits(

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import sklearn.base
@@ -34,8 +35,11 @@ from extract.engines import selection
 from extract.store import shards
 from extract.system import bounded
 from extract.system.console import InputError
+from extract.vgg16 import keras_model
+from extract.vgg16 import weights as vgg16_files
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import joint_digest, recipe
+from extract.vgg16.weights import Weights
 from tests.conftest import write_photos
 
 OLD_HEAD = Path(__file__).parent / "head_of_an_earlier_version"
@@ -163,6 +167,71 @@ def test_a_network_is_given_the_photo_at_its_own_size(
     photos = np.stack([reading.read(house / "pets", path, size=32).photo for path in paths])
     wanted = trained.predict(photos, verbose=0)
     np.testing.assert_allclose(probabilities(model, house / "pets", paths), wanted, atol=1e-5)
+
+
+@pytest.fixture
+def fine_tuned(house: Path, vgg16: Weights) -> Path:
+    """Save a small network that begins with VGG16, and return its folder."""
+    base = keras_model.convolutions(vgg16.arrays, size=32)
+    maps = keras.layers.GlobalAveragePooling2D()(base.output)
+    network = keras.Model(base.input, keras.layers.Dense(2, activation="softmax")(maps))
+    heads = house / "runs/pets/svm"
+    record = replace(
+        results.load(heads),
+        model="deep",
+        stage="network",
+        hyperparameters={"predicted_from": "block4_pool"},
+    )
+    results.save(
+        house / "runs/pets/deep",
+        record,
+        results.load_predictions(heads),
+        write_model=lambda folder: network.save(folder / "model.keras"),
+    )
+    return house / "runs/pets/deep"
+
+
+@pytest.mark.parametrize("weights", ["its own", "others", "none at hand"])
+def test_an_engine_computes_the_frozen_layers_of_a_network_if_it_has_their_weights(
+    house: Path,
+    fine_tuned: Path,
+    vgg16_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: str,
+) -> None:
+    chosen: list[Sequence[str]] = []
+    choose = selection.choose
+
+    def noted(*arguments: Any, outputs: Sequence[str], **options: Any) -> Any:
+        chosen.append(outputs)
+        return choose(*arguments, outputs=outputs, **options)
+
+    monkeypatch.setattr(selection, "choose", noted)
+    monkeypatch.setattr(vgg16_files, "are_at_hand", lambda cache: False)
+    file = vgg16_weights
+    if weights == "others":
+        file = tmp_path / "others.h5"
+        shutil.copy(vgg16_weights, file)
+        with h5py.File(file, "r+") as opened:
+            opened.visititems(lambda name, item: _negate(item))
+    model = load_model(
+        fine_tuned,
+        cache=house / "features/cache",
+        weights_file=None if weights == "none at hand" else file,
+        engine="keras",
+    )
+    photos = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    trained = keras.models.load_model(fine_tuned / "model.keras")
+    squares = [{32: reading.LoadedPhoto("", "", photo, "")} for photo in photos]
+    wanted = trained.predict_on_batch(photos)
+    np.testing.assert_allclose(model.probabilities(squares), wanted, atol=1e-4)
+    assert chosen == ([["block4_pool"]] if weights == "its own" else [])
+
+
+def _negate(item: Any) -> None:
+    if isinstance(item, h5py.Dataset):
+        item[...] = -item[...]
 
 
 def make_old(folder: Path) -> None:

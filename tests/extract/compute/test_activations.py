@@ -18,21 +18,15 @@ from extract.engines.selection import Check
 from extract.store import features_file, maintenance, shards
 from extract.store.features_file import Features
 from extract.system.console import InputError, Stopped
-from extract.vgg16 import weights
 from extract.vgg16.recipe import MAPS, SIZE, TAPS, recipe, recipe_digest
 from extract.vgg16.weights import Weights
 from finetune.train import batches
 from finetune.train.batches import ActivationBatches
 from tests import stand_in
-from tests.conftest import Arrays, write_photos
+from tests.conftest import write_photos
 from tests.damage import flip, tap_offset, write_garbled, write_with_a_changed_tap
 
 LAYER = "block4_pool"
-
-
-@pytest.fixture(scope="module")
-def vgg16(vgg16_arrays: Arrays) -> Weights:
-    return Weights(vgg16_arrays, weights.digest(vgg16_arrays), "random")
 
 
 @pytest.fixture(scope="module")

@@ -20,20 +20,15 @@ from extract.engines.selection import PACKAGES, WORTH_TUNING, Check, choose
 from extract.engines.tuning import Setting
 from extract.system import machine
 from extract.system.console import InputError
-from extract.vgg16 import keras_backend, weights
+from extract.vgg16 import keras_backend
 from extract.vgg16.recipe import ALL_TAPS, MAPS, PAIRS, TAPS
 from extract.vgg16.weights import Weights
-from tests.conftest import CHECKOUT, Arrays
+from tests.conftest import CHECKOUT
 
 pytestmark = pytest.mark.long
 
 SMALL = 96
 """Side of the photos where the size is not what is tested: they take a sixth of the time."""
-
-
-@pytest.fixture(scope="module")
-def vgg16(vgg16_arrays: Arrays) -> Weights:
-    return Weights(vgg16_arrays, weights.digest(vgg16_arrays), "random")
 
 
 @pytest.fixture(scope="module")
