@@ -142,9 +142,9 @@ def load_model(
     """
     result = results.load(run)
     if result.stage == "network":
-        if not vgg16 and _frozen_up_to(result) and (weights_file or weights.are_at_hand(cache)):
-            vgg16 = CachedVGG16(cache, weights_file=weights_file, engine=engine)
-        return _load_network(run, result, vgg16)
+        at_hand = weights_file or weights.are_at_hand(cache)
+        see = partial(CachedVGG16, cache, weights_file=weights_file, engine=engine)
+        return _load_network(run, result, lambda: vgg16 or (see() if at_hand else None))
     head, novelty = load(run, result)
     taps = list(tap_columns(head))
     sizes = sorted({size_of(tap) for tap in taps}, key=SIZES.index)
@@ -165,26 +165,26 @@ def load_model(
     return Model(result, known, probabilities, by_size, head, novelty if SIZE in by_size else None)
 
 
-def _frozen_up_to(result: Result) -> str:
-    """Return the last layer of VGG16 that was frozen in a network, empty if there is none."""
-    layer = str(result.hyperparameters.get("predicted_from", ""))
-    return layer if layer in MAPS else ""
-
-
-def _load_network(run: Path, result: Result, vgg16: CachedVGG16 | None) -> Model:
-    """Load a network, whose frozen layers VGG16 computes if it is given."""
+def _load_network(run: Path, result: Result, load_vgg16: Callable[[], CachedVGG16 | None]) -> Model:
     # Importing Keras takes seconds, and heads do not need it.
     from extract.engines import keras_engine
     from extract.engines.frozen_layers import FrozenLayers
 
-    frozen = None
-    if (layer := _frozen_up_to(result)) and vgg16:
-        frozen = FrozenLayers(layer, vgg16.weights.arrays, partial(vgg16.activations, layer))
+    def load_frozen() -> FrozenLayers | None:
+        layer = str(result.hyperparameters.get("predicted_from", ""))
+        try:
+            vgg16 = load_vgg16() if layer in MAPS else None
+        except InputError:
+            # The network does without VGG16.
+            return None
+        if vgg16 is None or not vgg16.is_checked(layer):
+            return None
+        return FrozenLayers(layer, vgg16.weights.arrays, partial(vgg16.activations, layer))
 
     classes = len(result.class_names)
     members = results.read_model(run, result, largest=keras_engine.largest(classes))
     path = results.model_path(run, result)
-    network = keras_engine.load_network(path, members, classes=classes, frozen=frozen)
+    network = keras_engine.load_network(path, members, classes=classes, load_frozen=load_frozen)
 
     def probabilities(photos: Sequence[Squares]) -> Matrix:
         return checked(network.run(np.stack([_pixels(photo[network.size]) for photo in photos])))

@@ -1,7 +1,8 @@
 """The frozen layers of a fine-tuned network, which an engine for VGG16 computes faster."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ Values = NDArray[np.float32]
 
 
 class FrozenLayers(NamedTuple):
-    """The layers of VGG16 up to one of them.
+    """The layers of VGG16 up to one of them, as an engine computes them.
 
     Attributes
     ----------
@@ -35,6 +36,10 @@ class FrozenLayers(NamedTuple):
     last: str
     arrays: Sequence[Values]
     maps: Callable[[Photos], Values]
+
+
+Load = Callable[[], FrozenLayers | None]
+"""Returns the frozen layers of a network; None if no engine is known to be faster."""
 
 
 def begins_with(network: keras.Model, frozen: FrozenLayers) -> bool:
@@ -53,24 +58,29 @@ def begins_with(network: keras.Model, frozen: FrozenLayers) -> bool:
     return len(found) == len(expected) and all(map(np.array_equal, found, expected))
 
 
-def function(network: keras.Model, frozen: FrozenLayers | None) -> Callable[[Photos], Values]:
+def function(network: keras.Model, load: Load) -> Callable[[Photos], Values]:
     """Return a function from photos to the output of a network.
 
     Parameters
     ----------
     network : keras.Model
-    frozen : FrozenLayers or None
-        The first layers of the network, if an engine computes them of `FEWEST` photos or more.
+    load : callable
+        It is called when `FEWEST` photos or more come for the first time. What it returns is used
+        for these and later ones, if the network begins with it.
     """
     whole = inference_function(network)
-    if frozen is None:
-        return lambda photos: np.asarray(whole(photos), np.float32)
-    maps = frozen.maps
-    last = network.get_layer(frozen.last)
-    rest = inference_function(keras.Model(last.output, network.output), dtype="float32")
+
+    @cache
+    def fastest() -> Callable[[Photos], Any]:
+        frozen = load()
+        if frozen is None or not begins_with(network, frozen):
+            return whole
+        last = network.get_layer(frozen.last).output
+        rest = inference_function(keras.Model(last, network.output), dtype="float32")
+        return lambda photos: rest(frozen.maps(photos))
 
     def computed(photos: Photos) -> Values:
-        found = whole(photos) if len(photos) < FEWEST else rest(maps(photos))
-        return np.asarray(found, np.float32)
+        run = whole if len(photos) < FEWEST else fastest()
+        return np.asarray(run(photos), np.float32)
 
     return computed

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from extract.engines import frozen_layers, tuning
 from extract.engines.base import Engine, Forward, Taps
-from extract.engines.frozen_layers import FrozenLayers
+from extract.engines.frozen_layers import Load
 from extract.engines.split_network import SplitNetwork, split
 from extract.engines.tuning import REFERENCE, Fitted, Setting
 from extract.system.console import InputError
@@ -142,7 +142,7 @@ def load_network(
     members: Mapping[str, bytes],
     *,
     classes: int,
-    frozen: FrozenLayers | None = None,
+    load_frozen: Load = lambda: None,
 ) -> Loaded:
     """Restore a trained and saved network that turns photos into probabilities.
 
@@ -153,8 +153,8 @@ def load_network(
     members : mapping of str to bytes
         The members of its file, see `extract.system.bounded.members`.
     classes : int
-    frozen : FrozenLayers or None
-        They are used if the network begins with them.
+    load_frozen : callable
+        See `extract.engines.frozen_layers.function`.
 
     Raises
     ------
@@ -167,10 +167,10 @@ def load_network(
     is_ours = shape == (None, size, size, 3) and size in range(1, max(SIZES) + 1)
     if not is_ours or network.output_shape != (None, classes):
         raise InputError(f"{path}: not the network of its result.json; run make finetune")
-    if frozen and not frozen_layers.begins_with(network, frozen):
-        frozen = None
     return Loaded(
-        size, frozen_layers.function(network, frozen), cache(partial(split, network, frozen))
+        size,
+        frozen_layers.function(network, load_frozen),
+        cache(partial(split, network, load_frozen)),
     )
 
 

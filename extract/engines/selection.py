@@ -124,6 +124,23 @@ def choose(
     return by_keras(reason) if has_keras() else _choose_numpy(reason, weights, outputs)
 
 
+def is_checked(wanted: str, layer: str, folder: Path) -> bool:
+    """Say whether `choose` has chosen MNN or ncnn for a layer before, on this machine.
+
+    Choosing again then takes no time and writes nothing.
+
+    Parameters
+    ----------
+    wanted, folder
+        As for `choose`.
+    layer : str
+        A key of `extract.vgg16.recipe.MAPS`.
+    """
+    recorded = _recorded(folder / RECORD)
+    names = [name for name in _installed("auto") if wanted in ("auto", name)]
+    return not machine.has_gpu() and any(_key(name, layer) in recorded for name in names)
+
+
 def build(
     name: str,
     weights: Weights,

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.engines import frozen_layers
-from extract.engines.frozen_layers import FrozenLayers
+from extract.engines.frozen_layers import Load
 from extract.vgg16.keras_backend import keras
 
 POOLINGS = (keras.layers.AveragePooling2D, keras.layers.MaxPooling2D)
@@ -29,13 +29,13 @@ class SplitNetwork(NamedTuple):
     scores: Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def split(network: keras.Model, frozen: FrozenLayers | None = None) -> SplitNetwork:
+def split(network: keras.Model, load_frozen: Load = lambda: None) -> SplitNetwork:
     """Split a network whose layers follow one another; it may end with a network inside it.
 
     Parameters
     ----------
     network : keras.Model
-    frozen : FrozenLayers or None
+    load_frozen : callable
         See `extract.engines.frozen_layers.function`.
 
     Raises
@@ -52,7 +52,7 @@ def split(network: keras.Model, frozen: FrozenLayers | None = None) -> SplitNetw
         raise ValueError("it has no maps")
     last_map = places[-1].output
     parts, dense = _rest(network, last_map)
-    maps = frozen_layers.function(keras.Model(network.input, last_map), frozen)
+    maps = frozen_layers.function(keras.Model(network.input, last_map), load_frozen)
     kernel, bias = (np.asarray(weight, np.float32) for weight in dense.get_weights())
 
     def scores(maps: NDArray[np.float32]) -> NDArray[np.float32]:

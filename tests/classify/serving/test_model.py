@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import sklearn.base
@@ -31,6 +30,7 @@ from classify.serving import model as serving
 from classify.serving.head_file import load_head
 from classify.serving.model import Answer, Model, load_model
 from extract.compute import reading
+from extract.compute.cached_vgg16 import CachedVGG16
 from extract.engines import selection
 from extract.store import shards
 from extract.system import bounded
@@ -40,7 +40,7 @@ from extract.vgg16 import weights as vgg16_files
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import joint_digest, recipe
 from extract.vgg16.weights import Weights
-from tests.conftest import write_photos
+from tests.conftest import write_keras_file, write_photos
 
 OLD_HEAD = Path(__file__).parent / "head_of_an_earlier_version"
 """Saved at commit 55a0492 from 12 rows of 3 columns; alpha 0.3, temperature 1.5."""
@@ -191,15 +191,22 @@ def fine_tuned(house: Path, vgg16: Weights) -> Path:
     return house / "runs/pets/deep"
 
 
-@pytest.mark.parametrize("weights", ["its own", "others", "none at hand"])
-def test_an_engine_computes_the_frozen_layers_of_a_network_if_it_has_their_weights(
+@pytest.mark.parametrize("case", ["checked", "not checked", "other weights", "none at hand"])
+def test_an_engine_that_was_checked_computes_the_frozen_layers_of_a_network(
     house: Path,
     fine_tuned: Path,
-    vgg16_weights: Path,
+    vgg16: Weights,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    weights: str,
+    case: str,
 ) -> None:
+    file = tmp_path / "weights.h5"
+    sign = -1 if case == "other weights" else 1
+    write_keras_file(file, [sign * array for array in vgg16.arrays])
+    photos = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
+    cached = CachedVGG16(tmp_path, weights_file=file, engine="ncnn")
+    if case != "not checked":
+        cached.activations("block4_pool", photos)
     chosen: list[Sequence[str]] = []
     choose = selection.choose
 
@@ -209,29 +216,13 @@ def test_an_engine_computes_the_frozen_layers_of_a_network_if_it_has_their_weigh
 
     monkeypatch.setattr(selection, "choose", noted)
     monkeypatch.setattr(vgg16_files, "are_at_hand", lambda cache: False)
-    file = vgg16_weights
-    if weights == "others":
-        file = tmp_path / "others.h5"
-        shutil.copy(vgg16_weights, file)
-        with h5py.File(file, "r+") as opened:
-            opened.visititems(lambda name, item: _negate(item))
-    model = load_model(
-        fine_tuned,
-        cache=house / "features/cache",
-        weights_file=None if weights == "none at hand" else file,
-        engine="keras",
-    )
-    photos = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
-    trained = keras.models.load_model(fine_tuned / "model.keras")
+    given = None if case == "none at hand" else file
+    model = load_model(fine_tuned, cache=tmp_path, weights_file=given, engine="ncnn")
     squares = [{32: reading.LoadedPhoto("", "", photo, "")} for photo in photos]
-    wanted = trained.predict_on_batch(photos)
-    np.testing.assert_allclose(model.probabilities(squares), wanted, atol=1e-4)
-    assert chosen == ([["block4_pool"]] if weights == "its own" else [])
-
-
-def _negate(item: Any) -> None:
-    if isinstance(item, h5py.Dataset):
-        item[...] = -item[...]
+    found = model.probabilities(squares)
+    wanted = keras.models.load_model(fine_tuned / "model.keras").predict_on_batch(photos)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert chosen == ([["block4_pool"]] if case == "checked" else [])
 
 
 def make_old(folder: Path) -> None:

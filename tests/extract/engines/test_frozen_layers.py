@@ -52,7 +52,7 @@ def test_the_probabilities_are_those_of_the_whole_network(vgg16: Weights, last: 
     network = fine_tuned(vgg16)
     frozen, given = frozen_layers(vgg16, last)
     assert begins_with(network, frozen)
-    computed = function(network, frozen)
+    computed = function(network, lambda: frozen)
     for n, computed_by_engine in ((FEWEST, [FEWEST]), (FEWEST - 1, []), (12, [12])):
         given.clear()
         wanted = network.predict_on_batch(photos(n))
@@ -61,11 +61,22 @@ def test_the_probabilities_are_those_of_the_whole_network(vgg16: Weights, last: 
         assert given == computed_by_engine
 
 
+@pytest.mark.parametrize("there_are", [True, False])
+def test_a_network_that_does_not_begin_with_them_is_computed_as_a_whole(
+    vgg16: Weights, there_are: bool
+) -> None:
+    frozen, given = frozen_layers(vgg16, "block4_pool")
+    network = with_another("block4_conv1")(vgg16)
+    found = function(network, lambda: frozen if there_are else None)(photos(FEWEST))
+    np.testing.assert_allclose(found, network.predict_on_batch(photos(FEWEST)), atol=1e-5)
+    assert given == []
+
+
 def test_the_maps_of_a_heatmap_are_those_of_the_whole_network(vgg16: Weights) -> None:
     network = fine_tuned(vgg16)
     frozen, given = frozen_layers(vgg16, "block4_pool")
     wanted = split(network).maps(photos(FEWEST))
-    found = split(network, frozen).maps(photos(FEWEST))
+    found = split(network, lambda: frozen).maps(photos(FEWEST))
     np.testing.assert_allclose(found, wanted, atol=1e-3 * wanted.max())
     assert given == [FEWEST]
 
