@@ -10,7 +10,7 @@ from extract.vgg16.architecture import CONVOLUTIONS
 from extract.vgg16.keras_backend import keras
 from finetune.train.request import UNFREEZE, FinetunedOptions
 
-BASELINE_SIZE = 128
+BASELINE_SIZE = 96
 BASELINE_FILTERS = (32, 64, 128, 128)
 DROPOUT = 0.5
 TOP_TAP = "block5_avg3x3"
@@ -37,7 +37,7 @@ def baseline(classes: int, *, batch_norm: bool = False, precision: str = "float3
     Returns
     -------
     keras.Model
-        (n, 128, 128, 3) RGB 0..255 to (n, classes) probabilities.
+        (n, 96, 96, 3) RGB 0..255 to (n, classes) probabilities.
     """
     photos = keras.Input((BASELINE_SIZE, BASELINE_SIZE, 3), name="rgb")
     x = keras.layers.Rescaling(2 / 255, offset=-1)(photos)
@@ -59,7 +59,7 @@ def baseline(classes: int, *, batch_norm: bool = False, precision: str = "float3
         x = keras.layers.MaxPooling2D(2, dtype=precision)(x)
     x = keras.layers.Flatten(dtype=precision)(x)
     x = keras.layers.Dropout(DROPOUT, dtype=precision)(x)
-    # It begins with the same probability for every class. Random weights for 8,192 inputs would
+    # It begins with the same probability for every class. Random weights for 4,608 inputs would
     # begin with a loss far above that of chance, and the first steps would undo them.
     dense = keras.layers.Dense(classes, activation="softmax", kernel_initializer="zeros")
     return keras.Model(photos, dense(x), name="baseline")

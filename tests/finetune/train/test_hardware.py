@@ -243,7 +243,7 @@ def test_a_portable_network_is_in_single_precision_and_loads_anywhere(
     assert {layer.compute_dtype for layer in portable.layers} == {"float32"}
     run.save_network(portable, tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
-    photos = np.random.default_rng(0).integers(0, 256, (1, 128, 128, 3), dtype=np.uint8)
+    photos = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3), dtype=np.uint8)
     half, single = (np.asarray(each(photos)) for each in (network, loaded))
     np.testing.assert_allclose(half, single, atol=1e-2)
 
