@@ -15,7 +15,7 @@ from finetune.train.hardware import detect
 from finetune.train.loop import compile_network
 from finetune.train.request import TrainingOptions
 
-TIMED_PHOTOS = 8
+TIMED_PHOTOS = 4
 """The photos of the timed step. A step of a whole batch would take seconds more."""
 
 FORWARD = 1 / 3
