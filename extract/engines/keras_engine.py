@@ -44,8 +44,7 @@ class Loaded(NamedTuple):
 
 
 MOST_INPUTS = 10_000
-"""More than the last layer of any network has inputs: the baseline's has 4,608, and 8,192 in earlier
-versions."""
+"""More than the last layer of any network has inputs: the baseline's has 4,608, and had 8,192."""
 
 SLACK = 16_000_000
 """Bytes that the file of a network may have besides its weights."""
