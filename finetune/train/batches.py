@@ -302,7 +302,7 @@ def for_keras(batches: keras.utils.PyDataset) -> Any:
     """Return batches as Keras should be given them.
 
     On TensorFlow, Keras makes a ``tf.data.Dataset`` of a PyDataset, which tunes how far it reads
-    ahead. With TensorFlow 2.21, every second epoch or so then began with a wait of 0.9 s. Here
+    ahead. With TensorFlow 2.20, every second epoch or so then began with a wait of 0.9 s. Here
     nothing is tuned, because other threads make the batches ahead.
 
     Parameters
