@@ -20,7 +20,7 @@ def with_a_top() -> keras.Model:
 
 @pytest.mark.parametrize(
     ("build", "side"),
-    [(with_a_top, 24), (lambda: networks.baseline(3, batch_norm=True), 16)],
+    [(with_a_top, 24), (lambda: networks.baseline(3, batch_norm=True), 12)],
     ids=["finetuned", "baseline"],
 )
 def test_the_parts_of_a_network_give_its_probabilities(build: object, side: int) -> None:
