@@ -5,7 +5,7 @@ network is given the photo itself, or what its frozen layers make of it.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from classify.serving import UNSURE
 from classify.serving.head_file import load
 from extract.compute.cached_vgg16 import CachedVGG16
 from extract.compute.reading import BATCH_SIZE, LoadedPhoto, Squares
+from extract.engines import selection
 from extract.engines.base import Taps
 from extract.system.console import InputError, warn
 from extract.vgg16 import weights
@@ -141,20 +142,14 @@ def load_model(
         features that differ from those made here.
     """
     result = results.load(run)
+    load_vgg16 = partial(CachedVGG16, cache, weights_file=weights_file, engine=engine)
     if result.stage == "network":
-        at_hand = weights_file or weights.are_at_hand(cache)
-        see = partial(CachedVGG16, cache, weights_file=weights_file, engine=engine)
-        return _load_network(run, result, lambda: vgg16 or (see() if at_hand else None))
+        is_at_hand = weights_file or weights.are_at_hand(cache)
+        return _load_network(run, result, lambda: vgg16 or (load_vgg16() if is_at_hand else None))
     head, novelty = load(run, result)
     taps = list(tap_columns(head))
     sizes = sorted({size_of(tap) for tap in taps}, key=SIZES.index)
-    first = vgg16 or CachedVGG16(
-        cache,
-        weights_file=weights_file,
-        engine=engine,
-        size=sizes[0],
-        with_pairs=any(has_pairs(tap) for tap in taps),
-    )
+    first = vgg16 or load_vgg16(size=sizes[0], with_pairs=any(has_pairs(tap) for tap in taps))
     _check_recipe(run, result, weights_digest=first.weights.digest)
     by_size = {size: first if size == first.size else first.of_size(size) for size in sizes}
 
@@ -170,6 +165,8 @@ def _load_network(run: Path, result: Result, load_vgg16: Callable[[], CachedVGG1
     from extract.engines import keras_engine
     from extract.engines.frozen_layers import FrozenLayers
 
+    # Probabilities and heatmaps share what this loads.
+    @cache
     def load_frozen() -> FrozenLayers | None:
         layer = str(result.hyperparameters.get("predicted_from", ""))
         try:
@@ -177,7 +174,7 @@ def _load_network(run: Path, result: Result, load_vgg16: Callable[[], CachedVGG1
         except InputError:
             # The network does without VGG16.
             return None
-        if vgg16 is None or not vgg16.is_checked(layer):
+        if not vgg16 or not selection.is_checked(vgg16.wanted, layer, vgg16.engines_in):
             return None
         return FrozenLayers(layer, vgg16.weights.arrays, partial(vgg16.activations, layer))
 

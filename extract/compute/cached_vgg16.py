@@ -117,10 +117,6 @@ class CachedVGG16:
             )
         return self.mapping.forward(photos)
 
-    def is_checked(self, layer: str) -> bool:
-        """Say whether an engine for a layer is known; see `extract.engines.selection`."""
-        return selection.is_checked(self.wanted, layer, self.engines_in)
-
     def activations(self, layer: str, photos: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Compute the output of a layer, a key of `extract.vgg16.recipe.MAPS`."""
         if layer not in self.to_layers:

@@ -12,7 +12,7 @@ from extract.vgg16.keras_backend import inference_function, keras
 from extract.vgg16.keras_model import PREPROCESSING
 
 FEWEST = 8
-"""With fewer photos, Keras is done before an engine has started."""
+"""An engine has to start first. With 8 photos it took about as long as Keras."""
 
 Photos = NDArray[np.uint8]
 

@@ -21,7 +21,7 @@ from extract.vgg16 import weights
 from extract.vgg16.keras_backend import keras
 from extract.vgg16.recipe import SIZE, digest_without_pairs
 from extract.vgg16.weights import Weights
-from finetune.train import networks, setup, start
+from finetune.train import setup, start
 from finetune.train.batches import for_keras
 from finetune.train.checkpoint import Checkpoint
 from finetune.train.hardware import Hardware, detect
@@ -156,7 +156,7 @@ def _weights(features: Features, request: Request) -> Weights:
 
 def _fit(prepared: Setup, features: Features, request: Request, hardware: Hardware) -> Trained:
     """Run the last phase. If a signal stops it, write the best network so far."""
-    folder, phase, start = request.folder(features), prepared.phase, prepared.starts_at
+    folder, phase = request.folder(features), prepared.phase
     try:
         last = fit(
             prepared.trained_part,
@@ -182,7 +182,6 @@ def _fit(prepared: Setup, features: Features, request: Request, hardware: Hardwa
         hyperparameters={
             "precision": hardware.precision,
             "parts": hardware.train_part.replicas,
-            **({"predicted_from": networks.FROZEN_OUTPUT[start]} if start else {}),
             **prepared.hyperparameters,
             phase.name: phase.schedule.describe(),
         },

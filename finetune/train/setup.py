@@ -52,8 +52,8 @@ class Setup:
     history : dict of str to list
         Learning curves of the earlier phases, one entry per epoch; empty if there are none.
     hyperparameters : dict
-        Hyperparameters of the earlier phases, by phase, and ``started_from`` if they were those of
-        another network.
+        Hyperparameters of the earlier phases, by phase; ``started_from`` if they were those of
+        another network; ``predicted_from``, the layer whose activations `test` has, if it has any.
     seconds : dict of str to float
         ``features`` and ``activations``, if the training uses them. Both are cached; this is the
         time it took to compute them, in this run or an earlier one.
@@ -142,10 +142,11 @@ def finetuned(
     networks.unfreeze(network, options.unfreeze)
     is_cached = options.unfreeze in networks.FROZEN_OUTPUT and options.variants
     starts_at = options.unfreeze if is_cached else ""
+    hyperparameters: dict[str, Any] = {"top": chosen}
     seconds = {"features": features.seconds_of(SIZE)}
     batches: Batches = partial(PhotoBatches, features, size=SIZE)
     if starts_at:
-        layer = networks.FROZEN_OUTPUT[starts_at]
+        layer = hyperparameters["predicted_from"] = networks.FROZEN_OUTPUT[starts_at]
         variants = cached_variants(features, vgg16, layer, variants=options.variants, out=out)
         seconds["activations"] = sum(variant.seconds for variant in variants)
         batches = partial(ActivationBatches, features, variants=variants)
@@ -160,7 +161,7 @@ def finetuned(
         phase=phase,
         build=lambda: networks.vgg16_with(keras.models.clone_model(top), vgg16.arrays),
         history=history,
-        hyperparameters={"top": chosen},
+        hyperparameters=hyperparameters,
         seconds=seconds,
         test=batches(split="test"),
         starts_at=starts_at,

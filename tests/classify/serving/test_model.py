@@ -222,6 +222,9 @@ def test_an_engine_that_was_checked_computes_the_frozen_layers_of_a_network(
     found = model.probabilities(squares)
     wanted = keras.models.load_model(fine_tuned / "model.keras").predict_on_batch(photos)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
+    # The heatmaps of the same model share the engine.
+    assert model.split
+    model.split().maps(photos)
     assert chosen == ([["block4_pool"]] if case == "checked" else [])
 
 
